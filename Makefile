@@ -1,0 +1,41 @@
+# make reproduce   the published tables beside the theory, into runs/persistence (PRESET=smoke for a quick look, PRESET=full by default)
+# make test        the tests; make test-slow adds the long ones; make lint runs the linters; make bench times the main job
+# Each creates .venv on first use and installs nothing on the next.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PRESET ?= full
+DEVICE ?= cpu
+OUT ?= runs/persistence
+BIN := .venv/bin
+
+.PHONY: reproduce test test-slow lint format bench clean
+
+reproduce: .venv/installed
+	$(BIN)/python -m experiments persistence --preset $(PRESET) --device $(DEVICE) --out $(OUT)
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: .venv/installed
+	$(BIN)/ruff format --check simgap experiments tests
+	$(BIN)/ruff check simgap experiments tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed
+	$(BIN)/ruff format simgap experiments tests
+	$(BIN)/ruff check --fix simgap experiments tests
+
+bench: .venv/installed
+	$(BIN)/python -m experiments benchmarks --device $(DEVICE) --out runs/benchmarks
+
+# The stamp is written last, so an interrupted install is done again.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[figures,test,lint]"
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

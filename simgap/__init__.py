@@ -1,0 +1,41 @@
+"""simgap: is the overlap of your experts more than their dimensions give? Simulated, predicted, and never reported without a null."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
+
+if TYPE_CHECKING:
+    from simgap.gap import Gap, Overlap, calibrate, mean_mso, measure, predict, token_mso, weight_mso
+    from simgap.moe import Weights
+
+__version__ = "0.1.0"
+__all__ = [
+    "weight_mso",
+    "token_mso",
+    "mean_mso",
+    "LayerSpec",
+    "RouterSpec",
+    "InputSpec",
+    "RunSpec",
+    "measure",
+    "predict",
+    "calibrate",
+    "Gap",
+    "Overlap",
+    "Weights",
+]
+
+# torch takes over a second to import: it is loaded by the first name that needs it.
+_ROOMS = dict.fromkeys(("Gap", "Overlap", "calibrate", "mean_mso", "measure", "predict", "token_mso", "weight_mso"), "simgap.gap")
+_ROOMS["Weights"] = "simgap.moe"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(import_module(_ROOMS[name]), name)
+    raise AttributeError(f"module 'simgap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,193 @@
+"""A user's own weights or hidden states against their null: is 0.02 a lot?"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simgap.gap.calibration import verdict
+from simgap.metrics import between, means_by_routing, pair_cos2, token_cos2, undefined_vectors
+from simgap.stats import moment_matched_p
+from simgap.theory.weight_null import null_mso, null_variance
+
+TOKENS_AT_ONCE = 1024
+SAMPLED_VECTORS = 1024
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A mean squared overlap beside its null; prints as one sentence.
+
+    mean: in [0, 1]. sem: standard error over pairs (weights, means) or over tokens, None where there is one. pairs: how many it rests on.
+    null: 1/width, what independent isotropic vectors give. null_sd: how far such a mean strays from it. excess = mean / null.
+    z = (mean - null) / null_sd. p: two-sided, from the Beta law with the null's mean and sd. dropped: vectors left out because they are
+    zero or belong to an expert that no token reached; dropped_at names the first.
+    """
+
+    mean: float
+    sem: float | None
+    pairs: int
+    null: float
+    null_sd: float
+    excess: float
+    z: float
+    p: float
+    dropped: int = 0
+    dropped_at: str = ""
+
+    def __str__(self) -> str:
+        sem = "" if self.sem is None else f" ± {self.sem:.1g}"
+        lost = f"; {self.dropped} undefined vectors left out ({self.dropped_at})" if self.dropped else ""
+        return (
+            f"overlap {self.mean:.4g}{sem} over {self.pairs} pairs is {self.excess:.3g} times its null {self.null:.3g}, "
+            f"z {self.z:.1f}, p {self.p:.2g}: {verdict(self.z, self.p)}{lost}"
+        )
+
+
+def weight_mso(weights: Any) -> Overlap:
+    """Mean squared overlap of E experts' flattened weights, beside the null 1/N of independent matrices (law N1).
+
+    weights: (E, ...) numpy array, memory map or torch tensor on any device, E >= 2; N is the product of the other axes.
+
+    Raises ValueError for fewer than 2 experts, for values that are not finite, and where no two experts are non-zero.
+    """
+    vectors = _tensor("weights", weights)
+    if vectors.ndim < 2 or vectors.shape[0] < 2:
+        raise ValueError(f"weights: expected (E, ...) with at least 2 experts, got shape {tuple(vectors.shape)}")
+    return _of_vectors("weights", vectors.reshape(vectors.shape[0], -1))
+
+
+def mean_mso(vectors: Any, routing: Any) -> Overlap:
+    """Mean squared overlap of experts' mean vectors over the tokens routed to them, beside the null 1/width (law N2).
+
+    vectors: (n, k, width), the co-activated vectors of each token. routing: (n, k) integers, which expert each came from, -1 for none.
+    An expert that no token reached has no mean; its pairs are left out and counted.
+
+    Raises ValueError for shapes that do not fit, for values that are not finite, and where fewer than 2 experts were reached.
+    """
+    h = _tensor("vectors", vectors)
+    indices = _tensor("routing", routing)
+    if h.ndim != 3 or indices.shape != h.shape[:2]:
+        raise ValueError(f"vectors, routing: expected (n, k, width) and (n, k), got {tuple(h.shape)} and {tuple(indices.shape)}")
+    if indices.is_floating_point() or not indices.numel() or int(indices.min()) < -1 or int(indices.max()) < 0:
+        raise ValueError("routing: expected whole numbers, an expert's index or -1 for none, with at least one expert")
+    indices = indices.long().to(h.device)
+    _refuse_not_finite("vectors", h.masked_fill((indices < 0)[..., None], 0).reshape(-1, h.shape[-1]), "row")
+    n_experts = int(indices.max()) + 1
+    means = means_by_routing(h, indices, n_experts)
+    return _of_vectors("vectors", torch.nan_to_num(means), "expert")
+
+
+def token_mso(vectors: Any) -> Overlap:
+    """Mean squared overlap of the k vectors that share a token, over n tokens, beside the null 1/width (laws N1, N2).
+
+    vectors: (n, k, width) numpy array, memory map or torch tensor on any device, k >= 2; a zero vector's pairs are left out and counted.
+    sem is over tokens. Tokens that share experts are not independent, so null_sd does not come from n alone: it adds, from a sample of
+    token pairs, the covariance 2 (Q_1 - 1/d)(Q_2 - 1/d) / ((d+2)(d-1)) that law N2 gives to two tokens whose vectors have mean squared
+    cosines Q with each other. Experts' outputs that barely change from token to token keep a spread that no number of tokens removes.
+
+    Raises ValueError for k < 2, for no tokens, for values that are not finite, and where no token has two non-zero vectors.
+    """
+    h = _tensor("vectors", vectors)
+    if h.ndim != 3 or h.shape[1] < 2 or h.shape[0] < 1:
+        raise ValueError(f"vectors: expected (n, k, width) with at least one token and k >= 2, got shape {tuple(h.shape)}")
+    n, k, width = h.shape
+    cos2, pairs = np.empty(n), np.empty(n, np.int64)
+    dropped, places = 0, ""
+    for start in range(0, n, TOKENS_AT_ONCE):
+        part = h[start : start + TOKENS_AT_ONCE].contiguous()
+        rows = part.reshape(-1, width)
+        index = torch.arange(len(rows), device=h.device).view(-1, k)
+        stop = start + len(part)
+        cos2[start:stop], pairs[start:stop] = token_cos2(rows, index)
+        if np.isnan(cos2[start:stop]).any() or (pairs[start:stop] < k * (k - 1) // 2).any():
+            where, not_finite = undefined_vectors(rows, index)
+            if not_finite:
+                raise ValueError(f"vectors: not finite at {where} (tokens from {start})")
+            dropped += int((rows.abs().amax(-1) == 0).sum())
+            places = places or f"{where}, tokens from {start}"
+    if not pairs.any():
+        raise ValueError("vectors: no token has two non-zero vectors")
+    kept = cos2[pairs > 0]
+    mean = float((cos2 * pairs).sum() / pairs.sum())
+    sem = float(kept.std(ddof=1) / math.sqrt(kept.size)) if kept.size > 1 else None
+    return _overlap(mean, sem, int(pairs.sum()), width, _token_null_variance(h, int(pairs.sum())), dropped, places)
+
+
+def _token_null_variance(h: Tensor, pairs: int) -> float:
+    """Null variance of a token overlap: that of independent pairs, plus the mean covariance of pairs on two different tokens (law N2).
+
+    Between tokens t and t' it is the sum over slots of (cos^2(v_ti, v_t'i') - 1/d)(cos^2(v_tj, v_t'j') - 1/d), which is zero on average
+    where the slots hold different experts, so the experts' names are not needed.
+    Estimated on evenly spaced tokens, SAMPLED_VECTORS vectors in all.
+    """
+    n, k, width = h.shape
+    single = null_variance(width) if width > 1 else 0.0
+    if n < 2 or width < 2:
+        return single / pairs
+    picked = torch.linspace(0, n - 1, min(n, max(2, SAMPLED_VECTORS // k))).long().unique().to(h.device)
+    v = h[picked].double()
+    v = torch.nan_to_num(v / v.norm(dim=-1, keepdim=True))
+    m = len(picked)
+    flat = v.reshape(m * k, width)
+    q = (flat @ flat.T).square().view(m, k, m, k).permute(0, 2, 1, 3) - 1 / width
+    # Sum over i < j and i' != j' of q_ii' q_jj': all index pairs, less those that share a row, a column, or both.
+    total = q.sum((2, 3)).square() - q.sum(3).square().sum(2) - q.sum(2).square().sum(2) + q.square().sum((2, 3))
+    between_tokens = (total.sum() - total.diagonal().sum()) / 2 / (m * (m - 1))
+    slot_pairs = k * (k - 1) / 2
+    covariance = 2 / ((width + 2) * (width - 1)) * float(between_tokens) / slot_pairs**2
+    return single / pairs + min(max(covariance, 0.0), single / slot_pairs) * (n - 1) / n
+
+
+def _of_vectors(name: str, vectors: Tensor, kind: str = "expert") -> Overlap:
+    _refuse_not_finite(name, vectors, kind)
+    table = pair_cos2(vectors[None])
+    missing = torch.isnan(table[0].diagonal()).nonzero().flatten().tolist()
+    values = between(table, len(vectors))[0].cpu().numpy()
+    values = values[~np.isnan(values)]
+    if not values.size:
+        raise ValueError(f"{name}: fewer than 2 experts have a non-zero vector")
+    width = vectors.shape[1]
+    variance = (null_variance(width) if width > 1 else 0.0) / values.size
+    sem = float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
+    where = ", ".join(f"{kind} {e}" for e in missing[:3])
+    return _overlap(float(values.mean()), sem, values.size, width, variance, len(missing), where)
+
+
+def _overlap(mean: float, sem: float | None, pairs: int, width: int, variance: float, dropped: int, where: str) -> Overlap:
+    null, sd = null_mso(width), math.sqrt(variance)
+    z = (mean - null) / sd if sd else 0.0
+    proper = 0 < variance < null * (1 - null)
+    p = moment_matched_p(mean, null, sd) if proper else 1.0
+    return Overlap(mean, sem, pairs, null, sd, mean / null, z, p, dropped, where)
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    """A numeric tensor over the user's memory: no copy of float32 and float64, half precisions widened to float32."""
+    if isinstance(value, Tensor):
+        tensor = value.detach()
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}")
+        if array.dtype.byteorder == ">" or array.dtype.itemsize > 8 or any(stride < 0 for stride in array.strides):
+            array = np.ascontiguousarray(array, dtype=np.float64 if array.dtype.kind == "f" else np.int64)
+        with warnings.catch_warnings():
+            # torch warns of a read-only array, because one could write through its tensor; nothing here does.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+            tensor = torch.from_numpy(array)
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"{name}: expected real numbers, got dtype {tensor.dtype}")
+    if name == "routing" or tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    return tensor.float() if tensor.is_floating_point() else tensor.double()
+
+
+def _refuse_not_finite(name: str, vectors: Tensor, kind: str) -> None:
+    finite = torch.isfinite(vectors).all(-1)
+    if not bool(finite.all()):
+        raise ValueError(f"{name}: {kind} {int((~finite).nonzero()[0])} holds a value that is not finite")

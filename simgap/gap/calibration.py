@@ -1,0 +1,90 @@
+"""Put measured and predicted together: how much of an overlap is more than its null?"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from simgap.gap.predicted import Prediction
+from simgap.gap.shape import Gap
+from simgap.stats import Estimate, moment_matched_p, normal_p, student_p
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """One quantity against its null (law N7).
+
+    excess = mean / null, from 0 to 1/null, so not comparable across spaces; scaled_excess = (mean - null) / (1 - null), at most 1 and
+    comparable. z: deviations in units of the null's sd where that is known (z_unit "null sd"), else of the measured sem ("sem").
+    p: two-sided, from the Beta law with the null's mean and sd, which keeps its skew; from Student's t where only the sem is known.
+    effective_dimension = 1 / mean: the dimension in which independent vectors would overlap as much. None where a part is missing.
+    """
+
+    mean: float | None
+    null: float | None
+    excess: float | None = None
+    scaled_excess: float | None = None
+    z: float | None = None
+    z_unit: str | None = None
+    p: float | None = None
+    effective_dimension: float | None = None
+    why: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        names = ("excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension")
+        return {name: getattr(self, name) for name in names} | ({"why": self.why} if self.why else {})
+
+
+def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction]) -> Gap[Calibrated]:
+    """Each measured quantity against its prediction: excess, z, p, effective dimension.
+
+    Raises ValueError where the two are not of the same layer or the same number of trials.
+    """
+    if measured.spec != predicted.spec:
+        raise ValueError("measured, predicted: expected gaps of one spec, got two different ones")
+    if measured.run.trials != predicted.run.trials:
+        raise ValueError(f"predicted: expected trials = {measured.run.trials} as measured, got {predicted.run.trials}")
+    return measured.combine(predicted, lambda path, m, p: calibrated(m, p, overlap=path[0] not in ("gap", "ratio")))
+
+
+def calibrated(measured: Estimate, null: Prediction, overlap: bool = True) -> Calibrated:
+    """One estimate against one prediction; overlap says that it lies in [0, 1], as gaps and ratios need not."""
+    if measured.mean is None:
+        return Calibrated(None, null.mean, why=measured.why)
+    dimension = 1 / measured.mean if overlap and measured.mean > 0 else None
+    if null.mean is None:
+        return Calibrated(measured.mean, None, effective_dimension=dimension, why=null.why)
+    excess = measured.mean / null.mean if null.mean else None
+    scaled = (measured.mean - null.mean) / (1 - null.mean) if overlap and null.mean != 1 else None
+    z, unit, p = _deviation(measured, null, overlap)
+    why = "" if z is not None else "no spread is known: one trial, and the null's sd has no law"
+    return Calibrated(measured.mean, null.mean, excess, scaled, z, unit, p, dimension, why)
+
+
+def _deviation(measured: Estimate, null: Prediction, overlap: bool) -> tuple[float | None, str | None, float | None]:
+    if measured.mean is None or null.mean is None:
+        return None, None, None
+    deviation = measured.mean - null.mean
+    if null.sd is not None and null.sd > 0:
+        sd = null.sd * math.sqrt(null.pairs / measured.pairs) if 0 < measured.pairs < null.pairs else null.sd
+        proper = overlap and sd * sd < null.mean * (1 - null.mean)
+        return deviation / sd, "null sd", moment_matched_p(measured.mean, null.mean, sd) if proper else normal_p(deviation / sd)
+    if measured.sem:
+        return deviation / measured.sem, "sem", student_p(deviation / measured.sem, measured.trials - 1)
+    return None, None, None
+
+
+def sentence(measured: Gap[Estimate], calibrated: Gap[Calibrated]) -> str:
+    """The one thing to take away: mean output overlap against its null, in words."""
+    quantity = calibrated.activation_mso.get("mean", {}).get("output")
+    if quantity is None or quantity.mean is None:
+        return f"output overlap was not measured: {quantity.why if quantity else 'mean output not asked for'}"
+    if quantity.excess is None or quantity.z is None:
+        return f"output overlap is {quantity.mean:.3g}; no null to hold it against: {quantity.why}"
+    return f"output overlap is {quantity.excess:.3g} times its null, z {quantity.z:.1f}: {verdict(quantity.z, quantity.p)}"
+
+
+def verdict(z: float, p: float | None, level: float = 1e-3) -> str:
+    """What a z and its p ask for, at a stated level: one in a thousand."""
+    if p is None or p > level:
+        return "nothing to explain"
+    return "more than independent experts give" if z > 0 else "less than independent experts give"

@@ -1,0 +1,181 @@
+"""Predict a layer: the overlaps that the laws give for a spec, each with its hypotheses, or with the reason why no law gives one."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap
+from simgap.specs import GAUSSIAN_INITS, ODD_ACTIVATIONS, LayerSpec, RunSpec
+from simgap.theory import gap_law, layernorm_null, output_null, weight_null
+
+UNIFORM_KURTOSIS = 9 / 5  # E u^4 / (E u^2)^2 of a uniform number
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The null of one quantity: its mean, and the standard deviation sd that the reported mean has around it.
+
+    kind: "exact" or "leading" for the mean, None where no law applies, and then `why` says so. sd_kind: the same for sd; sd is None where
+    its law is not known. law: its number. hypotheses: all that the value rests on. pairs: independent expert pairs behind sd, so that sd
+    can be rescaled where a run lost some.
+    """
+
+    mean: float | None
+    sd: float | None = None
+    kind: Literal["exact", "leading"] | None = None
+    sd_kind: Literal["exact", "leading"] | None = None
+    law: str | None = None
+    hypotheses: tuple[str, ...] = ()
+    pairs: int = 0
+    why: str = ""
+
+    @classmethod
+    def missing(cls, why: str) -> "Prediction":
+        return cls(None, why=why)
+
+    def as_dict(self) -> dict[str, Any]:
+        plain: dict[str, Any] = {"mean": self.mean, "sd": self.sd, "kind": self.kind, "sd_kind": self.sd_kind, "law": self.law}
+        plain["hypotheses"] = list(self.hypotheses)
+        return plain | ({"why": self.why} if self.why else {})
+
+
+def predict(
+    spec: LayerSpec,
+    *,
+    tokens: int = 1024,
+    trials: int = 10,
+    sites: Sequence[str] = SITES,
+    readings: Sequence[str] = READINGS,
+    weights: Sequence[str] = WEIGHT_KINDS,
+) -> Gap[Prediction]:
+    """The overlaps of untrained experts by laws N1-N4: a Gap of Predictions, in the shape that `measure` returns.
+
+    Where a law's hypotheses fail (upcycled experts, hidden vectors with a common mean, ...) the prediction is None and says why.
+    """
+    run = RunSpec(tokens=tokens, trials=trials)
+    pairs = spec.n_experts * (spec.n_experts - 1) // 2 * trials
+    routed = _side(spec, run, pairs, sites, readings, weights, None)
+    if not spec.n_shared_experts:
+        return routed
+    across = spec.n_experts * spec.n_shared_experts * trials
+    shared = _side(spec, run, across, sites, readings, weights, None)
+    return _side(spec, run, pairs, sites, readings, weights, shared)
+
+
+def _side(
+    spec: LayerSpec,
+    run: RunSpec,
+    pairs: int,
+    sites: Sequence[str],
+    readings: Sequence[str],
+    weights: Sequence[str],
+    shared: Gap[Prediction] | None,
+) -> Gap[Prediction]:
+    weight = {kind: _weight(spec, kind, pairs) for kind in WEIGHT_KINDS if kind in weights}
+    activation = {r: {site: _activation(spec, r, site, pairs) for site in SITES if site in sites} for r in READINGS if r in readings}
+    output, up = _activation(spec, "mean", "output", pairs), _weight(spec, "up", pairs)
+    return Gap(spec, run, weight, activation, _gap(output, up), _ratio(output, up, pairs), shared)
+
+
+def _weight(spec: LayerSpec, kind: str, pairs: int) -> Prediction:
+    if spec.init == "upcycled":
+        return Prediction.missing(UPCYCLED)
+    if kind == "gate" and not spec.gated:
+        return Prediction.missing("gated = false: there is no W_gate")
+    if kind == "all":
+        return _all_weights(spec, pairs)
+    mean = weight_null.null_weight_mso(spec.d_model, spec.d_ff)
+    variance, sd_kind, extra = _variance(spec, spec.d_model * spec.d_ff, weights=True)
+    return _prediction(mean, "exact", variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
+
+
+def _all_weights(spec: LayerSpec, pairs: int) -> Prediction:
+    size = spec.d_model * spec.d_ff
+    roles = ["up", "gate", "down"] if spec.gated else ["up", "down"]
+    variances = {"up": spec.d_ff, "gate": spec.d_ff, "down": spec.d_model} if spec.init.startswith("kaiming") else dict.fromkeys(roles, 1)
+    mean = weight_null.null_all_weights_mso([size] * len(roles), [variances[role] for role in roles])
+    equal = len({variances[role] for role in roles}) == 1
+    kind: Literal["exact", "leading"] = "exact" if equal else "leading"
+    extra = "the matrices' entries have one variance" if equal else "error O(1 / (d f)) relative: norms replaced by their means"
+    # Of all vectors with these second moments, cos^2 spreads like that of an isotropic vector in 1/mean dimensions.
+    variance = weight_null.null_variance(1 / mean) if mean < 1 else 0.0
+    return _prediction(mean, kind, variance, "leading", pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
+
+
+def _activation(spec: LayerSpec, reading: str, site: str, pairs: int) -> Prediction:
+    if reading == "token" and spec.top_k == 1 and spec.router.kind != "expert_choice":
+        return Prediction.missing("top_k = 1: no token meets two experts")
+    if site == "normed" and spec.norm == "none":
+        return Prediction.missing("norm = none: there is no normed site")
+    if spec.init == "upcycled":
+        return Prediction.missing(UPCYCLED)
+    given = _hidden_law(spec, site) if site != "output" else (output_null.null_output_mso(spec.d_model), spec.d_model, output_null)
+    if isinstance(given, str):
+        return Prediction.missing(given)
+    mean, width, law = given
+    hypotheses = law.HYPOTHESES if site != "output" or spec.n_shared_experts == 0 else (*law.HYPOTHESES[:3], SHARED_APART)
+    if site in ("pre", "hidden", "normed"):
+        hypotheses = (*hypotheses, "W_up and W_gate independent of the tokens and of the routing")
+    if reading != "mean":
+        return _prediction(mean, "exact", None, None, pairs, law.ID, (*hypotheses, TOKENS_SHARE_EXPERTS))
+    variance, sd_kind, extra = _variance(spec, width, linear=site in ("pre", "output"))
+    return _prediction(mean, "exact", variance, sd_kind, pairs, law.ID, (*hypotheses, EVERY_EXPERT, extra))
+
+
+def _hidden_law(spec: LayerSpec, site: str) -> tuple[float, int, Any] | str:
+    """Null mean, dimension and law of a site before W_down, or why there is none."""
+    if site == "pre":
+        return weight_null.null_mso(spec.d_ff), spec.d_ff, weight_null
+    if site == "normed" and spec.norm_affine != "none":
+        return "the norm's learned gain and bias scale the entries unequally and give them a mean: no null is known"
+    if site == "normed" and spec.norm == "layernorm":
+        return layernorm_null.null_layernorm_mso(spec.d_ff), spec.d_ff - 1, layernorm_null
+    if spec.gated or spec.activation in ODD_ACTIVATIONS:
+        return weight_null.null_mso(spec.d_ff), spec.d_ff, weight_null
+    return f"{spec.activation} gives hidden vectors a common mean: not sign-symmetric, so N1 does not hold"
+
+
+def _variance(spec: LayerSpec, width: int, *, weights: bool = False, linear: bool = True) -> tuple[float | None, Any, str]:
+    """Variance of one pair's cos^2, how it is known, and the hypothesis it adds."""
+    if width < 2:
+        return 0.0, "exact", "one dimension: every cos^2 is 1"
+    if weights and spec.init == "orthogonal":
+        return weight_null.haar_variance(spec.d_model, spec.d_ff), "exact", weight_null.HAAR
+    if weights and spec.init.endswith("uniform"):
+        share = weight_null.share_moment(width, UNIFORM_KURTOSIS)
+        variance = weight_null.null_variance_general(width, share, share)
+        return variance, "leading", "sd: entries uniform, share moments as ratios of expectations, error O(1/N) relative"
+    if linear and (spec.init in GAUSSIAN_INITS or spec.init == "orthogonal"):
+        return weight_null.null_variance(width), "exact", weight_null.GAUSSIAN if weights else output_null.GAUSSIAN
+    return weight_null.null_variance(width), "leading", "sd: as if isotropic, error O(1/N) relative"
+
+
+def _prediction(
+    mean: float, kind: Any, variance: float | None, sd_kind: Any, pairs: int, law: str, hypotheses: tuple[str, ...]
+) -> Prediction:
+    sd = None if variance is None else math.sqrt(max(variance, 0.0) / pairs)
+    return Prediction(mean, sd, kind, sd_kind, law, hypotheses, pairs)
+
+
+def _gap(output: Prediction, up: Prediction) -> Prediction:
+    if output.mean is None or up.mean is None or output.sd is None or up.sd is None:
+        return Prediction.missing(output.why or up.why)
+    sd_kind: Any = "exact" if output.sd_kind == up.sd_kind == "exact" else "leading"
+    hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), "the two overlaps are uncorrelated, as N2 makes them")
+    return Prediction(output.mean - up.mean, math.hypot(output.sd, up.sd), "exact", sd_kind, gap_law.ID, hypotheses, output.pairs)
+
+
+def _ratio(output: Prediction, up: Prediction, pairs: int) -> Prediction:
+    if output.mean is None or up.mean is None or output.sd is None or up.sd is None:
+        return Prediction.missing(output.why or up.why)
+    variance = gap_law.ratio_variance(output.mean, output.sd**2, up.mean, up.sd**2)
+    note = "a ratio of expectations; a ratio of measured means exceeds it by O(1 / (pairs x trials)) relative"
+    hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), note)
+    return Prediction(output.mean / up.mean, math.sqrt(variance), "leading", "leading", gap_law.ID, hypotheses, pairs)
+
+
+UPCYCLED = "init = upcycled: experts share a base, so they are not independent and no null law holds"
+SHARED_APART = "no residual added to the vectors, no norm after W_down; shared experts kept apart, not added"
+TOKENS_SHARE_EXPERTS = "tokens share experts: the variance over tokens has a floor whose law is open, so no sd"
+EVERY_EXPERT = "every expert receives a token (else fewer pairs)"

@@ -1,0 +1,52 @@
+"""From a routing table to one batched product: every expert gets a list of tokens, padded to the longest."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Where the vectors of a block of tokens lie. Rows are numbered expert by expert, C to each: row e C + c.
+
+    tokens (s, E, C): which token each row computes. taken (s, E, C): the row stands for a token routed to the expert (padding does not).
+    index (s, n, k): the row of each active expert of each token, -1 for none.
+    """
+
+    tokens: Int[Tensor, "s E C"]
+    taken: Bool[Tensor, "s E C"]
+    index: Int[Tensor, "s n k"]
+
+
+def everywhere(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
+    """Every expert computes every token, C = n: what the "all" reading needs."""
+    s, n, _ = indices.shape
+    position = torch.arange(n, device=indices.device)
+    taken = torch.zeros(s, n, n_experts + 1, dtype=torch.bool, device=indices.device)
+    taken.scatter_(2, torch.where(indices < 0, n_experts, indices), True)
+    index = torch.where(indices < 0, -1, indices * n + position[:, None])
+    return Dispatch(position.expand(s, n_experts, n), taken[..., :n_experts].mT, index)
+
+
+def routed_only(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
+    """Every expert computes its own tokens, C = the longest list in the batch: what a real layer does."""
+    s, n, k = indices.shape
+    flat = torch.where(indices < 0, n_experts, indices).reshape(s, n * k)
+    order = flat.argsort(dim=1, stable=True)
+    load = torch.zeros(s, n_experts + 1, dtype=torch.int64, device=indices.device)
+    load.scatter_add_(1, flat, torch.ones_like(flat))
+    first = load.cumsum(1) - load
+    expert = flat.gather(1, order)
+    rank = torch.arange(n * k, device=indices.device) - first.gather(1, expert)
+    # At least one row each, so that an idle expert still has a (padding) row and no product is empty.
+    longest = max(1, int(load[:, :n_experts].max()))
+    row = torch.where(expert == n_experts, -1, expert * longest + rank)
+    index = torch.empty_like(flat).scatter_(1, order, row).reshape(s, n, k)
+
+    slots = n_experts * longest
+    tokens = torch.zeros(s, slots + 1, dtype=torch.int64, device=indices.device)
+    tokens.scatter_(1, torch.where(row < 0, slots, row), order // k)
+    taken = torch.arange(longest, device=indices.device) < load[:, :n_experts, None]
+    return Dispatch(tokens[:, :slots].reshape(s, n_experts, longest), taken, index)

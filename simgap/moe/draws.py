@@ -1,0 +1,40 @@
+"""Filling arrays from a stream: the two laws that every initialisation and every input is made of."""
+
+import numpy as np
+
+from simgap.kernels.normal import box_muller
+
+WORDS_AT_ONCE = 1 << 16
+
+
+def fill_normal(out: np.ndarray, generator: np.random.Generator, std: float = 1.0) -> np.ndarray:
+    """Fill a contiguous float array with independent N(0, std^2) from one generator, and return it.
+
+    float32 from raw words by the Box-Muller kernel, in pieces that stay in cache: several times the rate of numpy's ziggurat on one core,
+    and without the interpreter's lock, so that threads draw side by side. float64 by numpy.
+    """
+    flat = out.reshape(-1)
+    if out.dtype != np.float32:
+        generator.standard_normal(dtype=out.dtype, out=flat)
+        flat *= std
+        return out
+    for start in range(0, flat.size, WORDS_AT_ONCE):
+        piece = flat[start : start + WORDS_AT_ONCE]
+        words = generator.bit_generator.random_raw((piece.size + 1) // 2).view(np.uint32)
+        if piece.size % 2:
+            padded = np.empty(words.size, np.float32)
+            box_muller(words, padded, np.float32(std))
+            piece[:] = padded[: piece.size]
+        else:
+            box_muller(words, piece, np.float32(std))
+    return out
+
+
+def fill_uniform(out: np.ndarray, generator: np.random.Generator, bound: float = 1.0) -> np.ndarray:
+    """Fill a contiguous float array with independent uniform numbers on (-bound, bound), exactly symmetric about 0, and return it."""
+    flat = out.reshape(-1)
+    generator.random(dtype=out.dtype, out=flat)
+    step = 2.0 ** -(24 if out.dtype == np.float32 else 53)
+    flat -= out.dtype.type(0.5 - step / 2)
+    flat *= out.dtype.type(2 * bound)
+    return out

@@ -1,0 +1,80 @@
+"""Which experts a token meets. Every router ends in one padded table: index -1 and weight 0 where a token has fewer experts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from simgap.seeding import stream
+from simgap.specs import LayerSpec
+
+
+@dataclass(frozen=True)
+class Routing:
+    """indices (s, n, k): the experts of each token, best first, -1 for none. weights (s, n, k): their gates, 0 where the index is -1."""
+
+    indices: Int[Tensor, "s n k"]
+    weights: Float[Tensor, "s n k"]
+
+
+def route(spec: LayerSpec, x: Float[Tensor, "s n d"], router: Float[Tensor, "s E d"] | None, seed: int, trials: Sequence[int]) -> Routing:
+    """Routing of the tokens x of the given trials. k is top_k, except under expert_choice, where it is the most experts a token got."""
+    kind, k = spec.router.kind, spec.top_k
+    if kind == "hash":
+        keys = torch.from_numpy(_hash_keys(x.shape[1], spec.n_experts)).to(x.device).expand(x.shape[0], -1, -1)
+        return _equal_gates(keys.topk(k).indices, x)
+    if kind == "uniform":
+        return _equal_gates(_noise(spec, x, seed, trials, uniform=True).topk(k).indices, x)
+
+    if router is None:
+        raise ValueError(f"router: a {kind} router needs its weights, got None")
+    logits = torch.bmm(x, router.mT) / spec.router.temperature
+    if kind == "noisy":
+        logits = logits + spec.router.noise * _noise(spec, x, seed, trials)
+    if kind == "expert_choice":
+        return _expert_choice(spec, torch.softmax(logits, -1))
+    if kind == "sigmoid":
+        scores = torch.sigmoid(logits)
+        bias = [spec.router.bias * stream(seed, "router_bias", trial=trial).standard_normal(spec.n_experts) for trial in trials]
+        chosen = (scores + torch.from_numpy(np.stack(bias)).to(scores)[:, None, :]).topk(k).indices
+        gates = scores.gather(-1, chosen)
+        return Routing(chosen, gates / gates.sum(-1, keepdim=True))
+    top = logits.topk(k)
+    return Routing(top.indices, torch.softmax(top.values, -1))
+
+
+def _equal_gates(indices: Tensor, x: Tensor) -> Routing:
+    return Routing(indices, torch.full(indices.shape, 1 / indices.shape[-1], dtype=x.dtype, device=x.device))
+
+
+def _noise(spec: LayerSpec, x: Tensor, seed: int, trials: Sequence[int], uniform: bool = False) -> Tensor:
+    """(s, n, E) of standard normal or of uniform numbers, one stream a trial."""
+    shape = (x.shape[1], spec.n_experts)
+    generators = [stream(seed, "router_noise", trial=trial) for trial in trials]
+    draws = [g.random(shape) if uniform else g.standard_normal(shape) for g in generators]
+    return torch.from_numpy(np.stack(draws)).to(device=x.device, dtype=x.dtype)
+
+
+def _hash_keys(tokens: int, experts: int) -> np.ndarray:
+    """(1, n, E) keys, the splitmix64 finaliser of (token, expert): each token takes its highest keys (rendezvous hashing), so that every
+    set of experts is equally likely and no expert depends on what the token holds."""
+    z = np.arange(1, tokens * experts + 1, dtype=np.uint64).reshape(1, tokens, experts) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+
+
+def _expert_choice(spec: LayerSpec, scores: Float[Tensor, "s n E"]) -> Routing:
+    """Each expert takes the tokens that score it highest (Zhou et al. 2022, arXiv 2202.09368)."""
+    tokens = scores.shape[1]
+    taken = min(tokens, max(1, round(spec.router.capacity * tokens * spec.top_k / spec.n_experts)))
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    chosen.scatter_(1, scores.topk(taken, dim=1).indices, True)
+    counts = chosen.sum(-1, keepdim=True)
+    width = int(counts.max())
+    ranked = torch.where(chosen, scores, -1.0).sort(dim=-1, descending=True, stable=True).indices[..., :width]
+    exists = torch.arange(width, device=scores.device) < counts
+    return Routing(torch.where(exists, ranked, -1), torch.where(exists, scores.gather(-1, ranked), 0.0))

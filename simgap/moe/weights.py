@@ -1,0 +1,120 @@
+"""The experts' weights, drawn block by block, each block of hidden units from its own stream."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from simgap.moe.draws import fill_normal, fill_uniform
+from simgap.seeding import Role, stream
+from simgap.specs import LayerSpec
+from simgap.threads import Map, in_order
+
+# Hidden units per stream. Part of every weight's label: another value is another layer for the same seed.
+HIDDEN_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of `s` independent layers, routed experts first, shared ones after them (E counts both).
+
+    up, gate: (s, E, d_ff, d_model), gate None unless gated. down: (s, E, d_model, d_ff), a transposed view of (s, E, d_ff, d_model)
+    memory, so that a block of hidden units is contiguous in all three. gain, bias: (s, E, d_ff) of the norm, or None.
+    router: (s, n_experts, d_model), None for a router without weights. trials: which trials these are.
+    """
+
+    up: Float[Tensor, "s E f d"]
+    gate: Float[Tensor, "s E f d"] | None
+    down: Float[Tensor, "s E d f"]
+    gain: Float[Tensor, "s E f"] | None
+    bias: Float[Tensor, "s E f"] | None
+    router: Float[Tensor, "s R d"] | None
+    trials: tuple[int, ...]
+
+
+def entry_std(spec: LayerSpec, role: str) -> float:
+    """Standard deviation of a weight's entries: sqrt(2 / fan_in) for Kaiming (He et al. 2015, gain sqrt 2), sqrt(2 / (fan_in + fan_out))
+    for Xavier (Glorot and Bengio 2010, gain 1), 1 / sqrt(max(d_model, d_ff)) for orthogonal (Saxe et al. 2014, gain 1)."""
+    if spec.init == "orthogonal":
+        return 1 / math.sqrt(max(spec.d_model, spec.d_ff))
+    fan_in, fan_out = (spec.d_ff, spec.d_model) if role == "down" else (spec.d_model, spec.d_ff)
+    return math.sqrt(2 / (fan_in + fan_out)) if spec.init.startswith("xavier") else math.sqrt(2 / fan_in)
+
+
+def draw_weights(
+    spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str = "float32", device: str = "cpu", task_map: Map = in_order
+) -> Weights:
+    """Weights of the given trials. Drawn on the CPU whatever the device, so that a seed means the same experts everywhere.
+
+    Orthogonal matrices are Haar-distributed (QR of a Gaussian with the signs of R moved into Q); a whole matrix is one block there.
+    """
+    experts = spec.n_experts + spec.n_shared_experts
+    roles: tuple[Role, ...] = ("up", "gate", "down") if spec.gated else ("up", "down")
+    arrays = {role: np.empty((len(trials), experts, spec.d_ff, spec.d_model), dtype) for role in roles}
+
+    def draw(task: tuple[Role, int, int]) -> None:
+        role, at, expert = task
+        _draw_expert(arrays[role][at, expert], spec, seed, role, trials[at], expert)
+
+    list(task_map(draw, [(role, at, expert) for at in range(len(trials)) for expert in range(experts) for role in roles]))
+    tensors = {role: torch.from_numpy(array).to(device) for role, array in arrays.items()}
+    gain, bias = _draw_affine(spec, seed, trials, dtype)
+    return Weights(
+        up=tensors["up"],
+        gate=tensors.get("gate"),
+        down=tensors["down"].mT,
+        gain=None if gain is None else torch.from_numpy(gain).to(device),
+        bias=None if bias is None else torch.from_numpy(bias).to(device),
+        router=_draw_router(spec, seed, trials, dtype, device),
+        trials=tuple(trials),
+    )
+
+
+def _draw_expert(out: np.ndarray, spec: LayerSpec, seed: int, role: Role, trial: int, expert: int) -> None:
+    """Fill one expert's (d_ff, d_model) memory: W_up, W_gate, or W_down transposed."""
+    std = entry_std(spec, role)
+    if spec.init == "orthogonal":
+        tall = out if spec.d_ff >= spec.d_model else out.T
+        gaussian = fill_normal(np.empty(tall.shape, out.dtype), stream(seed, role, trial=trial, expert=expert))
+        q, r = torch.linalg.qr(torch.from_numpy(gaussian))
+        tall[...] = (q * torch.where(r.diagonal() < 0, -1.0, 1.0)).numpy()
+        return
+    for block, start in enumerate(range(0, spec.d_ff, HIDDEN_BLOCK)):
+        part = out[start : start + HIDDEN_BLOCK]
+        generator = stream(seed, role, trial=trial, expert=expert, block=block)
+        if spec.init.endswith("uniform"):
+            fill_uniform(part, generator, bound=math.sqrt(3) * std)
+        elif spec.init == "upcycled":
+            shared: dict[str, Role] = {"up": "base_up", "gate": "base_gate", "down": "base_down"}
+            base = fill_normal(np.empty_like(part), stream(seed, shared[role], trial=trial, block=block), std)
+            fill_normal(part, generator, std)
+            part *= part.dtype.type(math.sqrt(1 - spec.init_correlation))
+            part += part.dtype.type(math.sqrt(spec.init_correlation)) * base
+        else:
+            fill_normal(part, generator, std)
+
+
+def _draw_affine(spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if spec.norm_affine == "none":
+        return None, None
+    experts = spec.n_experts + spec.n_shared_experts
+    both = np.empty((len(trials), experts, 2, spec.d_ff), dtype)
+    for at, trial in enumerate(trials):
+        for expert in range(experts):
+            label = 0 if spec.norm_affine == "shared" else expert
+            fill_normal(both[at, expert], stream(seed, "affine", trial=trial, expert=label), spec.norm_affine_std)
+    return np.ascontiguousarray(1 + both[:, :, 0]), np.ascontiguousarray(both[:, :, 1])
+
+
+def _draw_router(spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str, device: str) -> Tensor | None:
+    """Router rows with entries N(0, 1 / d_model): logits of unit variance at ||x||^2 = d_model."""
+    if spec.router.kind in ("uniform", "hash"):
+        return None
+    rows = np.empty((len(trials), spec.n_experts, spec.d_model), dtype)
+    for at, trial in enumerate(trials):
+        fill_normal(rows[at], stream(seed, "router", trial=trial), 1 / math.sqrt(spec.d_model))
+    return torch.from_numpy(rows).to(device)

@@ -1,0 +1,271 @@
+"""What is simulated: plain, frozen values that say everything about a layer and a run, and are refused at once if they cannot be built."""
+
+import difflib
+import hashlib
+import json
+import math
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+Activation = Literal["identity", "relu", "gelu", "gelu_tanh", "silu", "tanh", "erf"]
+Norm = Literal["none", "layernorm", "rmsnorm"]
+Affine = Literal["none", "per_expert", "shared"]
+Init = Literal["kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "orthogonal", "upcycled"]
+RouterKind = Literal["linear", "noisy", "sigmoid", "uniform", "hash", "expert_choice", "soft"]
+InputKind = Literal["gaussian", "sphere", "powerlaw", "clusters", "student", "file"]
+Dtype = Literal["float32", "float64"]
+
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+ODD_ACTIVATIONS = ("identity", "tanh", "erf")
+GAUSSIAN_INITS = ("kaiming_normal", "xavier_normal")
+BYTES_PER_UNIT = {
+    "": 1,
+    "b": 1,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+}
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """How tokens find experts. Every router may read the tokens and its own weights; none reads W_down.
+
+    kind: linear (softmax, top-k), noisy (linear plus Gaussian noise on the logits), sigmoid (scores sigmoid, a bias that acts on the
+    selection only), uniform (k distinct experts at random), hash (by token position, the same in every trial), expert_choice (each expert
+    takes its best tokens; a token may get fewer experts or none), soft (every expert for every token).
+    temperature: divides the logits, > 0. noise: standard deviation of the logit noise, >= 0 (noisy). bias: standard deviation of the
+    selection bias, >= 0 (sigmoid). capacity: tokens an expert takes, in units of tokens x top_k / n_experts, > 0 (expert_choice).
+    """
+
+    kind: RouterKind = "linear"
+    temperature: float = 1.0
+    noise: float = 1.0
+    bias: float = 0.1
+    capacity: float = 1.0
+
+    def __post_init__(self) -> None:
+        _choice("router", self.kind, get_args(RouterKind))
+        _number(self, "router.temperature", low=0.0, open_low=True)
+        _number(self, "router.noise", low=0.0)
+        _number(self, "router.bias", low=0.0)
+        _number(self, "router.capacity", low=0.0, open_low=True)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The law of a token x in R^d_model, scaled so that E ||x||^2 = d_model before the common mean is added.
+
+    kind: gaussian (isotropic), sphere (uniform, radius sqrt(d_model)), powerlaw (Gaussian, covariance spectrum i^-alpha), clusters
+    (Gaussian mixture of n_clusters centres that hold the share `separation` of the variance), student (i.i.d. t entries, dof > 2), file
+    (rows of a .npy or .safetensors matrix, drawn without replacement, taken as they are).
+    mean: root mean square entry of a vector common to all tokens of a trial, >= 0.
+    """
+
+    kind: InputKind = "gaussian"
+    alpha: float = 1.0
+    n_clusters: int = 8
+    separation: float = 0.5
+    dof: float = 5.0
+    mean: float = 0.0
+    path: str = ""
+    tensor: str = ""
+
+    def __post_init__(self) -> None:
+        _choice("inputs", self.kind, get_args(InputKind))
+        _number(self, "inputs.alpha", low=0.0)
+        _integer(self, "inputs.n_clusters", low=1)
+        _number(self, "inputs.separation", low=0.0, high=1.0)
+        _number(self, "inputs.dof", low=2.0, open_low=True)
+        _number(self, "inputs.mean", low=0.0)
+        object.__setattr__(self, "path", os.fspath(self.path))
+        if self.kind == "file" and not self.path.endswith((".npy", ".safetensors")):
+            raise ValueError(f"inputs.path: expected a .npy or .safetensors file for inputs = 'file', got {self.path!r}")
+        if self.kind != "file" and (self.path or self.tensor):
+            raise ValueError(f"inputs.path: given, but inputs = {self.kind!r} reads no file; use inputs = 'file'")
+
+    def file_hash(self) -> str:
+        """SHA-256 of the file's content, in hex; empty where no file is read. Raises ValueError where it cannot be read."""
+        if self.kind != "file":
+            return ""
+        try:
+            with open(self.path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ValueError(f"inputs.path: cannot read {self.path!r}: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One MoE layer: n_experts routed experts y = W_down norm(act(W_up x)), or W_down norm(act(W_gate x) * W_up x) where gated.
+
+    Shapes: W_up, W_gate (E, d_ff, d_model), W_down (E, d_model, d_ff). norm acts on the hidden vector; norm_affine gives it a gain
+    1 + N(0, norm_affine_std^2) and a bias N(0, norm_affine_std^2), drawn per expert or shared by all. n_shared_experts more experts see
+    every token. init_correlation (in [0, 1]) is the correlation between the entries of two experts under init = "upcycled": one shared
+    base plus noise. router and inputs take a kind's name, or a RouterSpec and an InputSpec.
+
+    Raises ValueError naming the field, what was expected and what came.
+    """
+
+    d_model: int = 128
+    d_ff: int = 512
+    n_experts: int = 8
+    top_k: int = 2
+    n_shared_experts: int = 0
+    activation: Activation = "silu"
+    gated: bool = False
+    norm: Norm = "none"
+    norm_affine: Affine = "none"
+    norm_affine_std: float = 0.1
+    init: Init = "kaiming_normal"
+    init_correlation: float = 0.9
+    router: RouterSpec = field(default_factory=RouterSpec)
+    inputs: InputSpec = field(default_factory=InputSpec)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("router", RouterSpec), ("inputs", InputSpec)):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, kind(kind=value))  # type: ignore[arg-type]
+            elif not isinstance(value, kind):
+                raise ValueError(f"{name}: expected a kind's name or a {kind.__name__}, got {value!r}")
+        if self.norm is None:
+            object.__setattr__(self, "norm", "none")
+        _integer(self, "d_model", low=1)
+        _integer(self, "d_ff", low=1)
+        _integer(self, "n_experts", low=2, why="overlap is between experts")
+        _integer(self, "top_k", low=1)
+        _integer(self, "n_shared_experts", low=0)
+        _choice("activation", self.activation, ACTIVATIONS)
+        _choice("norm", self.norm, get_args(Norm))
+        _choice("norm_affine", self.norm_affine, get_args(Affine))
+        _choice("init", self.init, get_args(Init))
+        if not isinstance(self.gated, bool):
+            raise ValueError(f"gated: expected true or false, got {self.gated!r}")
+        _number(self, "norm_affine_std", low=0.0)
+        _number(self, "init_correlation", low=0.0, high=1.0)
+        if self.top_k > self.n_experts:
+            raise ValueError(f"top_k: expected at most n_experts = {self.n_experts}, got {self.top_k}")
+        if self.router.kind == "soft" and self.top_k != self.n_experts:
+            raise ValueError(f"top_k: the soft router uses every expert, expected top_k = n_experts = {self.n_experts}, got {self.top_k}")
+        if self.norm == "none" and self.norm_affine != "none":
+            raise ValueError(f"norm_affine: a gain and bias need a norm, got norm_affine = {self.norm_affine!r} with norm = 'none'")
+        if self.norm == "layernorm" and self.d_ff < 2:
+            raise ValueError(f"norm: layernorm needs d_ff >= 2 (one entry is its own mean), got d_ff = {self.d_ff}")
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the routed and shared experts' matrices; the router, gains and biases are not counted."""
+        return (3 if self.gated else 2) * self.d_model * self.d_ff * (self.n_experts + self.n_shared_experts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values, as JSON and records hold them."""
+        return asdict(self)
+
+    def key(self) -> str:
+        """A stable name of this layer: 16 hex digits of the SHA-256 of its fields, a file of inputs by its content and not its path."""
+        plain = self.to_dict()
+        plain["inputs"]["path"] = self.inputs.file_hash()
+        return _digest(plain)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """How a layer is measured: tokens per trial, independent trials, root seed, device ("cpu", "cuda", "cuda:1"), dtype and memory budget.
+
+    memory is bytes, or text such as "2GiB"; it never changes a result, so it does not enter the key.
+    """
+
+    tokens: int = 1024
+    trials: int = 10
+    seed: int = 0
+    device: str = "cpu"
+    dtype: Dtype = "float32"
+    memory: int | str = "2GiB"
+
+    def __post_init__(self) -> None:
+        _integer(self, "tokens", low=1)
+        _integer(self, "trials", low=1)
+        _integer(self, "seed", low=0)
+        _choice("dtype", self.dtype, get_args(Dtype))
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)):
+            raise ValueError(f"device: expected 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
+        object.__setattr__(self, "device", str(self.device))
+        parse_bytes(self.memory)
+
+    @property
+    def memory_bytes(self) -> int:
+        return parse_bytes(self.memory)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def key(self) -> str:
+        """16 hex digits of the SHA-256 of everything that can change a result; the memory budget cannot."""
+        return _digest({name: value for name, value in self.to_dict().items() if name != "memory"})
+
+
+def parse_bytes(value: int | str) -> int:
+    """Bytes in 1073741824, "512MiB", "2 GiB" or "1.5GB". Raises ValueError for anything else and for less than one byte."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value)) if isinstance(value, int | str) else None
+    if match is None or match[2].lower() not in BYTES_PER_UNIT or isinstance(value, bool):
+        raise ValueError(f"memory: expected bytes or a size such as '2GiB', got {value!r}")
+    size = int(float(match[1]) * BYTES_PER_UNIT[match[2].lower()])
+    if size < 1:
+        raise ValueError(f"memory: expected at least one byte, got {value!r}")
+    return size
+
+
+def format_bytes(size: float) -> str:
+    """1610612736 -> '1.5 GiB'."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} TiB"
+
+
+def nearest(name: str, options: tuple[str, ...] | list[str]) -> str:
+    """'; did you mean X?' for the option closest to a mistyped name, or nothing."""
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def field_names(spec: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(spec))
+
+
+def _digest(plain: dict[str, Any]) -> str:
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _choice(name: str, value: object, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(options)}, got {value!r}{nearest(str(value), options)}")
+
+
+def _integer(spec: object, name: str, low: int, why: str = "") -> None:
+    attribute = name.rpartition(".")[2]
+    value = getattr(spec, attribute)
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not whole or value.__index__() < low:
+        raise ValueError(f"{name}: expected a whole number, at least {low}{f' ({why})' if why else ''}, got {value!r}")
+    object.__setattr__(spec, attribute, value.__index__())
+
+
+def _number(spec: object, name: str, low: float, high: float = math.inf, open_low: bool = False) -> None:
+    attribute = name.rpartition(".")[2]
+    value = getattr(spec, attribute)
+    real = isinstance(value, int | float) or (hasattr(value, "__float__") and not isinstance(value, str))
+    if isinstance(value, bool) or not real or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+        span = f"above {low:g}" if open_low else f"at least {low:g}" + ("" if math.isinf(high) else f" and at most {high:g}")
+        raise ValueError(f"{name}: expected a finite number {span}, got {value!r}")
+    object.__setattr__(spec, attribute, float(value))

@@ -1,0 +1,158 @@
+"""Estimates with their errors, and the tests that hold them against a null."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over independent trials: its standard error (None at one trial), the trials and the expert pairs that it rests on.
+
+    dropped counts the pairs left out because a vector was undefined (an expert that no token reached, a zero vector); `dropped_at` names
+    the first of them. mean is None where the quantity does not exist, and `why` says so. values holds the trials (NaN: none left in one).
+    """
+
+    mean: float | None
+    sem: float | None
+    trials: int
+    pairs: int = 0
+    dropped: int = 0
+    dropped_at: str = ""
+    why: str = ""
+    values: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, " s"], pairs: int = 0, dropped: int = 0, dropped_at: str = "") -> "Estimate":
+        """Mean and sem = std / sqrt(n) of independent values; a NaN is a trial with nothing to average, and is left out."""
+        values = np.asarray(values, np.float64)
+        kept = values[~np.isnan(values)]
+        if kept.size == 0:
+            return cls(None, None, 0, 0, dropped, dropped_at, "no trial has a pair of defined vectors", values)
+        sem = float(kept.std(ddof=1) / math.sqrt(kept.size)) if kept.size > 1 else None
+        return cls(float(kept.mean()), sem, kept.size, pairs, dropped, dropped_at, "", values)
+
+    @classmethod
+    def missing(cls, why: str) -> "Estimate":
+        return cls(None, None, 0, why=why)
+
+    def as_dict(self) -> dict[str, Any]:
+        if self.mean is None:
+            return {"mean": None, "sem": None, "trials": 0, "pairs": 0, "why": self.why}
+        plain: dict[str, Any] = {"mean": self.mean, "sem": self.sem, "trials": self.trials, "pairs": self.pairs}
+        if self.dropped:
+            plain |= {"dropped": self.dropped, "dropped_at": self.dropped_at}
+        return plain
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """a - b, trial by trial, so that whatever the two share within a trial stays out of the error."""
+    if a.mean is None or b.mean is None:
+        return Estimate.missing(a.why or b.why)
+    return Estimate.of(a.values - b.values, min(a.pairs, b.pairs), max(a.dropped, b.dropped), a.dropped_at or b.dropped_at)
+
+
+def ratio_of_means(a: Estimate, b: Estimate) -> Estimate:
+    """mean(a) / mean(b) over the trials that have both, with the delta-method sem: std of (a - r b) / mean(b), over sqrt(n)."""
+    if a.mean is None or b.mean is None:
+        return Estimate.missing(a.why or b.why)
+    both = ~(np.isnan(a.values) | np.isnan(b.values))
+    top, bottom = a.values[both], b.values[both]
+    if not both.any() or bottom.mean() == 0:
+        return Estimate.missing("the denominator is zero" if both.any() else "no trial has both quantities")
+    r = float(top.mean() / bottom.mean())
+    n = int(both.sum())
+    sem = float((top - r * bottom).std(ddof=1) / bottom.mean() / math.sqrt(n)) if n > 1 else None
+    return Estimate(r, sem, n, min(a.pairs, b.pairs), a.dropped, a.dropped_at, "", top / np.where(bottom == 0, np.nan, bottom))
+
+
+def moment_matched_p(value: float, mean: float, sd: float) -> float:
+    """Two-sided p of a mean of squared cosines under the Beta law on [0, 1] that has the null's mean and standard deviation.
+
+    At one pair of isotropic vectors that Beta is the exact law; at few pairs it keeps the null's skew, which a normal approximation loses;
+    at many it tends to the normal. Triangles of pairs correlate at third order, which no two moments can see (law N1).
+    """
+    from scipy.special import betainc, betaincc
+
+    if not 0 < mean < 1 or sd <= 0 or sd * sd >= mean * (1 - mean):
+        raise ValueError(f"null: no Beta law on [0, 1] has mean {mean!r} and standard deviation {sd!r}")
+    size = mean * (1 - mean) / (sd * sd) - 1
+    a, b = mean * size, (1 - mean) * size
+    x = min(max(value, 0.0), 1.0)
+    return float(min(1.0, 2 * min(betainc(a, b, x), betaincc(a, b, x))))
+
+
+def normal_p(z: float) -> float:
+    """Two-sided p of a standard normal z."""
+    return math.erfc(abs(z) / math.sqrt(2))
+
+
+def student_p(t: float, dof: int) -> float:
+    """Two-sided p of Student's t: for a z whose standard error was itself estimated, from dof + 1 values."""
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(dof, -abs(t)))
+
+
+def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Pearson's correlation, in [-1, 1]. Raises ValueError for fewer than 3 points and for a constant side."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.shape != y.shape or x.ndim != 1 or x.size < 3:
+        raise ValueError(f"x, y: expected two series of equal length, at least 3, got shapes {x.shape} and {y.shape}")
+    x, y = x - x.mean(), y - y.mean()
+    norm = math.sqrt(float(x @ x) * float(y @ y))
+    if not norm > 0:
+        raise ValueError("x, y: a constant series has no correlation")
+    return float(np.clip((x @ y) / norm, -1.0, 1.0))
+
+
+def pearson_p(r: float, n: int) -> float:
+    """Two-sided p of a correlation r of n independent pairs: t = r sqrt((n - 2) / (1 - r^2)) on n - 2 degrees of freedom (law S1)."""
+    if n < 3 or not -1 <= r <= 1:
+        raise ValueError(f"r, n: expected |r| <= 1 and n >= 3, got r = {r!r}, n = {n!r}")
+    if abs(r) == 1:
+        return 0.0
+    return student_p(r * math.sqrt((n - 2) / (1 - r * r)), n - 2)
+
+
+def implied_n(r: float, p: float, r_half_unit: float = 0.0005, p_half_unit: float = 0.0005, n_max: int = 100_000) -> list[int]:
+    """Every n at which a correlation that rounds to r can have a p that rounds to p: what a reported pair says of the points behind it."""
+    found = []
+    for n in range(3, n_max + 1):
+        high = pearson_p(max(abs(r) - r_half_unit, 0.0), n)
+        low = pearson_p(min(abs(r) + r_half_unit, 1.0), n)
+        if high < p - p_half_unit:
+            break
+        if low <= p + p_half_unit:
+            found.append(n)
+    return found
+
+
+def permutation_within(x: Float[np.ndarray, "s l"], y: Float[np.ndarray, "s l"], generator: np.random.Generator, n: int = 10_000) -> float:
+    """p of |Pearson r| over all points, with y shuffled inside each row: rows are seeds, columns are conditions that share the seed.
+
+    Points of one row share an initialisation and are not exchangeable with another row's, so only the order inside a row is free under the
+    null that conditions move the two sides independently. The smallest p it can give is 1 / (n + 1).
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.shape != y.shape or x.ndim != 2 or x.shape[1] < 2:
+        raise ValueError(f"x, y: expected two (seeds, conditions) arrays with at least 2 conditions, got {x.shape} and {y.shape}")
+    observed = abs(pearson(x.ravel(), y.ravel()))
+    centred = x - x.mean()
+    shuffled = generator.permuted(np.broadcast_to(y - y.mean(), (n, *y.shape)), axis=2)
+    r = np.abs(np.einsum("sl,nsl->n", centred, shuffled)) / math.sqrt(float((centred**2).sum() * ((y - y.mean()) ** 2).sum()))
+    return float((1 + np.count_nonzero(r >= observed - 1e-12)) / (n + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: family-wise p-values, valid under any dependence."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = running
+    return adjusted

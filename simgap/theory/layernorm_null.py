@@ -1,0 +1,18 @@
+"""N4: what LayerNorm leaves of the overlap of independent hidden vectors."""
+
+from simgap.theory.weight_null import null_mso
+
+ID = "N4"
+HYPOTHESES = (
+    "LayerNorm with unit gain and zero bias",
+    "the two hidden vectors independent given the tokens, the entries of one of them exchangeable (rows of W_up i.i.d. or Haar)",
+    "both non-constant",
+)
+
+
+def null_layernorm_mso(d_ff):
+    """E cos^2 = 1/(f - 1), exactly, for LayerNormed hidden vectors and for their means over tokens (law N4). d_ff >= 2.
+
+    Centring takes one dimension, and with it the mean that every activation shares.
+    """
+    return null_mso(d_ff - 1)

@@ -1,0 +1,43 @@
+"""All of simgap's parallelism: independent tasks on a pool whose threads each compute alone.
+
+A library that splits one product or one sum over threads rounds differently at another thread count. Here a task is always computed by one
+thread, and the threads only decide how many tasks run at once: the same bits for any number of them.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+Map = Callable[..., Iterable]
+
+
+def in_order(function: Callable, *items: Iterable) -> list:
+    """`map`, done at once: the one-thread stand-in for a pool's map."""
+    return list(map(function, *items))
+
+
+@contextmanager
+def pool(workers: int | None = None) -> Iterator[tuple[Map, int]]:
+    """A map over tasks and the number of threads behind it; by default torch's own thread count, so torch.set_num_threads steers it.
+
+    Inside, torch computes each operation on the calling thread alone. The caller's setting is put back on leaving, whatever happens.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    workers = min(workers or before, os.cpu_count() or 1)
+    try:
+        # torch keeps this number per thread, and as the default of threads not yet born: both have to be one.
+        torch.set_num_threads(1)
+        if workers == 1:
+            yield in_order, 1
+            return
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+            try:
+                yield (lambda function, *items: list(executor.map(function, *items))), workers
+            except BaseException:
+                executor.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(before)
