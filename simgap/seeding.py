@@ -15,7 +15,9 @@ def stream(seed: int, role: Role, *, trial: int = 0, expert: int = 0, block: int
     """The generator that belongs to one label, and to no other.
 
     The label's four words are the spawn key of a numpy SeedSequence, so two labels share a stream with probability 2^-128. SFC64, because
-    its raw words feed the normal kernel faster than numpy's other generators do. Order of calls, threads and device do not enter.
+    its raw words feed the normal kernel faster than numpy's other generators do. Order of calls, threads and device do not enter. Nor does the
+    shape of what is drawn: layers of different width and one seed begin with the same numbers, so give them different seeds where they
+    are to be independent.
     """
     words = (ROLE_CODES[role], trial, expert, block)
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=words)))

@@ -156,3 +156,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = running
     return adjusted
+
+
+def fisher(p_values: Sequence[float]) -> float:
+    """Fisher's combination of independent p-values: -2 sum ln p against chi^2 on 2n degrees of freedom."""
+    from scipy.special import chdtrc
+
+    if not p_values or min(p_values) < 0 or max(p_values) > 1:
+        raise ValueError(f"p_values: expected at least one, each in [0, 1], got {list(p_values)}")
+    if min(p_values) == 0:
+        return 0.0
+    return float(chdtrc(2 * len(p_values), -2 * sum(math.log(p) for p in p_values)))

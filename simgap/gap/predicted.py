@@ -119,7 +119,10 @@ def _activation(spec: LayerSpec, reading: str, site: str, pairs: int) -> Predict
         hypotheses = (*hypotheses, "W_up and W_gate independent of the tokens and of the routing")
     if reading != "mean":
         return _prediction(mean, "exact", None, None, pairs, law.ID, (*hypotheses, TOKENS_SHARE_EXPERTS))
-    variance, sd_kind, extra = _variance(spec, width, linear=site in ("pre", "output"))
+    linear = site in ("pre", "output") or (site == "hidden" and spec.activation == "identity" and not spec.gated)
+    variance, sd_kind, extra = _variance(spec, width, linear=linear)
+    if linear and site != "output" and sd_kind == "exact":
+        extra = ISOTROPIC_UP
     return _prediction(mean, "exact", variance, sd_kind, pairs, law.ID, (*hypotheses, EVERY_EXPERT, extra))
 
 
@@ -178,4 +181,5 @@ def _ratio(output: Prediction, up: Prediction, pairs: int) -> Prediction:
 UPCYCLED = "init = upcycled: experts share a base, so they are not independent and no null law holds"
 SHARED_APART = "no residual added to the vectors, no norm after W_down; shared experts kept apart, not added"
 TOKENS_SHARE_EXPERTS = "tokens share experts: the variance over tokens has a floor whose law is open, so no sd"
+ISOTROPIC_UP = "W_up (W_gate, where gated) isotropic on the left (Gaussian or Haar): cos^2 ~ Beta(1/2, (f-1)/2)"
 EVERY_EXPERT = "every expert receives a token (else fewer pairs)"

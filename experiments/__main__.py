@@ -1,0 +1,63 @@
+"""`python -m experiments` lists the artefacts; `python -m experiments FOLDER [ARTEFACT ...]` computes, records and renders them."""
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from experiments.cells import Bench
+
+
+def artefacts() -> dict[str, dict[str, ModuleType]]:
+    """Artefacts by folder: every module of experiments/FOLDER that has a `compute` and a `render`."""
+    root = Path(__file__).parent
+    found: dict[str, dict[str, ModuleType]] = {}
+    for folder in sorted(p.name for p in root.iterdir() if (p / "__init__.py").exists()):
+        modules = [importlib.import_module(f"experiments.{folder}.{m.name}") for m in pkgutil.iter_modules([str(root / folder)])]
+        named = {m.__name__.rpartition(".")[2]: m for m in modules if hasattr(m, "compute") and hasattr(m, "render")}
+        if named:
+            found[folder] = named
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments", description="Regenerate tables and figures.", allow_abbrev=False)
+    parser.add_argument("folder", nargs="?", help="which folder of artefacts; none lists them")
+    parser.add_argument("artefact", nargs="*", help="which of its artefacts (default: all)")
+    parser.add_argument("--preset", choices=("smoke", "full"), default="full", help="smoke: a quick look; full: the law's test too")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--seed", type=int, default=0, help="root of every random stream")
+    parser.add_argument("--out", type=Path, default=None, help="folder for records, tables and figures (default: runs/FOLDER)")
+    options = parser.parse_args(argv)
+    found = artefacts()
+    if options.folder is None:
+        for folder, modules in found.items():
+            print(folder)
+            for name, module in modules.items():
+                print(f"  {name:<14} {(module.__doc__ or '').splitlines()[0]}")
+        return 0
+    if options.folder not in found:
+        parser.exit(2, f"{parser.prog}: error: no folder {options.folder!r}; there are {', '.join(found)}\n")
+    modules = found[options.folder]
+    unknown = [name for name in options.artefact if name not in modules]
+    if unknown:
+        parser.exit(2, f"{parser.prog}: error: no artefact {unknown[0]!r} in {options.folder}; there are {', '.join(modules)}\n")
+    out = options.out or Path("runs") / options.folder
+    try:
+        for name in options.artefact or modules:
+            bench = Bench(out, name, device=options.device, seed=options.seed)
+            records = modules[name].compute(options.preset, bench)
+            for path in modules[name].render(records, out):
+                print(path)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"\n{parser.prog}: interrupted; the same command goes on from the last recorded cell\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The command line: every flag is a field of a spec. Argument parsing only; the work is a call to the public functions."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from types import UnionType
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, nearest
+
+NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
+CHOICES = {"--sites": ("pre", "hidden", "normed", "output"), "--readings": ("mean", "token", "all")}
+HELP = {
+    "d_model": "model width d",
+    "d_ff": "hidden width f of each expert",
+    "n_experts": "routed experts E",
+    "top_k": "active experts per token",
+    "n_shared_experts": "experts that see every token",
+    "activation": "hidden activation",
+    "gated": "act(W_gate x) * (W_up x), as in SwiGLU",
+    "norm": "norm of the hidden vector",
+    "norm_affine": "learned gain and bias of the norm",
+    "norm_affine_std": "their spread",
+    "init": "law of the weights",
+    "init_correlation": "correlation of upcycled experts",
+    "tokens": "tokens per trial",
+    "trials": "independent layers",
+    "seed": "root of every random stream",
+    "device": "cpu, cuda or cuda:N",
+    "dtype": "float32 or float64",
+    "memory": "budget; never changes a result",
+    "router": "kind of router",
+    "inputs": "law of the tokens",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose every complaint is one line and exit status 2, with the nearest flag suggested."""
+
+    def error(self, message: str) -> NoReturn:
+        flag = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0] if "unrecognized" in message else ""
+        if flag.startswith("-"):
+            message = f"unknown flag {flag}{nearest(flag, sorted(self._option_string_actions))}"
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            message += nearest(choice[1], re.findall(r"[\w-]+", choice[2]))
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status: 0 done, 2 bad input."""
+    parser = build_parser()
+    # Parsed in two steps, so that a flag unknown to a command is answered by that command's parser.
+    options, rest = parser.parse_known_args(argv)
+    command: Parser = options.parser
+    if rest:
+        command.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return options.run(options)
+    except (ValueError, MemoryError) as error:
+        command.exit(2, f"{command.prog}: error: {' '.join(str(error).split()) or 'out of memory'}\n")
+    except RuntimeError as error:
+        if "memory" not in str(error).lower():
+            raise
+        command.exit(2, f"{command.prog}: error: memory: {' '.join(str(error).split())[:200]}\n")
+    except KeyboardInterrupt:
+        command.exit(130, f"\n{command.prog}: interrupted; nothing was written\n")
+    except BrokenPipeError:
+        return 0
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="simgap", description="Overlap of Mixture-of-Experts weights and activations, held against its null.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
+    for name, run, text in (
+        ("measure", run_measure, "simulate a layer and measure its overlaps beside their nulls"),
+        ("predict", run_predict, "the same numbers from theory"),
+    ):
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+        command.set_defaults(run=run, parser=command)
+        _add_flags(command, LayerSpec, "layer")
+        _add_flags(command, RunSpec, "run")
+        for flag, options in CHOICES.items():
+            command.add_argument(flag, nargs="+", choices=options, default=list(options), help="which to compute (default: all)")
+        command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser, spec: type, title: str) -> None:
+    group = parser.add_argument_group(title)
+    for item in fields(spec):
+        if item.name in NESTED:
+            kinds = get_args(fields(NESTED[item.name])[0].type)
+            default = NESTED[item.name]().kind
+            group.add_argument(f"--{item.name}", choices=kinds, default=default, help=f"{HELP[item.name]} (default: {default})")
+            for inner in fields(NESTED[item.name])[1:]:
+                _add_flag(group, inner, f"--{item.name}.{inner.name}", "")
+        else:
+            _add_flag(group, item, f"--{item.name.replace('_', '-')}", HELP[item.name])
+
+
+def _add_flag(group: argparse._ArgumentGroup, item: Field, flag: str, text: str) -> None:
+    default = item.default if item.default is not MISSING else None
+    shown = f"{text} (default: {default})".strip() if default != "" else text
+    if item.type is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+    elif get_origin(item.type) is Literal:
+        group.add_argument(flag, choices=get_args(item.type), default=default, help=shown)
+    else:
+        kind: Any = str if isinstance(item.type, UnionType) else item.type
+        group.add_argument(flag, type=kind, default=default, metavar=getattr(kind, "__name__", "value").upper(), help=shown)
+
+
+def _specs(options: argparse.Namespace) -> tuple[LayerSpec, RunSpec]:
+    values = vars(options)
+    layer = {item.name: values[item.name] for item in fields(LayerSpec) if item.name not in NESTED}
+    for name, kind in NESTED.items():
+        inner = {item.name: values[f"{name}.{item.name}"] for item in fields(kind)[1:]}
+        layer[name] = kind(kind=values[name], **inner)
+    return LayerSpec(**layer), RunSpec(**{item.name: values[item.name] for item in fields(RunSpec)})
+
+
+def run_measure(options: argparse.Namespace) -> int:
+    spec, run = _specs(options)
+    from tqdm import tqdm
+
+    from simgap.gap import calibrate, measure, predict
+    from simgap.gap.calibration import sentence
+    from simgap.report.gap import gap_lines
+
+    chosen = {"sites": options.sites, "readings": options.readings}
+    quiet = options.json or not sys.stderr.isatty()
+    with tqdm(total=run.trials, unit="trial", disable=quiet, leave=False) as bar:
+        measured = measure(spec, **run.to_dict(), **chosen, progress=bar.update)
+    predicted = predict(spec, tokens=run.tokens, trials=run.trials, **chosen)
+    calibration = calibrate(measured, predicted)
+    if options.json:
+        described = {"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()}
+        beside = {"predicted": predicted.as_dict(), "calibration": calibration.as_dict()}
+        print(json.dumps(described | measured.as_dict() | beside | {"sentence": sentence(measured, calibration)}, allow_nan=False))
+        return 0
+    print("\n".join(gap_lines(measured, predicted, calibration)))
+    print(sentence(measured, calibration))
+    return 0
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    spec, run = _specs(options)
+    from simgap.gap.predicted import predict
+    from simgap.report.gap import prediction_lines
+
+    predicted = predict(spec, tokens=run.tokens, trials=run.trials, sites=options.sites, readings=options.readings)
+    if options.json:
+        print(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
+        return 0
+    print("\n".join(prediction_lines(predicted)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""A gap as lines of text: measured, null, excess and z side by side."""
+
+from typing import Any
+
+from simgap.gap.calibration import Calibrated
+from simgap.gap.predicted import Prediction
+from simgap.gap.shape import Gap
+from simgap.stats import Estimate
+
+HEADER = ("quantity", "measured", "null", "kind", "excess", "z", "p")
+
+
+def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: Gap[Calibrated]) -> list[str]:
+    """One line per quantity of a measured gap beside its null, then routing, and whatever was left out."""
+    rows: list[tuple[str, ...]] = [HEADER]
+    notes: list[str] = []
+    for prefix, m, p, c in _sides(measured, predicted, calibration):
+        nulls, judged = dict(p.items()), dict(c.items())
+        for path, value in m.items():
+            name = prefix + _name(path)
+            if value.mean is None:
+                continue
+            null, q = nulls[path], judged[path]
+            rows.append((name, _with_error(value), _number(null.mean), null.kind or "-", _number(q.excess), _z(q), _number(q.p, 2)))
+            if value.dropped:
+                notes.append(f"{name}: {value.dropped} pairs left out ({value.dropped_at})")
+    routing = measured.routing
+    load = routing["load"]
+    notes.append(
+        f"load per expert {min(load):.3f} to {max(load):.3f} (balanced {1 / len(load):.3f}), idle experts {routing['idle_experts']}, "
+        f"dropped tokens {routing['dropped_tokens']} of {routing['tokens']}"
+    )
+    return _aligned(rows) + notes
+
+
+def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
+    """One line per predicted quantity with its law, then each law's hypotheses, then the quantities that have none, with the reason."""
+    rows: list[tuple[str, ...]] = [("quantity", "null", "sd", "kind", "law")]
+    missing: dict[str, list[str]] = {}
+    laws: dict[str, dict[str, None]] = {}
+    for prefix, side in (("", predicted), ("shared ", predicted.shared)):
+        for path, value in side.items() if side is not None else ():
+            if value.mean is None:
+                missing.setdefault(value.why, []).append(prefix + _name(path))
+                continue
+            rows.append((prefix + _name(path), _number(value.mean), _number(value.sd), value.kind or "-", value.law or "-"))
+            laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
+    stated = [f"{law} holds where: {'; '.join(hypotheses)}" for law, hypotheses in laws.items()]
+    return _aligned(rows) + stated + [f"no null for {', '.join(names)}: {why}" for why, names in missing.items()]
+
+
+def _sides(measured: Gap, predicted: Gap, calibration: Gap) -> list[tuple[str, Any, Any, Any]]:
+    sides: list[tuple[str, Any, Any, Any]] = [("", measured, predicted, calibration)]
+    if measured.shared is not None:
+        sides.append(("shared ", measured.shared, predicted.shared, calibration.shared))
+    return sides
+
+
+def _name(path: tuple[str, ...]) -> str:
+    return path[0] if len(path) == 1 else f"{path[0].removesuffix('_mso')} {' '.join(path[1:])}"
+
+
+def _with_error(value: Estimate) -> str:
+    return _number(value.mean) + ("" if value.sem is None else f" ± {value.sem:.1g}")
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _z(value: Calibrated) -> str:
+    return "-" if value.z is None else f"{value.z:+.1f}"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,60 @@
+"""Gradient descent on ||W'W - I||_F, expert by expert: the persistence paper's orthogonality regulariser."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from simgap.moe import Weights
+
+
+def gram_descent(
+    weight: Float[Tensor, "... f d"], strength: float, steps: int = 50, rate: float = 1e-3, plain: bool = False
+) -> Float[Tensor, "... f d"]:
+    """W after `steps` steps of gradient descent on strength ||W'W - I||_F, each of the given rate, for every matrix of a batch.
+
+    The gradient, 2 W (W'W - I) / ||W'W - I||_F, has the singular vectors of W, so descent moves singular values only (law R1):
+    s <- s - 2 rate strength s (s^2 - 1) / ||s^2 - 1||. With V and s^2 from one eigendecomposition of W'W in float64, the result is
+    W V diag(s_T / s_0) V', whatever the number of steps. `plain` runs the same descent on W itself, step by step in W's dtype.
+
+    strength >= 0, rate > 0, steps >= 0 (the paper gives the strengths and none of the rest). At a minimum, where the norm is not
+    differentiable, the gradient is taken as 0.
+    """
+    if strength < 0 or rate <= 0 or steps < 0:
+        raise ValueError(f"strength, rate, steps: expected >= 0, > 0 and >= 0, got {strength!r}, {rate!r}, {steps!r}")
+    if strength == 0 or steps == 0:
+        return weight
+    if plain:
+        return _plain(weight, strength * rate, steps)
+    gram = (weight.mT @ weight).double()
+    squared, vectors = torch.linalg.eigh(gram)
+    scale = torch.ones_like(squared)
+    for _ in range(steps):
+        excess = squared.clamp(min=0) * scale.square() - 1
+        norm = torch.linalg.vector_norm(excess, dim=-1, keepdim=True)
+        # Eigenvalues of W'W beyond the rank of W (d > f) are 0 and stay there; they still count in the norm.
+        scale = scale - 2 * rate * strength * scale * excess / norm.clamp(min=torch.finfo(torch.float64).tiny)
+    return weight @ ((vectors * scale[..., None, :]) @ vectors.mT).to(weight.dtype)
+
+
+def _plain(weight: Tensor, step: float, steps: int) -> Tensor:
+    eye = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
+    for _ in range(steps):
+        excess = weight.mT @ weight - eye
+        norm = torch.linalg.matrix_norm(excess, keepdim=True)
+        weight = weight - 2 * step * (weight @ excess) / norm.clamp(min=torch.finfo(weight.dtype).tiny)
+    return weight
+
+
+@dataclass(frozen=True)
+class RegulariseGram:
+    """A `prepare` for `measure`: the descent above on W_up of every expert; W_down stays as drawn."""
+
+    strength: float
+    steps: int = 50
+    rate: float = 1e-3
+    plain: bool = False
+
+    def __call__(self, weights: Weights) -> Weights:
+        return replace(weights, up=gram_descent(weights.up, self.strength, self.steps, self.rate, self.plain))
