@@ -7,6 +7,7 @@ import math
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
 from typing import Any, Literal, get_args
 
 Activation = Literal["identity", "relu", "gelu", "gelu_tanh", "silu", "tanh", "erf"]
@@ -41,8 +42,8 @@ class RouterSpec:
     kind: linear (softmax, top-k), noisy (linear plus Gaussian noise on the logits), sigmoid (scores sigmoid, a bias that acts on the
     selection only), uniform (k distinct experts at random), hash (by token position, the same in every trial), expert_choice (each expert
     takes its best tokens; a token may get fewer experts or none), soft (every expert for every token).
-    temperature: divides the logits, > 0. noise: standard deviation of the logit noise, >= 0 (noisy). bias: standard deviation of the
-    selection bias, >= 0 (sigmoid). capacity: tokens an expert takes, in units of tokens x top_k / n_experts, > 0 (expert_choice).
+    temperature: divides the logits, at least 1e-6. noise: standard deviation of the logit noise, >= 0 (noisy). bias: standard deviation of
+    the selection bias, >= 0 (sigmoid). capacity: tokens an expert takes, in units of tokens x top_k / n_experts, > 0 (expert_choice).
     """
 
     kind: RouterKind = "linear"
@@ -53,7 +54,7 @@ class RouterSpec:
 
     def __post_init__(self) -> None:
         _choice("router", self.kind, get_args(RouterKind))
-        _number(self, "router.temperature", low=0.0, open_low=True)
+        _number(self, "router.temperature", low=1e-6)
         _number(self, "router.noise", low=0.0)
         _number(self, "router.bias", low=0.0)
         _number(self, "router.capacity", low=0.0, open_low=True)
@@ -85,9 +86,15 @@ class InputSpec:
         _number(self, "inputs.separation", low=0.0, high=1.0)
         _number(self, "inputs.dof", low=2.0, open_low=True)
         _number(self, "inputs.mean", low=0.0)
-        object.__setattr__(self, "path", os.fspath(self.path))
+        if isinstance(self.path, os.PathLike):
+            object.__setattr__(self, "path", os.fspath(self.path))
+        for name in ("path", "tensor"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"inputs.{name}: expected text, got {getattr(self, name)!r}")
         if self.kind == "file" and not self.path.endswith((".npy", ".safetensors")):
             raise ValueError(f"inputs.path: expected a .npy or .safetensors file for inputs = 'file', got {self.path!r}")
+        if self.tensor and self.path.endswith(".npy"):
+            raise ValueError(f"inputs.tensor: a .npy file holds one array and no names, got {self.tensor!r}")
         if self.kind != "file" and (self.path or self.tensor):
             raise ValueError(f"inputs.path: given, but inputs = {self.kind!r} reads no file; use inputs = 'file'")
 
@@ -135,7 +142,7 @@ class LayerSpec:
             if isinstance(value, str):
                 object.__setattr__(self, name, kind(kind=value))  # type: ignore[arg-type]
             elif not isinstance(value, kind):
-                raise ValueError(f"{name}: expected a kind's name or a {kind.__name__}, got {value!r}")
+                raise ValueError(f"{name}: expected a kind's name or {kind.__name__}, got {value!r}")
         if self.norm is None:
             object.__setattr__(self, "norm", "none")
         _integer(self, "d_model", low=1)
@@ -214,10 +221,14 @@ class RunSpec:
 
 def parse_bytes(value: int | str) -> int:
     """Bytes in 1073741824, "512MiB", "2 GiB" or "1.5GB". Raises ValueError for anything else and for less than one byte."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value)) if isinstance(value, int | str) else None
-    if match is None or match[2].lower() not in BYTES_PER_UNIT or isinstance(value, bool):
-        raise ValueError(f"memory: expected bytes or a size such as '2GiB', got {value!r}")
-    size = int(float(match[1]) * BYTES_PER_UNIT[match[2].lower()])
+    whole = _whole(value)
+    if whole is not None:
+        size = whole
+    else:
+        match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([a-zA-Z]*)\s*", value) if isinstance(value, str) else None
+        if match is None or match[2].lower() not in BYTES_PER_UNIT:
+            raise ValueError(f"memory: expected bytes or a size such as '2GiB', got {value!r}")
+        size = int(Fraction(match[1]) * BYTES_PER_UNIT[match[2].lower()])
     if size < 1:
         raise ValueError(f"memory: expected at least one byte, got {value!r}")
     return size
@@ -226,10 +237,10 @@ def parse_bytes(value: int | str) -> int:
 def format_bytes(size: float) -> str:
     """1610612736 -> '1.5 GiB'."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
+        if size < 999.5:
             return f"{size:.3g} {unit}"
         size /= 1024
-    return f"{size:.3g} TiB"
+    return f"{size:.3g} TiB" if size < 999.5 else f"{size:.0f} TiB"
 
 
 def nearest(name: str, options: tuple[str, ...] | list[str]) -> str:
@@ -252,20 +263,36 @@ def _choice(name: str, value: object, options: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(options)}, got {value!r}{nearest(str(value), options)}")
 
 
+def _whole(value: object) -> int | None:
+    """The value as an int where it is a whole number of any library's; None for booleans, arrays and everything else."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if isinstance(value, bool) or kind == "b" or not hasattr(value, "__index__"):
+        return None
+    try:
+        return value.__index__()
+    except TypeError:
+        return None
+
+
 def _integer(spec: object, name: str, low: int, why: str = "") -> None:
     attribute = name.rpartition(".")[2]
     value = getattr(spec, attribute)
-    whole = hasattr(value, "__index__") and not isinstance(value, bool)
-    if not whole or value.__index__() < low:
+    whole = _whole(value)
+    if whole is None or whole < low:
         raise ValueError(f"{name}: expected a whole number, at least {low}{f' ({why})' if why else ''}, got {value!r}")
-    object.__setattr__(spec, attribute, value.__index__())
+    object.__setattr__(spec, attribute, whole)
 
 
 def _number(spec: object, name: str, low: float, high: float = math.inf, open_low: bool = False) -> None:
     attribute = name.rpartition(".")[2]
     value = getattr(spec, attribute)
-    real = isinstance(value, int | float) or (hasattr(value, "__float__") and not isinstance(value, str))
-    if isinstance(value, bool) or not real or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+    try:
+        boolean = isinstance(value, bool | str) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
+        # Adding zero makes one zero of the two, so that equal specs have one key.
+        number = math.nan if boolean else float(value) + 0.0
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
         span = f"above {low:g}" if open_low else f"at least {low:g}" + ("" if math.isinf(high) else f" and at most {high:g}")
         raise ValueError(f"{name}: expected a finite number {span}, got {value!r}")
-    object.__setattr__(spec, attribute, float(value))
+    object.__setattr__(spec, attribute, number)

@@ -53,20 +53,27 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     """a - b, trial by trial, so that whatever the two share within a trial stays out of the error."""
     if a.mean is None or b.mean is None:
         return Estimate.missing(a.why or b.why)
+    _same_trials(a, b)
     return Estimate.of(a.values - b.values, min(a.pairs, b.pairs), max(a.dropped, b.dropped), a.dropped_at or b.dropped_at)
+
+
+def _same_trials(a: Estimate, b: Estimate) -> None:
+    if a.values.shape != b.values.shape:
+        raise ValueError(f"a, b: expected values of the same trials, got {a.values.size} and {b.values.size}")
 
 
 def ratio_of_means(a: Estimate, b: Estimate) -> Estimate:
     """mean(a) / mean(b) over the trials that have both, with the delta-method sem: std of (a - r b) / mean(b), over sqrt(n)."""
     if a.mean is None or b.mean is None:
         return Estimate.missing(a.why or b.why)
+    _same_trials(a, b)
     both = ~(np.isnan(a.values) | np.isnan(b.values))
     top, bottom = a.values[both], b.values[both]
     if not both.any() or bottom.mean() == 0:
         return Estimate.missing("the denominator is zero" if both.any() else "no trial has both quantities")
     r = float(top.mean() / bottom.mean())
     n = int(both.sum())
-    sem = float((top - r * bottom).std(ddof=1) / bottom.mean() / math.sqrt(n)) if n > 1 else None
+    sem = float((top - r * bottom).std(ddof=1) / abs(bottom.mean()) / math.sqrt(n)) if n > 1 else None
     return Estimate(r, sem, n, min(a.pairs, b.pairs), a.dropped, a.dropped_at, "", top / np.where(bottom == 0, np.nan, bottom))
 
 
@@ -80,6 +87,8 @@ def moment_matched_p(value: float, mean: float, sd: float) -> float:
 
     if not 0 < mean < 1 or sd <= 0 or sd * sd >= mean * (1 - mean):
         raise ValueError(f"null: no Beta law on [0, 1] has mean {mean!r} and standard deviation {sd!r}")
+    if math.isnan(value):
+        raise ValueError("value: expected a number, got nan")
     size = mean * (1 - mean) / (sd * sd) - 1
     a, b = mean * size, (1 - mean) * size
     x = min(max(value, 0.0), 1.0)
@@ -103,11 +112,21 @@ def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.shape != y.shape or x.ndim != 1 or x.size < 3:
         raise ValueError(f"x, y: expected two series of equal length, at least 3, got shapes {x.shape} and {y.shape}")
-    x, y = x - x.mean(), y - y.mean()
-    norm = math.sqrt(float(x @ x) * float(y @ y))
-    if not norm > 0:
-        raise ValueError("x, y: a constant series has no correlation")
-    return float(np.clip((x @ y) / norm, -1.0, 1.0))
+    x, y = _standardised("x", x), _standardised("y", y)
+    return float(np.clip(x @ y, -1.0, 1.0))
+
+
+def _standardised(name: str, series: np.ndarray) -> np.ndarray:
+    """The series less its mean, at length 1; ValueError where it is not finite, or constant up to round-off."""
+    largest = np.abs(series).max()
+    if not np.isfinite(largest):
+        raise ValueError(f"{name}: holds a value that is not finite")
+    scaled = series / largest if largest > 0 else series
+    centred = scaled - scaled.mean()
+    length = math.sqrt(float(centred @ centred))
+    if length <= 4 * np.finfo(np.float64).eps * series.size:
+        raise ValueError(f"{name}: a constant series has no correlation")
+    return centred / length
 
 
 def pearson_p(r: float, n: int) -> float:
@@ -133,23 +152,30 @@ def implied_n(r: float, p: float, r_half_unit: float = 0.0005, p_half_unit: floa
 
 
 def permutation_within(x: Float[np.ndarray, "s l"], y: Float[np.ndarray, "s l"], generator: np.random.Generator, n: int = 10_000) -> float:
-    """p of |Pearson r| over all points, with y shuffled inside each row: rows are seeds, columns are conditions that share the seed.
+    """p of the correlation of x and y inside rows, with y shuffled inside each row: rows are seeds, columns conditions that share the seed.
 
     Points of one row share an initialisation and are not exchangeable with another row's, so only the order inside a row is free under the
-    null that conditions move the two sides independently. The smallest p it can give is 1 / (n + 1).
+    null that conditions move the two sides independently. Each row is centred first: what seeds share between the two sides is no effect of
+    the conditions, and left in it would hide one of the other sign. The smallest p it can give is 1 / (n + 1); p is 1 where no condition
+    moves anything.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.shape != y.shape or x.ndim != 2 or x.shape[1] < 2:
-        raise ValueError(f"x, y: expected two (seeds, conditions) arrays with at least 2 conditions, got {x.shape} and {y.shape}")
-    observed = abs(pearson(x.ravel(), y.ravel()))
-    centred = x - x.mean()
-    shuffled = generator.permuted(np.broadcast_to(y - y.mean(), (n, *y.shape)), axis=2)
-    r = np.abs(np.einsum("sl,nsl->n", centred, shuffled)) / math.sqrt(float((centred**2).sum() * ((y - y.mean()) ** 2).sum()))
+    if x.shape != y.shape or x.ndim != 2 or x.shape[1] < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError(f"x, y: expected two finite (seeds, conditions) arrays with at least 2 conditions, got {x.shape} and {y.shape}")
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    scale = math.sqrt(float((x**2).sum() * (y**2).sum()))
+    if scale == 0:
+        return 1.0
+    shuffled = generator.permuted(np.broadcast_to(y, (n, *y.shape)), axis=2)
+    r = np.abs(np.einsum("sl,nsl->n", x, shuffled)) / scale
+    observed = abs(float((x * y).sum())) / scale
     return float((1 + np.count_nonzero(r >= observed - 1e-12)) / (n + 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: family-wise p-values, valid under any dependence."""
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p_values: expected numbers in [0, 1], got {list(p_values)}")
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):

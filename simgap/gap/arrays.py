@@ -1,5 +1,6 @@
 """A user's own weights or hidden states against their null: is 0.02 a lot?"""
 
+import itertools
 import math
 import warnings
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ def weight_mso(weights: Any) -> Overlap:
     Raises ValueError for fewer than 2 experts, for values that are not finite, and where no two experts are non-zero.
     """
     vectors = _tensor("weights", weights)
-    if vectors.ndim < 2 or vectors.shape[0] < 2:
-        raise ValueError(f"weights: expected (E, ...) with at least 2 experts, got shape {tuple(vectors.shape)}")
+    if vectors.ndim < 2 or vectors.shape[0] < 2 or not vectors.numel():
+        raise ValueError(f"weights: expected (E, ...) with at least 2 experts and some entries, got shape {tuple(vectors.shape)}")
     return _of_vectors("weights", vectors.reshape(vectors.shape[0], -1))
 
 
@@ -65,21 +66,30 @@ def mean_mso(vectors: Any, routing: Any) -> Overlap:
     """Mean squared overlap of experts' mean vectors over the tokens routed to them, beside the null 1/width (law N2).
 
     vectors: (n, k, width), the co-activated vectors of each token. routing: (n, k) integers, which expert each came from, -1 for none.
-    An expert that no token reached has no mean; its pairs are left out and counted.
+    An expert below the highest index that no token reached has no mean: it is left out and counted.
 
     Raises ValueError for shapes that do not fit, for values that are not finite, and where fewer than 2 experts were reached.
     """
     h = _tensor("vectors", vectors)
     indices = _tensor("routing", routing)
-    if h.ndim != 3 or indices.shape != h.shape[:2]:
-        raise ValueError(f"vectors, routing: expected (n, k, width) and (n, k), got {tuple(h.shape)} and {tuple(indices.shape)}")
-    if indices.is_floating_point() or not indices.numel() or int(indices.min()) < -1 or int(indices.max()) < 0:
-        raise ValueError("routing: expected whole numbers, an expert's index or -1 for none, with at least one expert")
+    if h.ndim != 3 or indices.shape != h.shape[:2] or not h.numel():
+        raise ValueError(f"vectors, routing: expected (n, k, width) and (n, k), not empty, got {tuple(h.shape)} and {tuple(indices.shape)}")
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise ValueError(f"routing: expected whole numbers, an expert's index or -1 for none, got dtype {indices.dtype}")
     indices = indices.long().to(h.device)
-    _refuse_not_finite("vectors", h.masked_fill((indices < 0)[..., None], 0).reshape(-1, h.shape[-1]), "row")
-    n_experts = int(indices.max()) + 1
-    means = means_by_routing(h, indices, n_experts)
-    return _of_vectors("vectors", torch.nan_to_num(means), "expert")
+    if int(indices.min()) < -1 or int(indices.max()) < 0:
+        raise ValueError(f"routing: expected indices from 0, or -1 for none, got {int(indices.min())} to {int(indices.max())}")
+    h = h.masked_fill((indices < 0)[..., None], 0)
+    index = torch.arange(h.shape[0] * h.shape[1], device=h.device).view(indices.shape)
+    where, not_finite = undefined_vectors(h.reshape(-1, h.shape[-1]), index)
+    if not_finite:
+        raise ValueError(f"vectors: not finite at {where}")
+    # Numbered anew, so that an index of any size costs nothing; the highest stands for all up to it.
+    reached, numbered = torch.unique(indices[indices >= 0], return_inverse=True)
+    compact = indices.masked_scatter(indices >= 0, numbered)
+    # One scale for all, which no cosine sees, keeps sums of the largest float64 finite.
+    means = means_by_routing(h.double() / h.abs().max().clamp(min=torch.finfo(h.dtype).tiny), compact, len(reached))
+    return _of_vectors("vectors", means, reached.tolist())
 
 
 def token_mso(vectors: Any) -> Overlap:
@@ -93,8 +103,8 @@ def token_mso(vectors: Any) -> Overlap:
     Raises ValueError for k < 2, for no tokens, for values that are not finite, and where no token has two non-zero vectors.
     """
     h = _tensor("vectors", vectors)
-    if h.ndim != 3 or h.shape[1] < 2 or h.shape[0] < 1:
-        raise ValueError(f"vectors: expected (n, k, width) with at least one token and k >= 2, got shape {tuple(h.shape)}")
+    if h.ndim != 3 or h.shape[1] < 2 or not h.numel():
+        raise ValueError(f"vectors: expected (n, k, width) with at least one token, k >= 2, width >= 1, got shape {tuple(h.shape)}")
     n, k, width = h.shape
     cos2, pairs = np.empty(n), np.empty(n, np.int64)
     dropped, places = 0, ""
@@ -105,11 +115,11 @@ def token_mso(vectors: Any) -> Overlap:
         stop = start + len(part)
         cos2[start:stop], pairs[start:stop] = token_cos2(rows, index)
         if np.isnan(cos2[start:stop]).any() or (pairs[start:stop] < k * (k - 1) // 2).any():
-            where, not_finite = undefined_vectors(rows, index)
+            where, not_finite = undefined_vectors(rows, index, start)
             if not_finite:
-                raise ValueError(f"vectors: not finite at {where} (tokens from {start})")
+                raise ValueError(f"vectors: not finite at {where}")
             dropped += int((rows.abs().amax(-1) == 0).sum())
-            places = places or f"{where}, tokens from {start}"
+            places = places or where
     if not pairs.any():
         raise ValueError("vectors: no token has two non-zero vectors")
     kept = cos2[pairs > 0]
@@ -123,7 +133,8 @@ def _token_null_variance(h: Tensor, pairs: int) -> float:
 
     Between tokens t and t' it is the sum over slots of (cos^2(v_ti, v_t'i') - 1/d)(cos^2(v_tj, v_t'j') - 1/d), which is zero on average
     where the slots hold different experts, so the experts' names are not needed.
-    Estimated on evenly spaced tokens, SAMPLED_VECTORS vectors in all.
+    Estimated on evenly spaced tokens, SAMPLED_VECTORS vectors in all, and cut off at 0: with far more tokens than that, what is left of the
+    estimate's own error makes null_sd too wide on average, and z too small.
     """
     n, k, width = h.shape
     single = null_variance(width) if width > 1 else 0.0
@@ -131,10 +142,14 @@ def _token_null_variance(h: Tensor, pairs: int) -> float:
         return single / pairs
     picked = torch.linspace(0, n - 1, min(n, max(2, SAMPLED_VECTORS // k))).long().unique().to(h.device)
     v = h[picked].double()
-    v = torch.nan_to_num(v / v.norm(dim=-1, keepdim=True))
+    largest = v.abs().amax(-1, keepdim=True)
+    v = v / torch.where(largest > 0, largest, 1.0)
+    v = v / v.norm(dim=-1, keepdim=True).clamp(min=1)
     m = len(picked)
     flat = v.reshape(m * k, width)
-    q = (flat @ flat.T).square().view(m, k, m, k).permute(0, 2, 1, 3) - 1 / width
+    exists = (largest > 0).double().reshape(m * k)
+    q = ((flat @ flat.T).square() - 1 / width) * exists[:, None] * exists
+    q = q.view(m, k, m, k).permute(0, 2, 1, 3)
     # Sum over i < j and i' != j' of q_ii' q_jj': all index pairs, less those that share a row, a column, or both.
     total = q.sum((2, 3)).square() - q.sum(3).square().sum(2) - q.sum(2).square().sum(2) + q.square().sum((2, 3))
     between_tokens = (total.sum() - total.diagonal().sum()) / 2 / (m * (m - 1))
@@ -143,10 +158,17 @@ def _token_null_variance(h: Tensor, pairs: int) -> float:
     return single / pairs + min(max(covariance, 0.0), single / slot_pairs) * (n - 1) / n
 
 
-def _of_vectors(name: str, vectors: Tensor, kind: str = "expert") -> Overlap:
-    _refuse_not_finite(name, vectors, kind)
+def _of_vectors(name: str, vectors: Tensor, numbers: list[int] | None = None) -> Overlap:
+    """Overlap of one vector to each expert; `numbers` are the experts' own, ascending, and those left out have no vector."""
+    experts = list(range(len(vectors))) if numbers is None else numbers
+    held = set(experts)
+    idle = experts[-1] + 1 - len(experts)
+    unreached = list(itertools.islice((e for e in range(experts[-1]) if e not in held), 3))
+    finite = torch.isfinite(vectors).all(-1)
+    if not bool(finite.all()):
+        raise ValueError(f"{name}: expert {experts[int((~finite).nonzero()[0])]} holds a value that is not finite")
     table = pair_cos2(vectors[None])
-    missing = torch.isnan(table[0].diagonal()).nonzero().flatten().tolist()
+    missing = [experts[e] for e in torch.isnan(table[0].diagonal()).nonzero().flatten().tolist()]
     values = between(table, len(vectors))[0].cpu().numpy()
     values = values[~np.isnan(values)]
     if not values.size:
@@ -154,8 +176,8 @@ def _of_vectors(name: str, vectors: Tensor, kind: str = "expert") -> Overlap:
     width = vectors.shape[1]
     variance = (null_variance(width) if width > 1 else 0.0) / values.size
     sem = float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
-    where = ", ".join(f"{kind} {e}" for e in missing[:3])
-    return _overlap(float(values.mean()), sem, values.size, width, variance, len(missing), where)
+    places = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])
+    return _overlap(float(values.mean()), sem, values.size, width, variance, len(missing) + idle, places)
 
 
 def _overlap(mean: float, sem: float | None, pairs: int, width: int, variance: float, dropped: int, where: str) -> Overlap:
@@ -185,9 +207,3 @@ def _tensor(name: str, value: Any) -> Tensor:
     if name == "routing" or tensor.dtype in (torch.float32, torch.float64):
         return tensor
     return tensor.float() if tensor.is_floating_point() else tensor.double()
-
-
-def _refuse_not_finite(name: str, vectors: Tensor, kind: str) -> None:
-    finite = torch.isfinite(vectors).all(-1)
-    if not bool(finite.all()):
-        raise ValueError(f"{name}: {kind} {int((~finite).nonzero()[0])} holds a value that is not finite")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap
@@ -21,10 +21,10 @@ from simgap.metrics import (
     undefined_vectors,
     weight_grams,
 )
-from simgap.moe import Layer, Weights, group_bytes, group_trials, open_inputs, simulate
+from simgap.moe import Layer, Weights, group_bytes, group_numbers, group_trials, open_inputs, simulate
 from simgap.specs import LayerSpec, RunSpec, format_bytes, nearest
 from simgap.stats import Estimate, difference, ratio_of_means
-from simgap.threads import Map, in_order, pool
+from simgap.threads import Map, in_order, pool, worth
 
 ROUTED, SHARED = "routed", "shared"
 Path = tuple[str, ...]
@@ -42,6 +42,16 @@ class Tally:
     @classmethod
     def empty(cls, trials: int) -> "Tally":
         return cls(np.zeros(trials), np.zeros(trials, np.int64), np.zeros(trials, np.int64))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One token-wise quantity of a block: vectors, the rows of each token's experts, and `lead` where pairs run across."""
+
+    path: Path
+    rows: Float[Tensor, "s R width"]
+    index: Int[Tensor, "s n m"]
+    lead: int | None
 
 
 @dataclass(frozen=True)
@@ -92,12 +102,15 @@ def measure(
     available = tuple(site for site in wanted.sites if site != "normed" or spec.norm != "none")
     active = Wanted(available, wanted.readings, wanted.weights)
     groups = group_trials(spec, run, active.all_pairs)
-    peak = group_bytes(spec, run, len(groups[0]), active.computed(spec), active.all_pairs)
+    peak = group_bytes(spec, run, max(map(len, groups)), active.computed(spec), active.all_pairs)
     at_once = check_memory(spec, run, peak)
     source = open_inputs(spec.inputs, spec.d_model)
 
     def measured(group: Sequence[int], task_map: Map = in_order) -> dict[Path, object]:
         layer = simulate(spec, run, source, group, prepare, task_map)
+        if not active.all_pairs:
+            # Only now is it known how unevenly the router loads the experts.
+            check_memory(spec, run, group_bytes(spec, run, len(group), active.computed(spec), False, layer.longest_list()))
         found = _measure_layer(layer, active, task_map)
         if progress is not None:
             progress(len(group))
@@ -106,7 +119,7 @@ def measure(
     with pool() as (task_map, workers):
         workers = min(workers, at_once) if run.device == "cpu" else 1
         if workers > 1 and len(groups) >= workers:
-            results = list(task_map(measured, groups))
+            results = list(worth(task_map, group_numbers(spec, run, active.all_pairs) * run.trials)(measured, groups))
         else:
             results = [measured(group, task_map) for group in groups]
     return _gathered(spec, run, wanted, results)
@@ -156,21 +169,21 @@ def _measure_layer(layer: Layer, wanted: Wanted, task_map: Map) -> dict[Path, ob
     for number, block in enumerate(layer.blocks(sites, wanted.all_pairs, task_map) if sites else ()):
         if "mean" in wanted.readings:
             for site in (s for s in sites if s != "output"):
-                part = _block_sums(block.rows[site], block.dispatch.taken, spec)
+                part = _block_sums(block.rows[site], block.dispatch.taken, spec, block.index.shape[1])
                 sums[site] = part if site not in sums else sums[site] + part
-        jobs: list[tuple[Path, Tensor, Tensor, int | None]] = []
+        jobs: list[Job] = []
         for site in (s for s in wanted.sites if s in block.rows):
             rows = block.rows[site]
             if "token" in wanted.readings and block.index.shape[-1] > spec.n_shared_experts:
                 k = block.index.shape[-1] - spec.n_shared_experts
-                jobs.append(((ROUTED, "activation_mso", "token", site), rows, block.index[..., :k], None))
+                jobs.append(Job((ROUTED, "activation_mso", "token", site), rows, block.index[..., :k], None))
                 if spec.n_shared_experts:
-                    jobs.append(((SHARED, "activation_mso", "token", site), rows, block.index, k))
+                    jobs.append(Job((SHARED, "activation_mso", "token", site), rows, block.index, k))
             if block.every is not None:
-                jobs.append(((ROUTED, "activation_mso", "all", site), rows, block.every, None))
+                jobs.append(Job((ROUTED, "activation_mso", "all", site), rows, block.every, None))
                 if spec.n_shared_experts:
                     everyone = torch.cat([block.every, block.index[..., -spec.n_shared_experts :]], -1)
-                    jobs.append(((SHARED, "activation_mso", "all", site), rows, everyone, spec.n_experts))
+                    jobs.append(Job((SHARED, "activation_mso", "all", site), rows, everyone, spec.n_experts))
         _tally_tokens(found, jobs, trials, number * block.index.shape[1], task_map)
 
     if "mean" in wanted.readings:
@@ -182,6 +195,10 @@ def _measure_layer(layer: Layer, wanted: Wanted, task_map: Map) -> dict[Path, ob
         if "output" in wanted.sites:
             means["output"] = layer.output_of_means(means["normed" if spec.norm != "none" else "hidden"]).double()
         for site in wanted.sites:
+            finite = torch.isfinite(means[site]).all(-1)
+            if not finite.all():
+                t, expert = (~finite).nonzero()[0].tolist()
+                raise ValueError(f"mean {site} vector of trial {trials[t]} expert {expert} is not finite")
             _tally_pairs(found, ("activation_mso", "mean", site), pair_cos2(means[site]), spec, trials)
     return found
 
@@ -194,14 +211,14 @@ def _weight_grams(weights: Weights, kinds: tuple[str, ...]) -> dict[str, Tensor]
     return {kind: products for kind, products in grams.items() if kind in kinds}
 
 
-def _block_sums(rows: Tensor, taken: Tensor, spec: LayerSpec) -> Tensor:
-    """Sums over the tokens of a block, (s, E, width), shared experts after the routed ones."""
+def _block_sums(rows: Tensor, taken: Tensor, spec: LayerSpec, tokens: int) -> Tensor:
+    """Sums over the tokens of a block, (s, E, width), shared experts after the routed ones: all its tokens, but not the padding."""
     s, experts, count = taken.shape
     routed = sums_by_expert(rows[:, : experts * count].reshape(s, experts, count, -1), taken)
     if not spec.n_shared_experts:
         return routed
     shared = rows[:, experts * count :].reshape(s, spec.n_shared_experts, -1, rows.shape[-1])
-    return torch.cat([routed, sums_by_expert(shared, torch.ones_like(shared[..., 0], dtype=torch.bool))], 1)
+    return torch.cat([routed, sums_by_expert(shared, (torch.arange(shared.shape[2], device=rows.device) < tokens).expand(shared.shape[:3]))], 1)
 
 
 def _tally_pairs(found: dict[Path, object], path: Path, cos2: Float[Tensor, "s E E"], spec: LayerSpec, trials: Sequence[int]) -> None:
@@ -215,37 +232,41 @@ def _tally_pairs(found: dict[Path, object], path: Path, cos2: Float[Tensor, "s E
         found[(name, *path)] = Tally(np.where(defined, values, 0.0).sum(1), defined.sum(1), np.full(len(trials), values.shape[1]), at)
 
 
-def _tally_tokens(
-    found: dict[Path, object], jobs: list[tuple[Path, Tensor, Tensor, int | None]], trials: Sequence[int], first: int, task_map: Map
-) -> None:
-    """Add a block of tokens to the tallies of the token and all readings, one task to a trial and quantity."""
+def _tally_tokens(found: dict[Path, object], jobs: list[Job], trials: Sequence[int], first: int, task_map: Map) -> None:
+    """Add a block of tokens to the tallies of the token and all readings, one task to a quantity."""
 
-    def one(task: tuple[int, int]) -> tuple[float, int, int, str]:
-        job, t = task
-        path, rows, index, lead = jobs[job]
-        cos2, pairs = token_cos2(rows[t], index[t], lead)
-        exists = (index[t] >= 0).sum(-1)
-        due = exists * (exists - 1) // 2
-        if lead is not None:
-            inside = (index[t, :, :lead] >= 0).sum(-1)
-            due = inside * (exists - inside)
-        where = ""
-        if int(due.sum()) != int(pairs.sum()) or np.isnan(cos2).any():
-            places, not_finite = undefined_vectors(rows[t], index[t])
-            where = f"trial {trials[t]} (tokens from {first}): {places}"
+    def one(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+        s, n, m = job.index.shape
+        offset = torch.arange(s, device=job.index.device)[:, None, None] * job.rows.shape[1]
+        index = torch.where(job.index < 0, -1, job.index + offset).reshape(s * n, m)
+        cos2, pairs = token_cos2(job.rows.flatten(0, 1), index, job.lead)
+        due = _pairs_due(job.index, job.lead)
+        cos2, pairs = cos2.reshape(s, n), pairs.reshape(s, n)
+        places = []
+        for t in np.flatnonzero((pairs.sum(1) != due) | np.isnan(cos2).any(1)).tolist():
+            where, not_finite = undefined_vectors(job.rows[t], job.index[t], first)
+            places.append(f"trial {trials[t]}: {where}")
             if not_finite:
-                raise ValueError(f"{' '.join(path[2:])} vectors that are not finite: {where}")
-        return float((cos2 * pairs).sum()), int(pairs.sum()), int(due.sum()), where
+                raise ValueError(f"{' '.join(job.path[2:])} vectors that are not finite: {places[-1]}")
+        return (cos2 * pairs).sum(1), pairs.sum(1), due, places
 
-    tasks = [(job, t) for job in range(len(jobs)) for t in range(len(trials))]
-    for (job, t), (total, pairs, due, where) in zip(tasks, task_map(one, tasks), strict=True):
-        tally = found.setdefault(jobs[job][0], Tally.empty(len(trials)))
+    numbers = sum(job.index.numel() * job.rows.shape[-1] for job in jobs)
+    for job, (total, pairs, due, places) in zip(jobs, worth(task_map, numbers)(one, jobs), strict=True):
+        tally = found.setdefault(job.path, Tally.empty(len(trials)))
         assert isinstance(tally, Tally)  # noqa: S101 - narrows a heterogeneous dict for the type checker
-        tally.total[t] += total
-        tally.pairs[t] += pairs
-        tally.expected[t] += due
-        if where:
-            tally.at.append(where)
+        tally.total += total
+        tally.pairs += pairs
+        tally.expected += due
+        tally.at.extend(places)
+
+
+def _pairs_due(index: Int[Tensor, "s n m"], lead: int | None) -> np.ndarray:
+    """Pairs of existing vectors in each trial, defined or not."""
+    exists = (index >= 0).sum(-1)
+    if lead is None:
+        return (exists * (exists - 1) // 2).sum(1).cpu().numpy()
+    inside = (index[..., :lead] >= 0).sum(-1)
+    return (inside * (exists - inside)).sum(1).cpu().numpy()
 
 
 def _gathered(spec: LayerSpec, run: RunSpec, wanted: Wanted, results: list[dict[Path, object]]) -> Gap[Estimate]:

@@ -8,7 +8,7 @@ from numba import njit
 LOG_LOW, LOG_HIGH = np.float32(-2.12194440e-4), np.float32(0.693359375)  # ln 2 in two parts: the high one times an exponent is exact
 SQRT_HALF_BITS = np.int32(0x3F3504F3)
 MANTISSA_BITS = np.int32(23)
-UNIT = np.float32(2.0**-24)
+UNIT = np.float32(2.0**-23)
 EIGHTH_TURN = np.float32(math.pi / 4 * 2.0**-31)
 
 
@@ -16,14 +16,14 @@ EIGHTH_TURN = np.float32(math.pi / 4 * 2.0**-31)
 def box_muller(words, out, std):
     """out[i], out[h + i] = std sqrt(-2 ln u) (cos a, sin a), with u from words[i] and a from words[h + i], h = len(out) / 2.
 
-    words: (2 h,) uint32, independent and uniform. out: (2 h,) float32. u takes 2^24 values in (0, 1), a takes 2^32, both symmetric, so the
-    law is exactly symmetric about 0 and |out| <= 5.9 std: beyond lies 4e-9 of a normal's mass. The polynomials for ln, sin and cos are the
-    single-precision ones of the Cephes library (S. L. Moshier), good to 2 units in the last place, written out so that the loop vectorises.
+    words: (2 h,) uint32, independent and uniform. out: (2 h,) float32. u takes the 2^23 values (j + 1/2) 2^-23, each exact in float32; half
+    a turn of a is as likely as none, so the law is exactly symmetric about 0, and |out| <= 5.8 std: beyond lies 8e-9 of a normal's mass.
+    The polynomials for ln, sin and cos are the single-precision ones of the Cephes library (S. L. Moshier), good to 2 units in the last
+    place, written out so that the loop vectorises.
     """
     half = out.size // 2
-    scale = np.float32(-2.0) * std * std
     for i in range(half):
-        u = (np.float32(np.int32(words[i] >> np.uint32(8))) + np.float32(0.5)) * UNIT
+        u = (np.float32(np.int32(words[i] >> np.uint32(9))) + np.float32(0.5)) * UNIT
         bits = np.float32(u).view(np.int32)
         exponent = (bits - SQRT_HALF_BITS) >> MANTISSA_BITS
         m = np.int32(bits - (exponent << MANTISSA_BITS)).view(np.float32) - np.float32(1.0)
@@ -39,7 +39,7 @@ def box_muller(words, out, std):
         p = p * m + np.float32(3.3333331174e-1)
         e = np.float32(exponent)
         log = (m + (p * m * m2 + e * LOG_LOW - np.float32(0.5) * m2)) + e * LOG_HIGH
-        radius = np.sqrt(max(scale * log, np.float32(0.0)))
+        radius = std * np.sqrt(np.float32(-2.0) * log)
 
         # The two top bits choose the quadrant, the others an angle within an eighth of a turn of its axis.
         word = words[half + i]

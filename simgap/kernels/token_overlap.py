@@ -35,7 +35,7 @@ def token_cos2(rows, index, lead, cos2, pairs):
     """Per token, the mean cos^2 over its pairs of defined vectors, and how many pairs that is.
 
     rows: (R, width) float32 or float64, contiguous in width. index: (n, m) int64, the row of each vector on the token, -1 for none.
-    lead: pairs are those within the first `lead` columns where lead = m, and those of a first column with a later one where lead < m.
+    lead: pairs are all i < j where lead is negative, else those of one of the first `lead` columns with one of the others.
     cos2: (n,) float64 out, NaN for a vector that is not finite, 0 where there is no pair. pairs: (n,) int64 out; a zero vector has none.
     Products accumulate in float64; each row is read from memory once, its k - 1 products find it in cache.
     """
@@ -55,12 +55,14 @@ def token_cos2(rows, index, lead, cos2, pairs):
                     norms[j] = _scaled_dot(rows[index[t, j]], rows[index[t, j]])
         total = 0.0
         count = 0
-        for i in range(lead):
-            for j in range(i + 1 if lead == m else lead, m):
+        for i in range(m if lead < 0 else lead):
+            for j in range(i + 1 if lead < 0 else lead, m):
                 if index[t, i] >= 0 and index[t, j] >= 0 and norms[i] != 0.0 and norms[j] != 0.0:
                     a, b = rows[index[t, i]], rows[index[t, j]]
                     dot = _dot(a, b) if safe else _scaled_dot(a, b)
-                    total += dot * dot / (norms[i] * norms[j])
+                    value = dot * dot / (norms[i] * norms[j])
+                    # Round-off of parallel vectors; a NaN compares false and stays.
+                    total += 1.0 if value > 1.0 else value
                     count += 1
         cos2[t] = total / count if count else 0.0
         if np.isnan(norms).any():

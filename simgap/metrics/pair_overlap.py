@@ -25,7 +25,7 @@ def cos2_of_gram(products: Float[Tensor, "s E E"]) -> Float[Tensor, "s E E"]:
     """cos^2 of every pair from inner products, in [0, 1]; NaN where either vector is zero or not finite."""
     norms = products.diagonal(dim1=-2, dim2=-1)
     norms = torch.where(norms > 0, norms, torch.nan)
-    return (products / norms.sqrt()[..., :, None] / norms.sqrt()[..., None, :]).square()
+    return (products / norms.sqrt()[..., :, None] / norms.sqrt()[..., None, :]).square().clamp(max=1)
 
 
 def pair_cos2(vectors: Float[Tensor, "s E N"]) -> Float[Tensor, "s E E"]:

@@ -23,12 +23,18 @@ def token_cos2(
     rows: vectors, numbered; index: the row of each of the m vectors of each token, -1 for none. Pairs are all i < j, or with `lead` those
     of one of the first `lead` vectors with one of the others. Dimensionless, in [0, 1]; 1/width for independent sign-symmetric vectors
     (law N1). A zero vector has no pairs; a token without pairs gets 0 and count 0; a vector that is not finite makes its token NaN.
-    O(n m^2 width); the numba kernel on CPU up to m = 16, a float64 Gram product in chunks elsewhere.
+    O(n m^2 width); the numba kernel on CPU up to m = 16, a float64 Gram product in chunks elsewhere. Raises ValueError for an index out of
+    range.
     """
     n, m = index.shape
+    if n and m and not -1 <= int(index.min()) <= int(index.max()) < len(rows):
+        raise ValueError(f"index: expected rows from 0 to {len(rows) - 1}, or -1, got {int(index.min())} to {int(index.max())}")
+    if lead is not None and not 0 <= lead <= m:
+        raise ValueError(f"lead: expected 0 to {m}, the vectors on a token, got {lead}")
     if rows.device.type == "cpu" and m <= KERNEL_MAX:
         cos2, pairs = np.empty(n), np.empty(n, np.int64)
-        token_cos2_kernel(rows.numpy(), np.ascontiguousarray(index.numpy()), m if lead is None else lead, cos2, pairs)
+        rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+        token_cos2_kernel(rows.numpy(), np.ascontiguousarray(index.numpy()), -1 if lead is None else lead, cos2, pairs)
         return cos2, pairs
     return token_cos2_torch(rows, index, lead)
 
@@ -42,6 +48,8 @@ def token_cos2_torch(
     if lead is not None:
         across = (i < lead) & (j >= lead)
         i, j = i[across], j[across]
+    if len(rows) == 0:
+        return np.zeros(n), np.zeros(n, np.int64)
     cos2, pairs = [], []
     step = max(1, GATHERED // max(1, m * rows.shape[-1]))
     for start in range(0, n, step):
@@ -53,7 +61,7 @@ def token_cos2_torch(
         products = torch.bmm(vectors, vectors.mT)
         norms = torch.where(defined, products.diagonal(dim1=1, dim2=2), 1.0)
         exists = defined[:, i] & defined[:, j]
-        values = torch.where(exists, products[:, i, j].square() / (norms[:, i] * norms[:, j]), 0.0)
+        values = torch.where(exists, (products[:, i, j].square() / (norms[:, i] * norms[:, j])).clamp(max=1), 0.0)
         count = exists.sum(1)
         mean = values.sum(1) / count.clamp(min=1)
         broken = ((at >= 0) & ~torch.isfinite(largest[..., 0])).any(1)
@@ -62,12 +70,15 @@ def token_cos2_torch(
     return (np.concatenate(cos2), np.concatenate(pairs)) if cos2 else (np.empty(0), np.empty(0, np.int64))
 
 
-def undefined_vectors(rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], most: int = 3) -> tuple[str, bool]:
-    """Where the first vectors that are zero or not finite sit, as "token 4 slot 1, ...", and whether any of them is not finite."""
+def undefined_vectors(rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], first: int = 0, most: int = 3) -> tuple[str, bool]:
+    """Where the first vectors that are zero or not finite sit, as "token 4 slot 1, ...", and whether any of them is not finite.
+
+    first: the number of the first token.
+    """
     at = index.clamp(min=0)
     largest = rows.abs().amax(-1)
     exists = index >= 0
     broken = exists & ~torch.isfinite(largest)[at]
     bad = broken if broken.any() else exists & (largest == 0)[at]
     places = bad.nonzero()[:most].tolist()
-    return ", ".join(f"token {t} slot {j}" for t, j in places), bool(broken.any())
+    return ", ".join(f"token {first + t} slot {j}" for t, j in places), bool(broken.any())

@@ -6,6 +6,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+# Rows of a product come in multiples of this: a product of a few rows rounds otherwise than one of many, and how many rows there are
+# depends on the longest list of the trials beside.
+ROWS = 16
+
 
 @dataclass(frozen=True)
 class Dispatch:
@@ -21,17 +25,28 @@ class Dispatch:
 
 
 def everywhere(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
-    """Every expert computes every token, C = n: what the "all" reading needs."""
+    """Every expert computes every token, C = n rounded up: what the "all" reading needs. Row e C + t is token t's."""
     s, n, _ = indices.shape
-    position = torch.arange(n, device=indices.device)
-    taken = torch.zeros(s, n, n_experts + 1, dtype=torch.bool, device=indices.device)
-    taken.scatter_(2, torch.where(indices < 0, n_experts, indices), True)
-    index = torch.where(indices < 0, -1, indices * n + position[:, None])
-    return Dispatch(position.expand(s, n_experts, n), taken[..., :n_experts].mT, index)
+    tokens = padded_positions(n, indices.device)
+    taken = torch.zeros(s, len(tokens), n_experts + 1, dtype=torch.bool, device=indices.device)
+    taken[:, :n].scatter_(2, torch.where(indices < 0, n_experts, indices), True)
+    index = torch.where(indices < 0, -1, indices * len(tokens) + torch.arange(n, device=indices.device)[:, None])
+    return Dispatch(tokens.expand(s, n_experts, -1), taken[..., :n_experts].mT, index)
+
+
+def padded_positions(n: int, device: torch.device) -> Int[Tensor, " C"]:
+    """0, 1, ..., n - 1, then zeros up to a multiple of ROWS: rows that compute token 0 once more, for nobody."""
+    positions = torch.zeros(rounded_up(n), dtype=torch.int64, device=device)
+    positions[:n] = torch.arange(n, device=device)
+    return positions
+
+
+def rounded_up(n: int) -> int:
+    return max(1, -(-n // ROWS)) * ROWS
 
 
 def routed_only(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
-    """Every expert computes its own tokens, C = the longest list in the batch: what a real layer does."""
+    """Every expert computes its own tokens, C = the longest list in the batch, rounded up: what a real layer does."""
     s, n, k = indices.shape
     flat = torch.where(indices < 0, n_experts, indices).reshape(s, n * k)
     order = flat.argsort(dim=1, stable=True)
@@ -40,8 +55,7 @@ def routed_only(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
     first = load.cumsum(1) - load
     expert = flat.gather(1, order)
     rank = torch.arange(n * k, device=indices.device) - first.gather(1, expert)
-    # At least one row each, so that an idle expert still has a (padding) row and no product is empty.
-    longest = max(1, int(load[:, :n_experts].max()))
+    longest = rounded_up(int(load[:, :n_experts].max()))
     row = torch.where(expert == n_experts, -1, expert * longest + rank)
     index = torch.empty_like(flat).scatter_(1, order, row).reshape(s, n, k)
 

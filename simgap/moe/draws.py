@@ -13,7 +13,7 @@ def fill_normal(out: np.ndarray, generator: np.random.Generator, std: float = 1.
     float32 from raw words by the Box-Muller kernel, in pieces that stay in cache: several times the rate of numpy's ziggurat on one core,
     and without the interpreter's lock, so that threads draw side by side. float64 by numpy.
     """
-    flat = out.reshape(-1)
+    flat = _flat(out)
     if out.dtype != np.float32:
         generator.standard_normal(dtype=out.dtype, out=flat)
         flat *= std
@@ -32,9 +32,15 @@ def fill_normal(out: np.ndarray, generator: np.random.Generator, std: float = 1.
 
 def fill_uniform(out: np.ndarray, generator: np.random.Generator, bound: float = 1.0) -> np.ndarray:
     """Fill a contiguous float array with independent uniform numbers on (-bound, bound), exactly symmetric about 0, and return it."""
-    flat = out.reshape(-1)
+    flat = _flat(out)
     generator.random(dtype=out.dtype, out=flat)
     step = 2.0 ** -(24 if out.dtype == np.float32 else 53)
     flat -= out.dtype.type(0.5 - step / 2)
     flat *= out.dtype.type(2 * bound)
     return out
+
+
+def _flat(out: np.ndarray) -> np.ndarray:
+    if not out.flags.c_contiguous:
+        raise ValueError(f"out: expected a contiguous array to fill, got strides {out.strides}")
+    return out.reshape(-1)

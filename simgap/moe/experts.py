@@ -1,5 +1,6 @@
 """What an expert computes: W_up, activation, gate, norm, W_down, for all trials and experts in one batched product each."""
 
+import math
 from collections.abc import Callable, Collection
 
 import torch
@@ -15,6 +16,8 @@ LAYERNORM_EPS = 1e-5  # torch.nn.LayerNorm's default
 RMSNORM_EPS = 1e-6  # as in the LLaMA and Mixtral reference models
 # Experts that one task computes: as many as hold this many weights in W_up. A constant, because the shape of a product is part of its bits.
 TASK_WEIGHTS = 1 << 21
+# No vector register holds more numbers.
+VECTOR = 64
 
 # Each may overwrite its argument and returns the result.
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -52,9 +55,11 @@ def run_experts(
         part = slice(start, min(start + at_once, count))
         held = slice(first + part.start, first + part.stop)
         rows = flat.index_select(0, row_of[:, part].reshape(-1)).view(-1, length, x.shape[-1])
-        pre = _up(rows, weights.up if weights.gate is None else weights.gate, held)
+        flat_pre, pre = _padded(rows, spec.d_ff)
+        _up(rows, weights.up if weights.gate is None else weights.gate, held, out=pre)
         found = {"pre": pre}
-        last = ACTIVATION_FUNCTIONS[spec.activation](pre.clone() if "pre" in sites else pre)
+        activated = ACTIVATION_FUNCTIONS[spec.activation](flat_pre.clone() if "pre" in sites else flat_pre)
+        last = activated[: pre.numel()].view(pre.shape)
         if weights.gate is not None:
             last = last * _up(rows, weights.up, held)
         found["hidden"] = last
@@ -77,11 +82,25 @@ def down(hidden: Float[Tensor, "b m f"], weight: Float[Tensor, "b d f"]) -> Floa
     return result
 
 
-def _up(rows: Tensor, weight: Tensor, held: slice) -> Float[Tensor, "b m f"]:
+def _padded(rows: Float[Tensor, "b m d"], width: int) -> tuple[Float[Tensor, " N"], Float[Tensor, "b m f"]]:
+    """Memory for (b, m, width) vectors, flat with its length rounded up, and in shape.
+
+    Vector instructions leave the last few numbers of an array to scalar ones, which round otherwise; here those are never numbers in use,
+    so that a number's bits do not depend on where it lies.
+    """
+    shape = (*rows.shape[:2], width)
+    size = math.prod(shape)
+    flat = rows.new_empty(-(-size // VECTOR) * VECTOR)
+    flat[size:] = 0
+    return flat, flat[:size].view(shape)
+
+
+def _up(rows: Float[Tensor, "b m d"], weight: Float[Tensor, "s E f d"], held: slice, out: Tensor | None = None) -> Float[Tensor, "b m f"]:
+    """rows W', block of hidden units by block."""
     weight = weight[:, held].flatten(0, 1)
     if weight.shape[1] <= HIDDEN_BLOCK:
-        return torch.bmm(rows, weight.mT)
-    result = rows.new_empty(*rows.shape[:2], weight.shape[1])
+        return torch.bmm(rows, weight.mT, out=out) if out is not None else torch.bmm(rows, weight.mT)
+    result = rows.new_empty(*rows.shape[:2], weight.shape[1]) if out is None else out
     for start in range(0, weight.shape[1], HIDDEN_BLOCK):
         part = slice(start, start + HIDDEN_BLOCK)
         result[..., part] = torch.bmm(rows, weight[:, part].mT)

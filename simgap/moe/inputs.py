@@ -31,7 +31,11 @@ def open_inputs(spec: InputSpec, d_model: int) -> Source:
             if tokens > len(rows):
                 raise ValueError(f"tokens: {tokens} asked for, but {spec.path!r} has {len(rows)} rows")
             chosen = [stream(seed, "permutation", trial=trial).choice(len(rows), tokens, replace=False) for trial in trials]
-            x = torch.from_numpy(np.stack([rows[np.sort(c)] for c in chosen]).astype(dtype))
+            with np.errstate(over="ignore"):
+                x = torch.from_numpy(np.stack([rows[np.sort(c)] for c in chosen]).astype(dtype))
+            if not bool(torch.isfinite(x).all()):
+                at, row, _ = (~torch.isfinite(x)).nonzero()[0].tolist()
+                raise ValueError(f"inputs.path: row {np.sort(chosen[at])[row]} of {spec.path!r} is too large for {dtype}")
             return _with_mean(x, spec, seed, trials)
 
         return from_file
@@ -49,8 +53,9 @@ def open_inputs(spec: InputSpec, d_model: int) -> Source:
 def read_rows(spec: InputSpec, d_model: int) -> Float[np.ndarray, "rows d"]:
     """The matrix in a .npy file (memory-mapped, never unpickled) or in a .safetensors file, checked for width and finite values."""
     try:
-        rows = np.load(spec.path, mmap_mode="r", allow_pickle=False) if spec.path.endswith(".npy") else _safetensors_matrix(spec)
-    except (OSError, ValueError, EOFError) as error:
+        # Unlike np.load, open_memmap reads nothing but the .npy format: no archive, and no pickle.
+        rows = np.lib.format.open_memmap(spec.path, mode="r") if spec.path.endswith(".npy") else _safetensors_matrix(spec)
+    except (OSError, ValueError, TypeError, EOFError, OverflowError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise ValueError(f"inputs.path: cannot read {spec.path!r}: {reason}") from None
     if rows.ndim != 2 or rows.dtype.kind != "f":

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.moe.dispatch import Dispatch, everywhere, routed_only
+from simgap.moe.dispatch import ROWS, Dispatch, everywhere, padded_positions, rounded_up, routed_only
 from simgap.moe.experts import down, run_experts
 from simgap.moe.inputs import TOKEN_BLOCK, Source
 from simgap.moe.routers import Routing, route
@@ -18,7 +19,7 @@ from simgap.threads import Map, in_order
 SITES = ("pre", "hidden", "normed", "output")
 # A group holds as many trials as fit this many numbers, so that small layers fill a product and large ones stay near the cache. Constants,
 # one for each kind of device: the shape of a product is part of its bits.
-GROUP_SIZE = {"cpu": 1 << 18, "cuda": 1 << 26}
+GROUP_SIZE = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 Prepare = Callable[[Weights], Weights]
 
@@ -27,7 +28,7 @@ Prepare = Callable[[Weights], Weights]
 class Block:
     """A block of tokens through the experts of `s` trials.
 
-    rows: per site (s, R, width), the computed vectors, row numbers as in `dispatch`; the rows of shared experts follow, one to each token.
+    rows: per site (s, R, width), the computed vectors, row numbers as in `dispatch`; the rows of shared experts follow, C to each.
     index (s, n, k + n_shared): the row of every active expert of a token, routed ones first, -1 for none.
     every (s, n, E): the row of every routed expert for every token, where each computed them all; None otherwise.
     """
@@ -60,23 +61,32 @@ class Layer:
             rows = {site: value.flatten(1, 2) for site, value in routed.items()}
             index = plan.index
             if spec.n_shared_experts:
-                position = torch.arange(x.shape[1], device=x.device)
+                tokens = padded_positions(x.shape[1], x.device)
                 experts = slice(spec.n_experts, spec.n_experts + spec.n_shared_experts)
-                shared = run_experts(spec, self.weights, experts, x, position.expand(s, spec.n_shared_experts, -1), sites, task_map)
-                offset = plan.tokens[0].numel() + torch.arange(spec.n_shared_experts, device=x.device) * len(position)
+                shared = run_experts(spec, self.weights, experts, x, tokens.expand(s, spec.n_shared_experts, -1), sites, task_map)
+                first = plan.tokens[0].numel()
                 rows = {site: torch.cat([rows[site], value.flatten(1, 2)], 1) for site, value in shared.items()}
-                index = torch.cat([index, (position[:, None] + offset).expand(s, -1, -1)], -1)
-            every = None
-            if all_pairs:
-                position = torch.arange(x.shape[1], device=x.device)
-                every = (position[:, None] + torch.arange(spec.n_experts, device=x.device) * len(position)).expand(s, -1, -1)
+                index = torch.cat([index, _rows_of(x, spec.n_shared_experts, len(tokens), first)], -1)
+            every = _rows_of(x, spec.n_experts, plan.tokens.shape[-1]) if all_pairs else None
             yield Block(indices, plan, rows, index, every)
+
+    def longest_list(self) -> int:
+        """The most tokens that one expert gets in one block."""
+        starts = range(0, self.x.shape[1], TOKEN_BLOCK)
+        experts = torch.arange(self.spec.n_experts, device=self.x.device)
+        return max(int((self.routing.indices[:, t : t + TOKEN_BLOCK, :, None] == experts).sum((1, 2)).max()) for t in starts)
 
     def output_of_means(self, means: Float[Tensor, "s E f"]) -> Float[Tensor, "s E d"]:
         """W_down of each expert's mean hidden vector: its mean output, since W_down is linear, without the outputs themselves."""
         s, experts, width = means.shape
         flat = means.to(self.x.dtype).reshape(s * experts, 1, width)
         return down(flat, self.weights.down[:, :experts].flatten(0, 1)).view(s, experts, self.spec.d_model)
+
+
+def _rows_of(x: Float[Tensor, "s n d"], experts: int, stride: int, first: int = 0) -> Int[Tensor, "s n E"]:
+    """The row of every token under each of the experts, whose rows begin `stride` apart."""
+    tokens = torch.arange(x.shape[1], device=x.device)
+    return (first + tokens[:, None] + stride * torch.arange(experts, device=x.device)).expand(x.shape[0], -1, -1)
 
 
 def simulate(
@@ -110,21 +120,33 @@ def checked(prepared: Weights, drawn: Weights) -> Weights:
     return prepared
 
 
-def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> list[range]:
-    """The trials of a run in groups that are computed together; a function of the spec, the tokens and the kind of device alone."""
+def group_numbers(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> int:
+    """Numbers in the largest array of one trial: W_up, a block's hidden vectors or the tokens."""
     rows = min(run.tokens, TOKEN_BLOCK) * (spec.n_experts if all_pairs else min(spec.top_k, spec.n_experts))
-    largest = max((spec.n_experts + spec.n_shared_experts) * spec.d_ff * spec.d_model, rows * spec.d_ff, run.tokens * spec.d_model)
+    return max((spec.n_experts + spec.n_shared_experts) * spec.d_ff * spec.d_model, rows * spec.d_ff, run.tokens * spec.d_model)
+
+
+def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> list[range]:
+    """The trials of a run in groups that are computed together; a function of the spec, the run and the kind of device alone."""
+    largest = group_numbers(spec, run, all_pairs)
     size = max(1, GROUP_SIZE[run.device.partition(":")[0]] // largest)
-    return [range(start, min(start + size, run.trials)) for start in range(0, run.trials, size)]
+    # A power of two of nearly equal groups: any usual number of threads shares them evenly.
+    count = min(run.trials, 1 << (-(-run.trials // size) - 1).bit_length())
+    ends = [run.trials * group // count for group in range(count + 1)]
+    return [range(start, stop) for start, stop in pairwise(ends)]
 
 
-def group_bytes(spec: LayerSpec, run: RunSpec, trials: int, sites: Collection[str], all_pairs: bool) -> int:
-    """An upper estimate of what one group holds at its peak: weights, tokens, and the vectors of a block with their temporaries."""
+def group_bytes(spec: LayerSpec, run: RunSpec, trials: int, sites: Collection[str], all_pairs: bool, longest: int | None = None) -> int:
+    """An upper estimate of what one group holds at its peak: weights, tokens, and the vectors of a block with their temporaries.
+
+    longest: the tokens of the busiest expert in a block, where the routing is known; otherwise twice its share.
+    """
     item = 8 if run.dtype == "float64" else 4
     experts = spec.n_experts + spec.n_shared_experts
     tokens = min(run.tokens, TOKEN_BLOCK)
-    longest = tokens if all_pairs or spec.router.kind in ("soft",) else min(tokens, 2 * -(-tokens * spec.top_k // spec.n_experts) + 16)
-    rows = spec.n_experts * longest + spec.n_shared_experts * tokens
+    if longest is None:
+        longest = min(tokens, 2 * -(-tokens * spec.top_k // spec.n_experts) + ROWS)
+    rows = spec.n_experts * rounded_up(tokens if all_pairs else longest) + spec.n_shared_experts * rounded_up(tokens)
     temporaries = 2 + spec.gated + 2 * (spec.norm != "none")
     vectors = rows * (spec.d_ff * (temporaries + len([site for site in sites if site != "output"])) + spec.d_model * 3)
     weights = (3 if spec.gated else 2) * experts * spec.d_ff * spec.d_model

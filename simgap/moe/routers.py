@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -40,8 +41,8 @@ def route(spec: LayerSpec, x: Float[Tensor, "s n d"], router: Float[Tensor, "s E
         scores = torch.sigmoid(logits)
         bias = [spec.router.bias * stream(seed, "router_bias", trial=trial).standard_normal(spec.n_experts) for trial in trials]
         chosen = (scores + torch.from_numpy(np.stack(bias)).to(scores)[:, None, :]).topk(k).indices
-        gates = scores.gather(-1, chosen)
-        return Routing(chosen, gates / gates.sum(-1, keepdim=True))
+        # Scores over their sum, in logarithms: far-off logits have scores that underflow.
+        return Routing(chosen, torch.softmax(F.logsigmoid(logits).gather(-1, chosen), -1))
     top = logits.topk(k)
     return Routing(top.indices, torch.softmax(top.values, -1))
 

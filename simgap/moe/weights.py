@@ -12,7 +12,7 @@ from torch import Tensor
 from simgap.moe.draws import fill_normal, fill_uniform
 from simgap.seeding import Role, stream
 from simgap.specs import LayerSpec
-from simgap.threads import Map, in_order
+from simgap.threads import WORTH_A_THREAD, Map, in_order, worth
 
 # Hidden units per stream. Part of every weight's label: another value is another layer for the same seed.
 HIDDEN_BLOCK = 2048
@@ -56,11 +56,15 @@ def draw_weights(
     roles: tuple[Role, ...] = ("up", "gate", "down") if spec.gated else ("up", "down")
     arrays = {role: np.empty((len(trials), experts, spec.d_ff, spec.d_model), dtype) for role in roles}
 
-    def draw(task: tuple[Role, int, int]) -> None:
-        role, at, expert = task
-        _draw_expert(arrays[role][at, expert], spec, seed, role, trials[at], expert)
+    tasks = [(role, at, expert) for at in range(len(trials)) for expert in range(experts) for role in roles]
+    size = spec.d_ff * spec.d_model
+    together = max(1, WORTH_A_THREAD // size)
 
-    list(task_map(draw, [(role, at, expert) for at in range(len(trials)) for expert in range(experts) for role in roles]))
+    def draw(start: int) -> None:
+        for role, at, expert in tasks[start : start + together]:
+            _draw_expert(arrays[role][at, expert], spec, seed, role, trials[at], expert)
+
+    list(worth(task_map, 2 * size * len(tasks))(draw, range(0, len(tasks), together)))
     tensors = {role: torch.from_numpy(array).to(device) for role, array in arrays.items()}
     gain, bias = _draw_affine(spec, seed, trials, dtype)
     return Weights(

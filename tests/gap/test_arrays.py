@@ -1,0 +1,419 @@
+import math
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import simgap as sg
+from tests import reference
+
+
+def round_off(width):
+    """A dot product of `width` terms in float64, in any order, is off by at most width eps |u||v|; cos^2 takes in four such errors."""
+    return 4 * (width + 4) * np.finfo(np.float64).eps
+
+
+def null_variance(width):
+    """Var cos^2 of independent isotropic vectors, from the moments of Beta(1/2, (width - 1) / 2)."""
+    a, b = Fraction(1, 2), Fraction(width - 1, 2)
+    return a * b / ((a + b) ** 2 * (a + b + 1))
+
+
+def as_float16(array, tmp_path):
+    return torch.from_numpy(array).half()
+
+
+def as_bfloat16(array, tmp_path):
+    return torch.from_numpy(array).bfloat16()
+
+
+def as_memmap(array, tmp_path):
+    path = tmp_path / "array.bin"
+    array.astype(np.float32).tofile(path)
+    return np.memmap(path, np.float32, mode="r", shape=array.shape)
+
+
+KINDS = {
+    "float64": lambda array, _: array,
+    "float32": lambda array, _: array.astype(np.float32),
+    "float16": lambda array, _: array.astype(np.float16),
+    "longdouble": lambda array, _: array.astype(np.longdouble),
+    "big-endian": lambda array, _: array.astype(">f8"),
+    "int64": lambda array, _: np.rint(9 * array).astype(np.int64),
+    "int8": lambda array, _: np.rint(9 * array).astype(np.int8),
+    "list": lambda array, _: array.tolist(),
+    "reversed view": lambda array, _: array[::-1, ..., ::-1],
+    "transposed view": lambda array, _: np.ascontiguousarray(array.T).T,
+    "read-only memmap": as_memmap,
+    "torch float64": lambda array, _: torch.from_numpy(array),
+    "torch float32 with gradient": lambda array, _: torch.from_numpy(array).float().requires_grad_(),
+    "torch float16": as_float16,
+    "torch bfloat16": as_bfloat16,
+    "torch int32": lambda array, _: torch.from_numpy(np.rint(9 * array)).int(),
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def in_float64(value):
+    """What the oracle sees: exactly the numbers that were handed over."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().double().numpy()
+    return np.asarray(value).astype(np.float64)
+
+
+def assert_consistent(overlap, width):
+    """null = 1/width exactly, and what follows from mean, null and null_sd by their definitions."""
+    assert overlap.null == 1 / width
+    assert overlap.excess == pytest.approx(overlap.mean * width, rel=1e-14)
+    assert overlap.z == pytest.approx((overlap.mean - 1 / width) / overlap.null_sd, rel=1e-9)
+    assert 0 <= overlap.p <= 1
+    assert "\n" not in str(overlap)
+    assert str(overlap).startswith(f"overlap {overlap.mean:.4g}")
+
+
+@kinds
+def test_weight_mso_against_the_oracle(kind, tmp_path):
+    weights = KINDS[kind](np.random.default_rng(0).standard_normal((5, 6, 4)), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        overlap = sg.weight_mso(weights)
+    flat = in_float64(weights).reshape(5, -1)
+    mean, pairs = reference.mean_overlap(flat)
+    assert overlap.mean == pytest.approx(mean, abs=round_off(24))
+    assert overlap.pairs == pairs == 10
+    assert overlap.dropped == 0
+    sem = np.std(list(reference.pair_overlaps(flat).values()), ddof=1) / math.sqrt(10)
+    assert overlap.sem == pytest.approx(sem, rel=1e-9)
+    assert overlap.null_sd == pytest.approx(math.sqrt(null_variance(24) / 10), rel=1e-14)
+    assert_consistent(overlap, 24)
+
+
+@kinds
+def test_token_mso_against_the_oracle(kind, tmp_path):
+    vectors = KINDS[kind](np.random.default_rng(1).standard_normal((12, 3, 8)), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        overlap = sg.token_mso(vectors)
+    means, counts = reference.token_overlap(in_float64(vectors))
+    assert overlap.mean == pytest.approx(np.mean(means), abs=round_off(8))
+    assert overlap.pairs == sum(counts) == 36
+    assert overlap.sem == pytest.approx(np.std(means, ddof=1) / math.sqrt(12), rel=1e-9)
+    assert_consistent(overlap, 8)
+
+
+@kinds
+def test_mean_mso_against_the_oracle(kind, tmp_path):
+    rng = np.random.default_rng(2)
+    vectors = KINDS[kind](rng.standard_normal((30, 2, 8)), tmp_path)
+    routing = np.array([rng.permutation(5)[:2] for _ in range(30)])
+    routing[::7, 1] = -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        overlap = sg.mean_mso(vectors, routing)
+    every = np.zeros((30, 5, 8))
+    for t, slots in enumerate(routing):
+        for slot, expert in enumerate(slots):
+            if expert >= 0:
+                every[t, expert] = in_float64(vectors)[t, slot]
+    mean, pairs = reference.mean_overlap(reference.mean_vectors(every, routing))
+    # The means carry a sum's error over at most 30 tokens; entries of size up to 4 against a mean vector's length near 1.
+    assert overlap.mean == pytest.approx(mean, abs=round_off(8) + 4 * 30 * 4 * np.finfo(np.float64).eps * math.sqrt(8))
+    assert overlap.pairs == pairs == 10
+    assert overlap.null_sd == pytest.approx(math.sqrt(null_variance(8) / 10), rel=1e-14)
+    assert_consistent(overlap, 8)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64, ">i4"])
+def test_routing_of_any_whole_type(dtype):
+    rng = np.random.default_rng(3)
+    vectors = rng.standard_normal((9, 2, 4))
+    routing = np.array([rng.permutation(3)[:2] for _ in range(9)])
+    assert sg.mean_mso(vectors, routing.astype(dtype)) == sg.mean_mso(vectors, torch.from_numpy(routing))
+
+
+def test_two_experts_have_no_sem():
+    overlap = sg.weight_mso(np.array([[3.0, 4.0], [4.0, 3.0]]))
+    assert overlap.mean == pytest.approx(0.9216, rel=4e-16)
+    assert overlap.sem is None
+    assert overlap.pairs == 1
+    assert "±" not in str(overlap)
+
+
+def test_width_one_has_nothing_to_compare():
+    overlap = sg.weight_mso(np.array([[2.0], [-3.0]]))
+    assert (overlap.mean, overlap.null, overlap.null_sd, overlap.z, overlap.p) == (1, 1, 0, 0, 1)
+
+
+def test_weight_p_at_one_pair_is_the_exact_tail():
+    """cos^2 of one isotropic pair is Beta(1/2, (N - 1)/2)."""
+    overlap = sg.weight_mso(np.random.default_rng(4).standard_normal((2, 10)))
+    law = stats.beta(0.5, 4.5)
+    assert overlap.p == pytest.approx(2 * min(law.cdf(overlap.mean), law.sf(overlap.mean)), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_float32_norms_far_from_one(scale):
+    vectors = np.random.default_rng(5).standard_normal((20, 3, 8)).astype(np.float32)
+    scaled = (vectors * np.float32(scale)).astype(np.float32)
+    routing = np.tile([0, 1, 2], (20, 1))
+    for plain, far in [
+        (sg.weight_mso(vectors), sg.weight_mso(scaled)),
+        (sg.token_mso(vectors), sg.token_mso(scaled)),
+        (sg.mean_mso(vectors, routing), sg.mean_mso(scaled, routing)),
+    ]:
+        # Scaling rounds each float32 entry once.
+        assert far.mean == pytest.approx(plain.mean, rel=8 * float(np.finfo(np.float32).eps))
+        assert far.null_sd == pytest.approx(plain.null_sd, rel=1e-5)
+
+
+def token_null_variance(vectors):
+    """Law N2 by loops: independent pairs, plus the covariance of two tokens' pairs averaged over all pairs of tokens, held in [0, Var]."""
+    n, k, width = vectors.shape
+    slots = [(i, j) for i in range(k) for j in range(i + 1, k)]
+    single = float(null_variance(width))
+    total = 0.0
+    for t in range(n):
+        for s in range(n):
+            if t != s:
+                q = [[reference.cos2(u, v) - 1 / width for v in vectors[s]] for u in vectors[t]]
+                total += sum(q[i][a] * q[j][b] + q[i][b] * q[j][a] for i, j in slots for a, b in slots)
+    mean = total / (n * (n - 1)) / len(slots) ** 2
+    covariance = min(max(2 * mean / ((width + 2) * (width - 1)), 0), single / len(slots))
+    return single / (n * len(slots)) + covariance * (n - 1) / n
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
+def test_token_null_sd_against_loops(k, shared):
+    rng = np.random.default_rng([k, int(2 * shared)])
+    vectors = shared * rng.standard_normal((1, k, 6)) + (1 - shared) * rng.standard_normal((14, k, 6))
+    assert sg.token_mso(vectors).null_sd == pytest.approx(math.sqrt(token_null_variance(vectors)), rel=1e-10)
+
+
+def test_null_sd_of_one_token_is_that_of_its_pairs():
+    overlap = sg.token_mso(np.random.default_rng(6).standard_normal((1, 4, 9)))
+    assert overlap.null_sd == pytest.approx(math.sqrt(null_variance(9) / 6), rel=1e-14)
+    assert overlap.sem is None
+
+
+def test_tokens_that_repeat_one_pair_keep_the_spread_of_one_pair():
+    vectors = np.repeat(np.random.default_rng(7).standard_normal((1, 2, 12)), 50, axis=0)
+    assert sg.token_mso(vectors).null_sd == pytest.approx(math.sqrt(null_variance(12)), rel=1e-12)
+
+
+REPETITIONS = 500
+TOKENS, WIDTH, EXPERTS = 32, 24, 4
+
+
+def independent_tokens(rng):
+    return rng.standard_normal((TOKENS, 2, WIDTH))
+
+
+def frozen_experts(rng):
+    """Each expert says the same on every token: only their 6 pairs count, however many tokens there are."""
+    outputs = rng.standard_normal((EXPERTS, WIDTH))
+    routing = rng.permuted(np.tile(np.arange(EXPERTS), (TOKENS, 1)), axis=1)[:, :2]
+    return outputs[routing] * rng.standard_normal((TOKENS, 2, 1))
+
+
+def squares(draw, seed):
+    """z^2 with the reported null_sd, and with that of independent pairs."""
+    rng = np.random.default_rng(seed)
+    naive = math.sqrt(null_variance(WIDTH) / TOKENS)
+    overlaps = [sg.token_mso(draw(rng)) for _ in range(REPETITIONS)]
+    # null_sd is estimated from the same vectors and its covariance is held at zero or above: z^2 averages somewhat below one.
+    return np.array([o.z**2 for o in overlaps]), np.array([((o.mean - o.null) / naive) ** 2 for o in overlaps])
+
+
+def sigmas_from_one(values):
+    return (values.mean() - 1) / (values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def test_z_has_unit_spread_for_independent_tokens():
+    reported, naive = squares(independent_tokens, 8)
+    assert abs(sigmas_from_one(naive)) < 5
+    assert abs(sigmas_from_one(reported)) < 5
+    assert sigmas_from_one(1.5**2 * naive) > 5
+
+
+def test_z_has_unit_spread_for_frozen_experts():
+    reported, naive = squares(frozen_experts, 9)
+    assert abs(sigmas_from_one(reported)) < 5
+    assert sigmas_from_one(naive) > 5
+    assert naive.mean() > 3
+
+
+def test_weight_z_has_unit_spread():
+    rng = np.random.default_rng(10)
+    values = np.array([sg.weight_mso(rng.standard_normal((5, 4, 6))).z ** 2 for _ in range(2000)])
+    assert abs(sigmas_from_one(values)) < 5
+    assert abs(sigmas_from_one(1.3**2 * values)) > 5
+
+
+def test_zero_weights_are_dropped_and_named():
+    weights = np.random.default_rng(11).standard_normal((5, 3, 3))
+    weights[[1, 3]] = 0
+    overlap = sg.weight_mso(weights)
+    assert overlap.mean == pytest.approx(reference.mean_overlap(weights.reshape(5, 9))[0], abs=round_off(9))
+    assert (overlap.pairs, overlap.dropped, overlap.dropped_at) == (3, 2, "expert 1, expert 3")
+    assert str(overlap).endswith("; 2 undefined vectors left out (expert 1, expert 3)")
+    assert_consistent(overlap, 9)
+
+
+def test_zero_vectors_on_tokens_are_dropped_and_named():
+    vectors = np.random.default_rng(12).standard_normal((8, 3, 5))
+    vectors[3, 1] = 0
+    vectors[6] = 0
+    overlap = sg.token_mso(vectors)
+    pairs = [c for token in vectors for c in reference.pair_overlaps(token).values() if not math.isnan(c)]
+    assert overlap.mean == pytest.approx(np.mean(pairs), abs=round_off(5))
+    assert (overlap.pairs, overlap.dropped) == (len(pairs), 4) == (19, 4)
+    assert overlap.dropped_at.startswith("token 3 slot 1, token 6 slot 0, ")
+    assert "4 undefined vectors left out (token 3 slot 1" in str(overlap)
+    assert_consistent(overlap, 5)
+
+
+def test_unreached_experts_are_dropped_and_named():
+    vectors = np.random.default_rng(13).standard_normal((10, 2, 6))
+    overlap = sg.mean_mso(vectors, np.tile([0, 3], (10, 1)))
+    assert overlap.mean == pytest.approx(reference.cos2(vectors[:, 0].mean(0), vectors[:, 1].mean(0)), abs=10 * round_off(6))
+    assert (overlap.pairs, overlap.dropped, overlap.dropped_at) == (1, 2, "expert 1, expert 2")
+    assert "expert 1, expert 2" in str(overlap)
+
+
+def test_padding_of_a_routing_is_never_read():
+    vectors = np.random.default_rng(14).standard_normal((6, 2, 4))
+    routing = np.tile([0, 1], (6, 1))
+    routing[2, 1] = -1
+    expected = sg.mean_mso(vectors, routing)
+    vectors[2, 1] = math.nan
+    assert sg.mean_mso(vectors, routing) == expected
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 4), (0, 4)])
+def test_weight_mso_refuses_fewer_than_two_experts(shape):
+    with pytest.raises(ValueError, match=r"weights: expected \(E, \.\.\.\) with at least 2 experts and some entries, got shape \("):
+        sg.weight_mso(np.ones(shape))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 1, 3), (0, 2, 3), (4, 2, 3, 1)])
+def test_token_mso_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match=r"vectors: expected \(n, k, width\) with at least one token, k >= 2, width >= 1, got shape \("):
+        sg.token_mso(np.ones(shape))
+
+
+@pytest.mark.parametrize(("vectors", "routing"), [((4, 2, 3), (4, 3)), ((4, 2, 3), (4,)), ((4, 2, 3), (2, 4)), ((4, 2), (4, 2))])
+def test_mean_mso_refuses_shapes_that_do_not_fit(vectors, routing):
+    with pytest.raises(ValueError, match=r"vectors, routing: expected \(n, k, width\) and \(n, k\), not empty, got \("):
+        sg.mean_mso(np.ones(vectors), np.zeros(routing, int))
+
+
+@pytest.mark.parametrize("routing", [np.zeros((3, 2)), np.full((3, 2), -1), np.full((3, 2), -2), torch.zeros(3, 2)])
+def test_mean_mso_refuses_a_routing_that_names_no_experts(routing):
+    with pytest.raises(ValueError, match=r"routing: expected (whole numbers|indices from 0)"):
+        sg.mean_mso(np.ones((3, 2, 4)), routing)
+
+
+def test_mean_mso_refuses_no_tokens():
+    with pytest.raises(ValueError, match=r"expected \(n, k, width\) and \(n, k\), not empty"):
+        sg.mean_mso(np.ones((0, 2, 4)), np.zeros((0, 2), int))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused_by_its_place(bad):
+    vectors = np.random.default_rng(15).standard_normal((6, 2, 4))
+    vectors[3, 1, 2] = bad
+    with pytest.raises(ValueError, match="weights: expert 3 holds a value that is not finite"):
+        sg.weight_mso(vectors)
+    with pytest.raises(ValueError, match="vectors: not finite at token 3 slot 1"):
+        sg.token_mso(vectors)
+    with pytest.raises(ValueError, match="vectors: not finite at token 3 slot 1"):
+        sg.mean_mso(vectors, np.tile([0, 1], (6, 1)))
+
+
+def test_what_is_not_finite_is_found_among_many_tokens():
+    vectors = np.random.default_rng(16).standard_normal((3000, 2, 3))
+    vectors[2500, 0, 1] = math.nan
+    with pytest.raises(ValueError, match="vectors: not finite at "):
+        sg.token_mso(vectors)
+
+
+def test_nothing_but_zeros_is_refused():
+    with pytest.raises(ValueError, match="weights: fewer than 2 experts have a non-zero vector"):
+        sg.weight_mso(np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="vectors: no token has two non-zero vectors"):
+        sg.token_mso(np.zeros((5, 2, 3)))
+    with pytest.raises(ValueError, match="vectors: fewer than 2 experts have a non-zero vector"):
+        sg.mean_mso(np.zeros((5, 2, 3)), np.tile([0, 1], (5, 1)))
+
+
+def test_one_reached_expert_is_refused():
+    with pytest.raises(ValueError, match="vectors: fewer than 2 experts"):
+        sg.mean_mso(np.ones((4, 1, 3)), np.zeros((4, 1), int))
+
+
+@pytest.mark.parametrize(
+    "weights", [np.ones((3, 4), complex), np.ones((3, 4), bool), np.array([["a", "b"], ["c", "d"]]), torch.ones(3, 4).bool()]
+)
+def test_what_is_not_a_number_is_refused(weights):
+    with pytest.raises(ValueError, match=r"weights: expected (real )?numbers, got dtype"):
+        sg.weight_mso(weights)
+
+
+def test_inputs_are_left_as_they_were():
+    vectors = np.random.default_rng(17).standard_normal((5, 2, 4))
+    routing = np.tile([0, 1], (5, 1))
+    before = vectors.copy(), routing.copy()
+    sg.weight_mso(vectors)
+    sg.token_mso(vectors)
+    sg.mean_mso(vectors, routing)
+    np.testing.assert_array_equal(vectors, before[0])
+    np.testing.assert_array_equal(routing, before[1])
+
+
+def test_zero_vectors_do_not_widen_the_null():
+    """A zero vector says nothing of how tokens depend on each other: with half the vectors zero, tokens are still independent."""
+    rng = np.random.default_rng(41)
+    vectors = rng.standard_normal((5000, 2, 8))
+    vectors[rng.random((5000, 2)) < 0.5] = 0
+    overlap = sg.token_mso(vectors)
+    assert overlap.null_sd < 1.5 * math.sqrt(2 * 7 / (64 * 10) / overlap.pairs)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_norms_beyond_float64_squares(scale):
+    vectors = np.random.default_rng(42).standard_normal((20, 2, 8))
+    plain, scaled = sg.token_mso(vectors), sg.token_mso(vectors * scale)
+    assert scaled.z == pytest.approx(plain.z, rel=1e-9)
+    assert sg.mean_mso(vectors * scale, np.tile([0, 1], (20, 1))).mean == pytest.approx(
+        sg.mean_mso(vectors, np.tile([0, 1], (20, 1))).mean, rel=1e-9
+    )
+
+
+def test_sums_near_the_largest_float64_stay_finite():
+    vectors = np.full((20, 2, 8), 1e308)
+    vectors[:, 1, ::2] *= -1
+    assert sg.mean_mso(vectors, np.tile([0, 1], (20, 1))).mean == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("call", [lambda: sg.weight_mso(np.ones((3, 0))), lambda: sg.token_mso(np.ones((3, 2, 0)))])
+def test_no_entries_are_refused(call):
+    with pytest.raises(ValueError, match="got shape"):
+        call()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int16])
+def test_routing_of_any_whole_dtype(dtype):
+    vectors = np.random.default_rng(43).standard_normal((10, 2, 6))
+    routing = np.tile([0, 1], (10, 1))
+    assert sg.mean_mso(vectors, routing.astype(dtype)) == sg.mean_mso(vectors, routing)
+
+
+def test_a_huge_expert_index_costs_nothing():
+    vectors = np.random.default_rng(44).standard_normal((10, 2, 6))
+    overlap = sg.mean_mso(vectors, np.tile([0, 10**12], (10, 1)))
+    assert overlap.pairs == 1
+    assert overlap.dropped_at == "expert 1, expert 2, expert 3"

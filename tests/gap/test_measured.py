@@ -1,0 +1,236 @@
+"""measure against the oracle on its own weights, the same bits under every budget and thread count, and what it refuses."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import simgap as sg
+from simgap.moe import open_inputs, simulate
+from tests import reference
+
+SMALL = {"d_model": 6, "d_ff": 10, "n_experts": 4, "top_k": 2}
+LAYERS = {
+    "plain": sg.LayerSpec(**SMALL, activation="relu"),
+    "gated with layernorm": sg.LayerSpec(**SMALL, gated=True, norm="layernorm", norm_affine="per_expert"),
+    "expert choice": sg.LayerSpec(**SMALL, activation="gelu", router=sg.RouterSpec("expert_choice"), norm="rmsnorm"),
+    "shared experts": sg.LayerSpec(**SMALL, n_shared_experts=2, activation="tanh"),
+    "soft": sg.LayerSpec(**SMALL | {"top_k": 4}, router=sg.RouterSpec("soft")),
+}
+# A product of 10 terms in float64, normalised, squared, averaged.
+ROUND_OFF = 1e-12
+
+
+def every_vector(spec: sg.LayerSpec, weights: sg.Weights, x: np.ndarray) -> dict[str, np.ndarray]:
+    """The vectors of every expert (shared ones last) on every token by the oracle's loops: (n, E, width) per site."""
+    found: dict[str, list] = {}
+    gated, affine = weights.gate is not None, weights.gain is not None
+    for token in x:
+        for e in range(weights.up.shape[1]):
+            sites = reference.expert_forward(
+                token,
+                weights.up[0, e].numpy(),
+                weights.down[0, e].numpy(),
+                spec.activation,
+                weights.gate[0, e].numpy() if gated else None,
+                spec.norm,
+                weights.gain[0, e].numpy() if affine else None,
+                weights.bias[0, e].numpy() if affine else None,
+            )
+            for site, vector in sites.items():
+                found.setdefault(site, []).append(vector)
+    return {site: np.array(vectors).reshape(len(x), -1, len(vectors[0])) for site, vectors in found.items()}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_quantity_against_the_oracle(name):
+    spec = LAYERS[name]
+    run = sg.RunSpec(tokens=9, trials=1, seed=11, dtype="float64")
+    gap = sg.measure(spec, **run.to_dict())
+    layer = simulate(spec, run, open_inputs(spec.inputs, spec.d_model), [0])
+    vectors = every_vector(spec, layer.weights, layer.x[0].numpy())
+    indices, experts = layer.routing.indices[0].numpy(), spec.n_experts
+    checked = 0
+    for site, every in vectors.items():
+        routed = every[:, :experts]
+        mean, pairs = reference.mean_overlap(reference.mean_vectors(routed, indices))
+        assert gap.activation_mso["mean"][site].mean == pytest.approx(mean, abs=ROUND_OFF)
+        assert gap.activation_mso["mean"][site].pairs == pairs
+        chosen = np.take_along_axis(routed, np.maximum(indices, 0)[:, :, None], 1)
+        for reading, got, present in (("token", chosen, indices >= 0), ("all", routed, None)):
+            means, counts = reference.token_overlap(got, present)
+            expected = sum(m * c for m, c in zip(means, counts, strict=True) if c) / sum(counts)
+            assert gap.activation_mso[reading][site].mean == pytest.approx(expected, abs=ROUND_OFF)
+            assert gap.activation_mso[reading][site].pairs == sum(counts)
+        if spec.n_shared_experts:
+            shared = every[:, experts:]
+            cross = [
+                reference.cos2(chosen[t, i], shared[t, j])
+                for t in range(len(every))
+                for i in range(chosen.shape[1])
+                for j in range(shared.shape[1])
+            ]
+            assert gap.shared.activation_mso["token"][site].mean == pytest.approx(np.mean(cross), abs=ROUND_OFF)
+            assert gap.shared.activation_mso["token"][site].pairs == len(cross)
+            means = [*reference.mean_vectors(routed, indices)], [*shared.mean(0)]
+            cross = [reference.cos2(u, v) for u in means[0] for v in means[1]]
+            assert gap.shared.activation_mso["mean"][site].mean == pytest.approx(np.nanmean(cross), abs=ROUND_OFF)
+        checked += 1
+    assert checked == (3 if spec.norm == "none" else 4)
+    flat = {"up": layer.weights.up[0].flatten(1), "down": layer.weights.down[0].flatten(1)}
+    if spec.gated:
+        flat["gate"] = layer.weights.gate[0].flatten(1)
+    flat["all"] = torch.cat(list(flat.values()), 1)
+    for kind, weights in flat.items():
+        assert gap.weight_mso[kind].mean == pytest.approx(reference.mean_overlap(weights[:experts].numpy())[0], abs=ROUND_OFF)
+
+
+def bits(gap: sg.Gap) -> list[tuple]:
+    quantities = [*gap.items(), *(gap.shared.items() if gap.shared else ())]
+    return [(path, value.values.tobytes(), value.pairs) for path, value in quantities]
+
+
+REQUESTS = {
+    "many small trials": (sg.LayerSpec(d_model=24, d_ff=40, n_experts=5, top_k=2, n_shared_experts=1), {"tokens": 70, "trials": 60}),
+    "odd sizes": (sg.LayerSpec(d_model=33, d_ff=65, n_experts=3, top_k=2, gated=True, norm="layernorm"), {"tokens": 101, "trials": 9}),
+    "large trials": (sg.LayerSpec(d_model=96, d_ff=300, n_experts=8, top_k=2, activation="gelu"), {"tokens": 1500, "trials": 5}),
+    "one trial": (sg.LayerSpec(d_model=128, d_ff=2500, n_experts=8, top_k=2, activation="relu"), {"tokens": 64, "trials": 1}),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_same_bits_for_any_threads_and_budget(name):
+    spec, request = REQUESTS[name]
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (2, 1):
+            torch.set_num_threads(count)
+            found += [bits(sg.measure(spec, seed=5, memory=memory, **request)) for memory in ("2GiB", "205MiB")]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(other == found[0] for other in found[1:])
+    assert bits(sg.measure(spec, seed=6, **request)) != found[0]
+
+
+def test_a_trial_does_not_depend_on_how_many_there_are():
+    spec, request = REQUESTS["odd sizes"]
+    few, many = (sg.measure(spec, tokens=request["tokens"], trials=trials) for trials in (4, 11))
+    for (path, a), (_, b) in zip(few.items(), many.items(), strict=True):
+        assert a.values.tobytes() == b.values[: len(a.values)].tobytes(), path
+
+
+def test_dtypes_agree_on_the_same_weights():
+    """The same weights in float32 and float64 give overlaps that agree within float32 round-off."""
+    spec = sg.LayerSpec(d_model=32, d_ff=64, n_experts=4, top_k=2, norm="layernorm")
+    drawn = {}
+
+    def keep(weights):
+        drawn["float32"] = weights
+        return weights
+
+    def reuse(_):
+        return dataclasses.replace(drawn["float32"], **{n: getattr(drawn["float32"], n).double() for n in ("up", "down", "router")})
+
+    single = sg.measure(spec, tokens=50, trials=2, prepare=keep)
+    double = sg.measure(spec, tokens=50, trials=2, dtype="float64", prepare=reuse)
+    for kind in ("up", "down", "all"):
+        assert single.weight_mso[kind].mean == pytest.approx(double.weight_mso[kind].mean, abs=1e-6)
+
+
+def test_prepare_changes_what_is_measured():
+    spec = LAYERS["plain"]
+    same = sg.measure(spec, tokens=8, trials=3, prepare=lambda w: dataclasses.replace(w, up=w.up[:, :1].expand_as(w.up).clone()))
+    assert same.weight_mso["up"].mean == pytest.approx(1)
+    assert same.weight_mso["down"].mean == sg.measure(spec, tokens=8, trials=3).weight_mso["down"].mean
+
+
+def test_a_zeroed_expert_is_named_and_its_pairs_left_out():
+    def zero(weights):
+        up, down = weights.up.clone(), weights.down.clone()
+        up[:, 2], down[:, 1] = 0, 0
+        return dataclasses.replace(weights, up=up, down=down)
+
+    gap = sg.measure(LAYERS["plain"], tokens=20, trials=2, prepare=zero)
+    up = gap.weight_mso["up"]
+    assert (up.pairs, up.dropped, up.dropped_at) == (6, 6, "trial 0 expert 2, trial 1 expert 2")
+    token = gap.activation_mso["token"]["output"]
+    assert token.dropped > 0
+    assert token.dropped_at.startswith("trial 0: token ")
+    mean = gap.activation_mso["mean"]["output"]
+    assert mean.dropped_at.startswith("trial 0 expert 1, trial 0 expert 2, trial 1 expert 1")
+    assert (mean.pairs, mean.dropped) == (2, 10)
+
+
+def test_an_idle_expert_is_counted_and_named():
+    spec = sg.LayerSpec(**SMALL | {"n_experts": 12}, inputs=sg.InputSpec(mean=5.0))
+    gap = sg.measure(spec, tokens=3, trials=2)
+    assert gap.routing["idle_experts"] > 0
+    assert gap.routing["idle_at"][0].startswith("trial ")
+    assert gap.activation_mso["mean"]["output"].dropped > 0
+    assert sum(gap.routing["load"]) == pytest.approx(1)
+    assert gap.activation_mso["all"]["output"].dropped == 0
+
+
+def test_dropped_tokens_of_expert_choice_are_counted():
+    spec = sg.LayerSpec(**SMALL | {"top_k": 1}, router=sg.RouterSpec("expert_choice"))
+    gap = sg.measure(spec, tokens=40, trials=3)
+    assert 0 < gap.routing["dropped_tokens"] < gap.routing["tokens"] == 120
+    assert gap.activation_mso["token"]["output"].pairs > 0
+
+
+def test_vectors_that_are_not_finite_are_refused_by_place():
+    def huge(weights):
+        return dataclasses.replace(weights, up=weights.up * 1e30, down=weights.down * 1e30)
+
+    for readings in (("mean",), ("token",), ("all",)):
+        with pytest.raises(ValueError, match=r"output vector.* trial 0.*(expert|token) \d+.*"):
+            sg.measure(LAYERS["plain"], tokens=5, trials=1, readings=readings, prepare=huge)
+
+
+def test_what_does_not_exist_says_why():
+    gap = sg.measure(sg.LayerSpec(**SMALL | {"top_k": 1}), tokens=5, trials=1)
+    assert gap.activation_mso["token"]["output"].mean is None
+    assert gap.activation_mso["token"]["output"].why == "no token meets two experts"
+    assert gap.activation_mso["mean"]["normed"].why == "norm = none: there is no normed site"
+    assert gap.weight_mso["gate"].why == "gated = false: there is no W_gate"
+    assert gap.weight_mso["up"].sem is None
+    partial = sg.measure(LAYERS["plain"], tokens=5, trials=2, sites=("pre",), readings=("token",), weights=("down",))
+    assert list(partial.weight_mso) == ["down"]
+    assert list(partial.activation_mso) == ["token"]
+    assert partial.gap.why == "mean output not measured"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": 0}, "tokens: expected a whole number, at least 1"),
+        ({"trials": 0}, "trials: expected a whole number, at least 1"),
+        ({"device": "cuda:99"}, "device: "),
+        ({"memory": "10KiB"}, r"memory: one trial of this layer .* needs .*, the budget is 10 KiB"),
+        ({"sites": ("outputs",)}, "sites: expected some of .*; did you mean 'output'"),
+        ({"readings": ("tokens",)}, "readings: expected some of .*; did you mean 'token'"),
+        ({"weights": ("upp",)}, "weights: expected some of .*; did you mean 'up'"),
+        ({"prepare": lambda weights: None}, "prepare: expected it to return Weights"),
+        ({"prepare": lambda weights: dataclasses.replace(weights, up=weights.up * math.nan)}, "prepare: up of trial 0, expert 0 is not finite"),
+    ],
+)
+def test_bad_requests_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        sg.measure(LAYERS["plain"], **{"tokens": 5, "trials": 2} | change)
+
+
+def test_a_layer_beyond_the_machine_is_refused():
+    with pytest.raises(ValueError, match=r"memory: one trial of this layer .* needs .* TiB, the machine has"):
+        sg.measure(sg.LayerSpec(d_model=200_000, d_ff=400_000), memory="100TiB")
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu():
+    spec = sg.LayerSpec(d_model=64, d_ff=128, norm="layernorm", activation="gelu")
+    cpu, cuda = (sg.measure(spec, tokens=100, trials=4, device=device) for device in ("cpu", "cuda"))
+    for (path, a), (_, b) in zip(cpu.items(), cuda.items(), strict=True):
+        if a.mean is not None and path != ("ratio",):
+            assert b.mean == pytest.approx(a.mean, abs=2e-6), path

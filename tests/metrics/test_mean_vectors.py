@@ -1,0 +1,104 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simgap.metrics import means_by_routing, sums_by_expert
+from tests import reference
+
+DTYPES = (torch.float32, torch.float64)
+EPS = np.finfo(np.float64).eps
+
+
+def routed(rng, n, k, experts, width, dtype=torch.float64):
+    """Every expert's vector on every token, a routing with gaps, and the co-activated vectors that it picks."""
+    every = rng.standard_normal((n, experts, width)).astype(np.float32)
+    indices = np.array([rng.permutation(experts)[:k] for _ in range(n)]).reshape(n, k)
+    indices[rng.random((n, k)) < 0.25] = -1
+    picked = np.take_along_axis(every, np.maximum(indices, 0)[..., None], 1)
+    return every, torch.from_numpy(indices), torch.from_numpy(picked).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k", "experts", "width"), [(1, 1, 2, 1), (40, 2, 5, 7), (30, 4, 8, 3), (3, 1, 8, 4)])
+def test_against_the_oracle(dtype, n, k, experts, width):
+    every, indices, vectors = routed(np.random.default_rng([n, k]), n, k, experts, width, dtype)
+    means = means_by_routing(vectors, indices, experts)
+    assert means.dtype == torch.float64
+    # A sum of n terms of size at most `largest`, in float64.
+    atol = (n + 1) * EPS * np.abs(every).max()
+    np.testing.assert_allclose(means, reference.mean_vectors(every, indices.numpy()), rtol=0, atol=atol, equal_nan=True)
+
+
+def test_by_hand():
+    vectors = torch.tensor([[[1.0, 2.0], [5.0, 6.0]], [[7.0, 7.0], [3.0, 4.0]]])
+    means = means_by_routing(vectors, torch.tensor([[0, 1], [-1, 0]]), 3)
+    np.testing.assert_array_equal(means, [[2, 3], [5, 6], [math.nan, math.nan]])
+
+
+def test_no_tokens_reach_nobody():
+    assert means_by_routing(torch.empty(0, 2, 3), torch.empty(0, 2, dtype=torch.int64), 4).isnan().all()
+    assert means_by_routing(torch.ones(5, 2, 3), torch.full((5, 2), -1), 4).isnan().all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_padding_is_never_read_and_a_bad_vector_stays_with_its_expert(bad):
+    vectors = torch.ones(3, 2, 2)
+    vectors[0, 1] = bad
+    vectors[1, 0, 0] = bad
+    means = means_by_routing(vectors, torch.tensor([[0, -1], [1, 0], [2, -1]]), 3)
+    np.testing.assert_array_equal(means, [[1, 1], [bad, 1], [1, 1]])
+
+
+@pytest.mark.parametrize(("dtype", "sizes"), [(torch.float32, (1e-20, 1e20)), (torch.float64, (1e-200, 1e200))])
+def test_sizes_far_apart(dtype, sizes):
+    rng = np.random.default_rng(3)
+    vectors = torch.from_numpy(np.stack([size * rng.standard_normal((6, 4)) for size in sizes], 1)).to(dtype)
+    means = means_by_routing(vectors, torch.tensor([[0, 1]] * 6), 2).numpy()
+    exact = reference.mean_vectors(vectors.numpy(), [[0, 1]] * 6)
+    largest = vectors.abs().amax((0, 2)).double().numpy()
+    assert np.all(np.abs(means - exact) <= 7 * EPS * largest[:, None])
+
+
+def test_float32_is_summed_in_float64():
+    vectors = torch.full((50_000, 1, 1), 0.1)
+    exact = float(np.float32(0.1))
+    assert float(means_by_routing(vectors, torch.zeros(50_000, 1, dtype=torch.int64), 1)) == pytest.approx(exact, rel=50_000 * EPS)
+    assert abs(float(torch.cumsum(vectors.flatten(), 0)[-1]) / 50_000 - exact) > 50_000 * EPS
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 4))
+def test_order_of_tokens_slots_and_names_changes_nothing(seed, n, k):
+    rng = np.random.default_rng(seed)
+    _, indices, vectors = routed(rng, n, k, 5, 3)
+    means = means_by_routing(vectors, indices, 5)
+    tokens, slots, names = rng.permutation(n), rng.permutation(k), torch.from_numpy(rng.permutation(5))
+    renamed = torch.where(indices < 0, -1, names[indices.clamp(min=0)])
+    moved = means_by_routing(vectors[tokens][:, slots], renamed[tokens][:, slots], 5)
+    np.testing.assert_allclose(moved[names], means, rtol=0, atol=2 * (n + 1) * EPS * float(vectors.abs().max()), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_by_expert(dtype):
+    rng = np.random.default_rng(5)
+    rows = torch.from_numpy(rng.standard_normal((2, 3, 40, 6))).to(dtype)
+    taken = torch.from_numpy(rng.random((2, 3, 40)) < 0.5)
+    taken[1, 2] = False
+    sums = sums_by_expert(rows, taken)
+    assert sums.dtype == torch.float64
+    assert sums.shape == (2, 3, 6)
+    for s in range(2):
+        for e in range(3):
+            kept = rows[s, e][taken[s, e]].double().numpy()
+            exact = [math.fsum(column) for column in kept.T] if len(kept) else [0.0] * 6
+            bound = 40 * torch.finfo(dtype).eps * (np.abs(kept).sum(0) + 1)
+            assert np.all(np.abs(sums[s, e].numpy() - exact) <= bound)
+    assert not sums[1, 2].any()
+
+
+def test_sums_by_expert_of_no_rows():
+    assert not sums_by_expert(torch.empty(1, 2, 0, 3), torch.empty(1, 2, 0, dtype=torch.bool)).any()

@@ -1,0 +1,153 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from simgap.metrics import between, cos2_of_gram, gram, pair_cos2, weight_grams
+from simgap.metrics.pair_overlap import CHUNK
+from tests import reference
+
+DTYPES = (torch.float32, torch.float64)
+SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
+# Small whole numbers: zero, parallel and orthogonal vectors turn up by themselves.
+SMALL = arrays(np.float64, st.tuples(st.integers(2, 5), st.integers(1, 6)), elements=st.integers(-3, 3).map(float))
+
+
+def round_off(width):
+    """A dot product of `width` terms in float64, in any order, is off by at most width eps |u||v|; cos^2 takes in four such errors."""
+    return 4 * (width + 4) * np.finfo(np.float64).eps
+
+
+def table(vectors):
+    """The oracle's symmetric (E, E) table; 1 on the diagonal of a defined vector."""
+    size = len(vectors)
+    return np.array([[reference.cos2(vectors[i], vectors[j]) for j in range(size)] for i in range(size)])
+
+
+def assert_matches(vectors, atol=None):
+    width = vectors.shape[-1]
+    result = pair_cos2(vectors).numpy()
+    assert result.dtype == np.float64
+    for trial, values in zip(vectors.numpy(), result, strict=True):
+        np.testing.assert_allclose(values, table(trial), rtol=0, atol=round_off(width) if atol is None else atol, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 2, 1), (3, 2, 5), (2, 6, 40), (1, 17, 9)])
+def test_against_the_oracle(dtype, shape):
+    assert_matches(torch.from_numpy(np.random.default_rng(shape).standard_normal(shape)).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vectors_longer_than_a_chunk(dtype):
+    width = CHUNK + 137
+    assert_matches(torch.from_numpy(np.random.default_rng(1).standard_normal((1, 3, width))).to(dtype))
+
+
+def test_by_hand():
+    values = pair_cos2(torch.tensor([[[1.0, 0.0], [1.0, 1.0], [3.0, 4.0]]]))
+    np.testing.assert_allclose(values[0], [[1, 0.5, 0.36], [0.5, 1, 0.98], [0.36, 0.98, 1]], rtol=0, atol=round_off(2))
+
+
+@pytest.mark.parametrize(("dtype", "sizes"), [(torch.float32, (1e-20, 1.0, 1e20)), (torch.float64, (1e-200, 1.0, 1e200, 1e-310, 1e300))])
+def test_norms_far_apart(dtype, sizes):
+    rng = np.random.default_rng(2)
+    vectors = np.concatenate([size * rng.standard_normal((2, 12)) for size in sizes])
+    assert_matches(torch.from_numpy(vectors).to(dtype)[None])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_near_parallel_vectors(dtype):
+    rng = np.random.default_rng(3)
+    u = rng.standard_normal(30)
+    vectors = torch.from_numpy(np.stack([u, -2 * u, u + 1e-7 * rng.standard_normal(30), u * (1 + 1e-12)])).to(dtype)[None]
+    assert_matches(vectors)
+    assert float(pair_cos2(vectors).min()) > 1 - 1e-12
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.0])
+def test_undefined_vectors_touch_only_their_own_pairs(dtype, bad):
+    vectors = torch.from_numpy(np.random.default_rng(4).standard_normal((2, 4, 7))).to(dtype)
+    vectors[1, 2] = 0
+    vectors[1, 2, 3] = bad
+    assert_matches(vectors)
+    undefined = np.isnan(pair_cos2(vectors).numpy())
+    assert not undefined[0].any()
+    np.testing.assert_array_equal(undefined[1], (np.arange(4) == 2)[:, None] | (np.arange(4) == 2)[None])
+
+
+def test_no_trials_and_one_expert():
+    assert pair_cos2(torch.ones(0, 3, 4)).shape == (0, 3, 3)
+    np.testing.assert_allclose(pair_cos2(torch.ones(1, 1, 4)), [[[1.0]]], atol=round_off(4))
+
+
+def test_gram_accumulates_in_float64():
+    vectors = torch.from_numpy(np.random.default_rng(5).standard_normal((2, 3, 5000))).float()
+    exact = np.array([[[math.fsum(float(a) * float(b) for a, b in zip(u, v, strict=True)) for v in t] for u in t] for t in vectors])
+    sizes = vectors.double().norm(dim=-1).numpy()
+    bound = 5000 * np.finfo(np.float64).eps * sizes[:, :, None] * sizes[:, None, :]
+    assert np.all(np.abs(gram(vectors).numpy() - exact) <= bound)
+    single = torch.bmm(vectors, vectors.mT).double().numpy()
+    assert np.any(np.abs(single - exact) > bound)
+
+
+@SETTINGS
+@given(SMALL, st.data())
+def test_scaling_a_vector_changes_nothing(vectors, data):
+    size, width = vectors.shape
+    factor = st.floats(1e-3, 1e3) | st.floats(-1e3, -1e-3)
+    scales = np.array(data.draw(st.lists(factor, min_size=size, max_size=size)))
+    before = pair_cos2(torch.from_numpy(vectors)[None])[0].numpy()
+    after = pair_cos2(torch.from_numpy(vectors * scales[:, None])[None])[0].numpy()
+    np.testing.assert_allclose(after, before, rtol=0, atol=2 * round_off(width), equal_nan=True)
+    np.testing.assert_allclose(before, table(vectors), rtol=0, atol=round_off(width), equal_nan=True)
+
+
+@SETTINGS
+@given(SMALL, st.data())
+def test_renaming_the_experts_permutes_the_table(vectors, data):
+    order = data.draw(st.permutations(range(len(vectors))))
+    before = pair_cos2(torch.from_numpy(vectors)[None])[0].numpy()
+    after = pair_cos2(torch.from_numpy(vectors[order])[None])[0].numpy()
+    np.testing.assert_allclose(after, before[np.ix_(order, order)], rtol=0, atol=2 * round_off(vectors.shape[1]), equal_nan=True)
+
+
+@SETTINGS
+@given(SMALL, st.integers(0, 2**32 - 1))
+def test_rotating_the_space_changes_nothing(vectors, seed):
+    width = vectors.shape[1]
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
+    before = pair_cos2(torch.from_numpy(vectors)[None])[0].numpy()
+    after = pair_cos2(torch.from_numpy(vectors @ rotation.T)[None])[0].numpy()
+    # A matrix product is off by width eps |Q||x| per entry, at most width^1.5 eps of the norm, and Q is orthogonal to as much.
+    np.testing.assert_allclose(after, before, rtol=0, atol=16 * (width + 4) ** 1.5 * np.finfo(np.float64).eps, equal_nan=True)
+
+
+def test_between_takes_each_pair_once():
+    cos2 = torch.arange(16.0).view(1, 4, 4)
+    assert between(cos2, 4).tolist() == [[1, 2, 3, 6, 7, 11]]
+    assert between(cos2, 3).tolist() == [[1, 2, 6]]
+    assert between(cos2, 3, shared=True).tolist() == [[3, 7, 11]]
+    assert between(cos2, 2, shared=True).tolist() == [[2, 3, 6, 7]]
+    assert between(cos2, 1).shape == (1, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_weight_grams(dtype, transposed):
+    rng = np.random.default_rng(6)
+    up = torch.from_numpy(rng.standard_normal((2, 3, 6, 4))).to(dtype)
+    down = torch.from_numpy(rng.standard_normal((2, 3, 4, 6))).to(dtype)
+    grams = weight_grams({"up": up.mT.contiguous().mT if transposed else up, "gate": None, "down": down})
+    assert list(grams) == ["up", "down", "all"]
+    flat = {"up": up.flatten(2), "down": down.flatten(2)}
+    flat["all"] = torch.cat([flat["up"], flat["down"]], -1)
+    for name, products in grams.items():
+        values = cos2_of_gram(products).numpy()
+        for trial in range(2):
+            np.testing.assert_allclose(values[trial], table(flat[name][trial].numpy()), rtol=0, atol=round_off(48))

@@ -1,0 +1,187 @@
+"""What an expert computes, against one expert and one token at a time in plain float64."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from simgap.moe import experts as subject
+from simgap.moe.dispatch import everywhere, routed_only
+from simgap.moe.experts import down, run_experts
+from simgap.moe.weights import draw_weights
+from simgap.specs import ACTIVATIONS, LayerSpec
+from simgap.threads import pool
+from tests import reference
+
+S, E, N, D, F = 2, 3, 4, 5, 6
+SITES = ("pre", "hidden", "normed", "output")
+PLANS = {"routed": routed_only, "dense": everywhere}
+# Tokens of differing loads: the first expert idle in trial 0, a token without experts in trial 1.
+ROUTING = torch.tensor([[[1, 2], [2, 1], [1, -1], [2, 1]], [[0, 1], [-1, -1], [0, 2], [2, 0]]])
+NORMS = [("none", "none"), ("layernorm", "none"), ("rmsnorm", "none"), ("layernorm", "per_expert"), ("rmsnorm", "shared")]
+
+
+def tolerance(dtype, d=D, f=F):
+    """Two sums of d and of f products lose at most (d + f) units of their largest partial sum. 8 times that, of the largest entry, leaves
+    room for the activation, the norm and for entries that cancel."""
+    return 8 * (d + f) * torch.finfo(getattr(torch, dtype)).eps
+
+
+def tokens_of(n, d, dtype, s=S):
+    return torch.from_numpy(np.random.default_rng(7).standard_normal((s, n, d)).astype(dtype))
+
+
+def oracle(spec, weights, x, trial, expert, token):
+    def plain(value):
+        return None if value is None else value[trial, expert].double().numpy()
+
+    return reference.expert_forward(
+        x[trial, token].double().numpy(),
+        plain(weights.up),
+        plain(weights.down),
+        spec.activation,
+        W_gate=plain(weights.gate),
+        norm=spec.norm,
+        gain=plain(weights.gain),
+        bias=plain(weights.bias),
+    )
+
+
+def largest_error(spec, weights, x, plan_tokens, found, first=0):
+    """Largest difference from the oracle over all rows, in units of the largest entry of its site."""
+    per_row = {
+        (trial, expert, token): oracle(spec, weights, x, trial, first + expert, token)
+        for trial, expert, token in {(t, e, int(plan_tokens[t, e, c])) for t, e, c in np.ndindex(*plan_tokens.shape)}
+    }
+    scale = {site: max(np.abs(vectors[site]).max() for vectors in per_row.values()) for site in found}
+    worst = 0.0
+    for trial, expert, c in np.ndindex(*plan_tokens.shape):
+        vectors = per_row[trial, expert, int(plan_tokens[trial, expert, c])]
+        for site, rows in found.items():
+            worst = max(worst, float(np.abs(rows[trial, expert, c].double().numpy() - vectors[site]).max() / scale[site]))
+    return worst
+
+
+@functools.cache
+def case(activation, gated, norm, affine, dtype):
+    spec = LayerSpec(d_model=D, d_ff=F, n_experts=E, activation=activation, gated=gated, norm=norm, norm_affine=affine, norm_affine_std=0.5)
+    return spec, draw_weights(spec, 1, range(S), dtype), tokens_of(N, D, dtype)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("norm, affine", NORMS)
+@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_expert_computes_its_formula(activation, gated, norm, affine, dtype, plan):
+    spec, weights, x = case(activation, gated, norm, affine, dtype)
+    tokens = PLANS[plan](ROUTING, E).tokens
+    found = run_experts(spec, weights, slice(0, E), x, tokens, SITES)
+    assert tuple(found) == tuple(site for site in SITES if site != "normed" or norm != "none")
+    assert {site: rows.shape for site, rows in found.items()} == {site: (*tokens.shape, D if site == "output" else F) for site in found}
+    assert all(rows.dtype == x.dtype for rows in found.values())
+    assert largest_error(spec, weights, x, tokens, found) < tolerance(dtype)
+
+
+def test_the_comparison_sees_a_wrong_weight():
+    spec, weights, x = case("silu", True, "layernorm", "per_expert", "float32")
+    tokens = everywhere(ROUTING, E).tokens
+    found = run_experts(spec, weights, slice(0, E), x, tokens, SITES)
+    for name in ("up", "gate", "down", "gain", "bias"):
+        value = getattr(weights, name).clone()
+        value[1, 2, 0] += 1e-3
+        assert largest_error(spec, dataclasses.replace(weights, **{name: value}), x, tokens, found) > tolerance("float32")
+
+
+@pytest.mark.parametrize("sites", [("pre",), ("hidden",), ("normed",), ("output",), ("pre", "output"), ("hidden", "normed"), ()])
+@pytest.mark.parametrize("activation", ["identity", "relu", "silu"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_what_is_asked_for_does_not_change_what_comes(sites, activation, gated):
+    spec, weights, x = case(activation, gated, "rmsnorm", "none", "float32")
+    tokens = routed_only(ROUTING, E).tokens
+    before = x.clone(), weights.up.clone()
+    everything = run_experts(spec, weights, slice(0, E), x, tokens, SITES)
+    found = run_experts(spec, weights, slice(0, E), x, tokens, sites)
+    assert set(found) == set(sites)
+    assert all(torch.equal(found[site], everything[site]) for site in sites)
+    # In-place activations touch neither the tokens nor the weights.
+    assert torch.equal(x, before[0])
+    assert torch.equal(weights.up, before[1])
+
+
+@pytest.mark.parametrize("block", [1, 4, 6, 7])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_over_blocks_of_hidden_units(monkeypatch, block, gated, dtype):
+    spec = LayerSpec(d_model=D, d_ff=13, n_experts=E, gated=gated, norm="layernorm")
+    weights, x = draw_weights(spec, 1, range(S), dtype), tokens_of(N, D, dtype)
+    tokens = routed_only(ROUTING, E).tokens
+    monkeypatch.setattr(subject, "HIDDEN_BLOCK", block)
+    found = run_experts(spec, weights, slice(0, E), x, tokens, SITES)
+    assert largest_error(spec, weights, x, tokens, found) < tolerance(dtype, f=13)
+
+
+def test_down_adds_its_blocks_in_order(monkeypatch):
+    generator = np.random.default_rng(3)
+    hidden, W = (torch.from_numpy(generator.standard_normal(shape).astype("float32")) for shape in ((2, 4, 11), (2, 5, 11)))
+    monkeypatch.setattr(subject, "HIDDEN_BLOCK", 4)
+    blocked = down(hidden, W)
+    parts = [torch.bmm(hidden[..., i : i + 4], W[..., i : i + 4].mT) for i in (0, 4, 8)]
+    assert torch.allclose(blocked, parts[0] + parts[1] + parts[2], rtol=0, atol=1e-5)
+    # A first block alone is not touched by what a second adds.
+    assert torch.equal(down(hidden[..., :4], W[..., :4]), parts[0])
+    # Cancelling halves of 2^24 keep the small term only if they are added first.
+    one = torch.zeros(1, 1, 12)
+    one[..., 0], one[..., 4], one[..., 8] = 2.0**25, -(2.0**25), 1.0
+    assert down(one, torch.ones(1, 1, 12)).item() == 1.0
+
+
+@pytest.mark.parametrize("first, count", [(0, 3), (1, 2), (3, 2), (4, 1)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_slice_of_experts(first, count, gated):
+    spec = LayerSpec(
+        d_model=D, d_ff=F, n_experts=3, n_shared_experts=2, gated=gated, norm="layernorm", norm_affine="per_expert", norm_affine_std=0.5
+    )
+    weights, x = draw_weights(spec, 1, range(S), "float64"), tokens_of(N, D, "float64")
+    tokens = torch.arange(N).expand(S, count, -1)
+    found = run_experts(spec, weights, slice(first, first + count), x, tokens, SITES)
+    assert largest_error(spec, weights, x, tokens, found, first) < tolerance("float64")
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_large_layer_is_split_over_its_experts(monkeypatch, at_once, threads):
+    spec = LayerSpec(d_model=D, d_ff=F, n_experts=E, n_shared_experts=2, gated=True, norm="rmsnorm", norm_affine="per_expert")
+    weights, x = draw_weights(spec, 1, [0], "float64"), tokens_of(N, D, "float64", s=1)
+    tokens = torch.arange(N).expand(1, 5, -1)
+    monkeypatch.setattr(subject, "TASK_WEIGHTS", at_once * D * F)
+    started = []
+    monkeypatch.setattr(subject, "down", lambda *arguments: started.append(1) or down(*arguments))
+    with pool(threads) as (task_map, _):
+        found = run_experts(spec, weights, slice(0, 5), x, tokens, SITES, task_map)
+    assert len(started) == -(-5 // at_once)
+    assert largest_error(spec, weights, x, tokens, found) < tolerance("float64")
+
+
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_norms_of_a_vanishing_vector_are_finite(norm):
+    spec = LayerSpec(d_model=D, d_ff=F, n_experts=2, activation="relu", norm=norm)
+    weights = draw_weights(spec, 0, [0])
+    found = run_experts(spec, weights, slice(0, 2), torch.zeros(1, N, D), torch.arange(N).expand(1, 2, -1), SITES)
+    assert not found["normed"].any()
+    assert not found["output"].any()
+
+
+@pytest.mark.parametrize("norm, centred, eps", [("layernorm", True, 1e-5), ("rmsnorm", False, 1e-6)])
+def test_layernorm_centres_and_rmsnorm_does_not(norm, centred, eps):
+    spec, weights, x = case("relu", False, norm, "none", "float64")
+    found = run_experts(spec, weights, slice(0, E), x, everywhere(ROUTING, E).tokens, SITES)
+    hidden, normed = found["hidden"], found["normed"]
+    if centred:
+        hidden = hidden - hidden.mean(-1, keepdim=True)
+    assert bool((normed.mean(-1).abs() < 1e-13).all()) == centred
+    variance = hidden.square().mean(-1)
+    # The length that eps leaves: var / (var + eps) of a unit mean square.
+    assert torch.allclose(normed.square().mean(-1), variance / (variance + eps), rtol=1e-13, atol=0)

@@ -1,0 +1,420 @@
+"""Specs: what they accept, what they refuse and how they say it, and what their keys tell apart."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simgap.specs import ACTIVATIONS, InputSpec, LayerSpec, RouterSpec, RunSpec, field_names, format_bytes, nearest, parse_bytes
+
+# Keys name records on disk, so they must outlive a process and a release. These two change only with the fields or their defaults; when
+# they do, records written before are no longer found, and the changelog has to say so.
+DEFAULT_LAYER_KEY = "188a43061aae3c47"
+DEFAULT_RUN_KEY = "28cf66768e4fc6b3"
+
+NOT_WHOLE = (True, 2.0, "2", None, 1.5, np.float64(2.0), np.bool_(True), -1)
+NOT_REAL = (True, "1", None, float("nan"), float("inf"), -float("inf"), 1j, -1.0)
+
+
+@pytest.mark.parametrize("name", ["d_model", "d_ff", "n_experts", "top_k", "n_shared_experts"])
+@pytest.mark.parametrize("value", NOT_WHOLE, ids=repr)
+def test_layer_refuses_what_is_no_size(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: expected a whole number, at least \d.* got "):
+        LayerSpec(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["tokens", "trials", "seed"])
+@pytest.mark.parametrize("value", NOT_WHOLE, ids=repr)
+def test_run_refuses_what_is_no_count(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: expected a whole number, at least \d, got "):
+        RunSpec(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["d_model", "d_ff", "n_experts", "top_k"])
+def test_layer_sizes_are_not_zero(name):
+    with pytest.raises(ValueError, match=rf"^{name}: expected a whole number, at least [12].* got 0$"):
+        LayerSpec(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["tokens", "trials"])
+def test_run_counts_are_not_zero(name):
+    with pytest.raises(ValueError, match=rf"^{name}: expected a whole number, at least 1, got 0$"):
+        RunSpec(**{name: 0})
+
+
+@pytest.mark.parametrize("value", [True, 2.5, "8", None, 0, -3], ids=repr)
+def test_clusters_are_a_whole_number(value):
+    with pytest.raises(ValueError, match=r"^inputs\.n_clusters: expected a whole number, at least 1, got "):
+        InputSpec(kind="clusters", n_clusters=value)
+
+
+@pytest.mark.parametrize("name", ["temperature", "noise", "bias", "capacity"])
+@pytest.mark.parametrize("value", NOT_REAL, ids=repr)
+def test_router_numbers(name, value):
+    with pytest.raises(ValueError, match=rf"^router\.{name}: expected a finite number (above|at least) (0|1e-06), got "):
+        RouterSpec(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["temperature", "capacity"])
+def test_router_divisors_are_above_zero(name):
+    with pytest.raises(ValueError, match=rf"^router\.{name}: expected a finite number (above 0|at least 1e-06), got 0"):
+        RouterSpec(**{name: 0.0})
+
+
+@pytest.mark.parametrize("name", ["alpha", "separation", "dof", "mean"])
+@pytest.mark.parametrize("value", NOT_REAL, ids=repr)
+def test_input_numbers(name, value):
+    with pytest.raises(ValueError, match=rf"^inputs\.{name}: expected a finite number (above|at least) [02]"):
+        InputSpec(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["norm_affine_std", "init_correlation"])
+@pytest.mark.parametrize("value", NOT_REAL, ids=repr)
+def test_layer_numbers(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: expected a finite number at least 0"):
+        LayerSpec(**{name: value})
+
+
+def test_numbers_with_a_ceiling():
+    with pytest.raises(ValueError, match=r"^init_correlation: expected a finite number at least 0 and at most 1, got 1\.1$"):
+        LayerSpec(init_correlation=1.1)
+    with pytest.raises(ValueError, match=r"^inputs\.separation: expected a finite number at least 0 and at most 1, got 2$"):
+        InputSpec(separation=2)
+    with pytest.raises(ValueError, match=r"^inputs\.dof: expected a finite number above 2, got 2$"):
+        InputSpec(kind="student", dof=2)
+
+
+@pytest.mark.parametrize(
+    "name, typo, meant",
+    [
+        ("activation", "sillu", "silu"),
+        ("activation", "GELU", ""),
+        ("norm", "layer_norm", "layernorm"),
+        ("norm_affine", "per-expert", "per_expert"),
+        ("init", "kaiming", "kaiming_normal"),
+        ("router", "lineer", "linear"),
+        ("inputs", "gausian", "gaussian"),
+    ],
+)
+def test_unknown_names_are_met_with_the_nearest(name, typo, meant):
+    ending = f"; did you mean '{meant}'\\?$" if meant else "$"
+    with pytest.raises(ValueError, match=rf"^{name}: expected one of .*, got '{typo}'{ending}"):
+        LayerSpec(**{name: typo})
+
+
+def test_unknown_dtype_is_met_with_the_nearest():
+    with pytest.raises(ValueError, match=r"^dtype: expected one of float32, float64, got 'float23'; did you mean 'float32'\?$"):
+        RunSpec(dtype="float23")
+
+
+@pytest.mark.parametrize("value", [None, 3, ["silu"]], ids=repr)
+def test_a_choice_is_a_name(value):
+    with pytest.raises(ValueError, match=r"^activation: expected one of identity, "):
+        LayerSpec(activation=value)
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes", None], ids=repr)
+def test_gated_is_true_or_false(value):
+    with pytest.raises(ValueError, match=r"^gated: expected true or false, got "):
+        LayerSpec(gated=value)
+
+
+def test_fields_that_contradict_each_other():
+    with pytest.raises(ValueError, match=r"^top_k: expected at most n_experts = 4, got 5$"):
+        LayerSpec(n_experts=4, top_k=5)
+    with pytest.raises(ValueError, match=r"^n_experts: .* at least 2 .*overlap is between experts.*, got 1$"):
+        LayerSpec(n_experts=1, top_k=1)
+    with pytest.raises(ValueError, match=r"^top_k: the soft router uses every expert, expected top_k = n_experts = 8, got 2$"):
+        LayerSpec(router="soft")
+    with pytest.raises(ValueError, match=r"^norm_affine: a gain and bias need a norm, got norm_affine = 'shared' with norm = 'none'$"):
+        LayerSpec(norm_affine="shared")
+    with pytest.raises(ValueError, match=r"^norm: layernorm needs d_ff >= 2 .*, got d_ff = 1$"):
+        LayerSpec(norm="layernorm", d_ff=1)
+
+
+def test_the_neighbours_of_a_contradiction_are_accepted():
+    assert LayerSpec(n_experts=4, top_k=4, router="soft").router.kind == "soft"
+    assert LayerSpec(norm="layernorm", d_ff=2, norm_affine="shared").norm_affine == "shared"
+    assert LayerSpec(norm="rmsnorm", d_ff=1).d_ff == 1
+    assert LayerSpec(n_experts=2, top_k=1).top_k == 1
+
+
+@pytest.mark.parametrize("value", [3, None, {"kind": "linear"}, RouterSpec], ids=repr)
+def test_router_and_inputs_take_a_name_or_a_spec(value):
+    with pytest.raises(ValueError, match=r"^router: expected a kind's name or RouterSpec, got "):
+        LayerSpec(router=value)
+    with pytest.raises(ValueError, match=r"^inputs: expected a kind's name or InputSpec, got "):
+        LayerSpec(inputs=value)
+
+
+def test_names_become_specs():
+    spec = LayerSpec(router="hash", inputs="sphere", norm=None)
+    assert spec.router == RouterSpec(kind="hash")
+    assert spec.inputs == InputSpec(kind="sphere")
+    assert spec.norm == "none"
+    assert spec == LayerSpec(router=RouterSpec("hash"), inputs=InputSpec("sphere"))
+
+
+def test_paths_belong_to_files():
+    with pytest.raises(ValueError, match=r"^inputs\.path: expected a \.npy or \.safetensors file for inputs = 'file', got ''$"):
+        LayerSpec(inputs="file")
+    with pytest.raises(ValueError, match=r"^inputs\.path: expected a \.npy or \.safetensors file .*, got 'x\.csv'$"):
+        InputSpec(kind="file", path="x.csv")
+    with pytest.raises(ValueError, match=r"^inputs\.path: given, but inputs = 'gaussian' reads no file"):
+        InputSpec(path="x.npy")
+    with pytest.raises(ValueError, match=r"^inputs\.path: given, but inputs = 'sphere' reads no file"):
+        InputSpec(kind="sphere", tensor="h")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "cpu:0", "", "cpu\n", 0, None], ids=repr)
+def test_bad_devices(device):
+    with pytest.raises(ValueError, match=r"^device: expected 'cpu', 'cuda' or 'cuda:N', got "):
+        RunSpec(device=device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", "cuda:12"])
+def test_good_devices(device):
+    assert RunSpec(device=device).device == device
+
+
+@pytest.mark.parametrize("memory", ["", "2 XB", "GiB", "-1GiB", "1e9", "1,5GB", "nan", None, True, 1.5, b"1"], ids=repr)
+def test_bad_memory(memory):
+    with pytest.raises(ValueError, match=r"^memory: expected bytes or a size such as '2GiB', got "):
+        RunSpec(memory=memory)
+
+
+@pytest.mark.parametrize("memory", [0, "0", "0GiB", "0.5", "0.5b", -1], ids=repr)
+def test_less_than_a_byte(memory):
+    with pytest.raises(ValueError, match=r"^memory: expected at least one byte, got "):
+        RunSpec(memory=memory)
+
+
+@pytest.mark.parametrize(
+    "text, size",
+    [
+        (10, 10),
+        ("10", 10),
+        (" 1 b ", 1),
+        ("1KiB", 1024),
+        ("1kb", 1000),
+        ("1.5GB", 1_500_000_000),
+        ("512MiB", 2**29),
+        ("2 GiB", 2**31),
+        ("2tib", 2**41),
+    ],
+)
+def test_parse_bytes(text, size):
+    assert parse_bytes(text) == size
+    assert RunSpec(memory=text).memory_bytes == size
+
+
+@pytest.mark.parametrize(
+    "size, text",
+    [(0, "0 bytes"), (999, "999 bytes"), (1024, "1 KiB"), (1536, "1.5 KiB"), (2**29, "512 MiB"), (1610612736, "1.5 GiB"), (2**41, "2 TiB")],
+)
+def test_format_bytes(size, text):
+    assert format_bytes(size) == text
+
+
+def test_format_bytes_never_shows_an_exponent():
+    assert not [size for size in (1000, 1023, 1000 * 2**20, 1023 * 2**30, 5000 * 2**40) if "e" in format_bytes(size).split()[0]]
+
+
+# Up to 9000 TB a size is a whole number below 2^53, which a float holds exactly.
+@given(st.integers(1, 9000), st.sampled_from(["", "b", "KiB", "MB", "gib", "TB"]), st.sampled_from(["", " "]))
+def test_parse_bytes_scales(count, unit, gap):
+    assert parse_bytes(f"{count}{gap}{unit}") == count * parse_bytes(f"1{unit}")
+
+
+@settings(max_examples=40)
+@given(st.text(st.sampled_from("0123456789. bBkKmMgGtTi-+e\u0663\n"), max_size=8))
+def test_parse_bytes_answers_or_says_why(text):
+    try:
+        answer: object = parse_bytes(text)
+    except ValueError as error:
+        answer = str(error)
+    assert (isinstance(answer, int) and answer >= 1) or str(answer).startswith("memory: expected ")
+
+
+def test_nearest():
+    assert nearest("sillu", ACTIVATIONS) == "; did you mean 'silu'?"
+    assert nearest("zzz", ACTIVATIONS) == ""
+
+
+def test_field_names_are_the_documented_ones():
+    assert field_names(RunSpec) == ("tokens", "trials", "seed", "device", "dtype", "memory")
+    assert {"d_model", "d_ff", "n_experts", "top_k", "n_shared_experts", "activation", "gated", "norm", "init", "router", "inputs"} <= set(
+        field_names(LayerSpec)
+    )
+
+
+def test_parameters_counts_every_matrix():
+    assert LayerSpec(d_model=3, d_ff=5, n_experts=2, top_k=1).parameters == 2 * 2 * 15
+    assert LayerSpec(d_model=3, d_ff=5, n_experts=2, top_k=1, n_shared_experts=4, gated=True).parameters == 6 * 3 * 15
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint16, np.uint64])
+def test_numpy_integers_are_whole_numbers(kind):
+    spec = LayerSpec(d_model=kind(16), d_ff=kind(32), n_experts=kind(4), top_k=kind(2), n_shared_experts=kind(1))
+    plain = LayerSpec(d_model=16, d_ff=32, n_experts=4, top_k=2, n_shared_experts=1)
+    assert spec == plain
+    assert spec.key() == plain.key()
+    assert type(spec.d_model) is int
+    run = RunSpec(tokens=kind(9), trials=kind(3), seed=kind(7))
+    assert run.key() == RunSpec(tokens=9, trials=3, seed=7).key()
+
+
+def test_numpy_floats_and_integers_are_numbers():
+    assert (
+        LayerSpec(router=RouterSpec(temperature=np.float64(2)), inputs=InputSpec(mean=1)).key()
+        == LayerSpec(router=RouterSpec(temperature=2), inputs=InputSpec(mean=1.0)).key()
+    )
+    assert type(RouterSpec(temperature=np.float32(0.5)).temperature) is float
+
+
+def test_specs_are_frozen():
+    for spec, name in ((LayerSpec(), "d_model"), (RouterSpec(), "kind"), (InputSpec(), "kind"), (RunSpec(), "seed")):
+        with pytest.raises(dataclasses.FrozenInstanceError, match=name):
+            setattr(spec, name, 1)
+
+
+router_specs = st.builds(
+    RouterSpec,
+    kind=st.sampled_from(["linear", "noisy", "sigmoid", "uniform", "hash", "expert_choice"]),
+    temperature=st.sampled_from([0.5, 1.0]),
+    capacity=st.sampled_from([1.0, 2]),
+)
+input_specs = st.builds(InputSpec, kind=st.sampled_from(["gaussian", "sphere", "student"]), mean=st.sampled_from([0, 0.25]))
+layer_specs = st.builds(
+    LayerSpec,
+    d_model=st.sampled_from([1, 64]),
+    d_ff=st.sampled_from([2, 256]),
+    n_experts=st.sampled_from([4, 8]),
+    top_k=st.integers(1, 4),
+    n_shared_experts=st.integers(0, 1),
+    activation=st.sampled_from(ACTIVATIONS),
+    gated=st.booleans(),
+    norm=st.sampled_from(["none", "layernorm", "rmsnorm", None]),
+    init=st.sampled_from(["kaiming_normal", "upcycled"]),
+    router=router_specs,
+    inputs=input_specs,
+)
+
+
+@settings(max_examples=60)
+@given(layer_specs, layer_specs)
+def test_keys_and_hashes_follow_equality(a, b):
+    assert (a == b) == (a.key() == b.key())
+    assert len({a, b}) == (1 if a == b else 2)
+    twin = dataclasses.replace(a)
+    assert twin == a
+    assert hash(twin) == hash(a)
+    assert twin.key() == a.key()
+    assert len(a.key()) == 16
+    assert set(a.key()) <= set("0123456789abcdef")
+
+
+OTHER = {
+    "d_model": 64, "d_ff": 256, "n_experts": 16, "top_k": 1, "n_shared_experts": 1, "activation": "relu", "gated": True, "norm": "rmsnorm",
+    "norm_affine": "shared", "norm_affine_std": 0.2, "init": "orthogonal", "init_correlation": 0.5, "router": "hash", "inputs": "sphere",
+}  # fmt: skip
+OTHER_ROUTER = {"kind": "noisy", "temperature": 2.0, "noise": 0.5, "bias": 0.2, "capacity": 2.0}
+OTHER_INPUTS = {"kind": "student", "alpha": 2.0, "n_clusters": 4, "separation": 0.1, "dof": 7.0, "mean": 1.0}
+OTHER_RUN = {"tokens": 1, "trials": 1, "seed": 1, "device": "cuda", "dtype": "float64"}
+
+
+def test_the_table_of_changes_misses_no_field():
+    assert set(OTHER) == set(field_names(LayerSpec))
+    assert set(OTHER_ROUTER) == set(field_names(RouterSpec))
+    assert set(OTHER_INPUTS) == set(field_names(InputSpec)) - {"path", "tensor"}
+    assert set(OTHER_RUN) == set(field_names(RunSpec)) - {"memory"}
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_one_other_field_is_another_key(data):
+    base = LayerSpec(norm="layernorm")
+    name = data.draw(st.sampled_from(sorted(OTHER)))
+    changed = dataclasses.replace(base, **{name: OTHER[name]})
+    assert changed != base
+    assert changed.key() != base.key()
+    inner, other = data.draw(st.sampled_from([("router", OTHER_ROUTER), ("inputs", OTHER_INPUTS)]))
+    name = data.draw(st.sampled_from(sorted(other)))
+    deeper = dataclasses.replace(base, **{inner: dataclasses.replace(getattr(base, inner), **{name: other[name]})})
+    assert deeper != base
+    assert deeper.key() != base.key()
+
+
+def test_every_single_change_gives_its_own_key():
+    base = LayerSpec(norm="layernorm")
+    specs = [base, *(dataclasses.replace(base, **{name: value}) for name, value in OTHER.items())]
+    specs += [dataclasses.replace(base, router=RouterSpec(**{n: v})) for n, v in OTHER_ROUTER.items()]
+    specs += [dataclasses.replace(base, inputs=InputSpec(**{n: v})) for n, v in OTHER_INPUTS.items()]
+    assert len({spec.key() for spec in specs}) == len(specs)
+    runs = [RunSpec(), *(RunSpec(**{name: value}) for name, value in OTHER_RUN.items())]
+    assert len({run.key() for run in runs}) == len(runs)
+
+
+def test_memory_is_in_no_key():
+    assert RunSpec(memory="1GiB").key() == RunSpec(memory=12345).key() == RunSpec().key()
+    assert RunSpec(memory="1GiB") != RunSpec(memory="3GiB")
+
+
+def test_keys_are_the_same_in_every_process():
+    assert LayerSpec().key() == DEFAULT_LAYER_KEY
+    assert RunSpec().key() == DEFAULT_RUN_KEY
+    program = "from simgap.specs import LayerSpec, RunSpec; print(LayerSpec().key(), RunSpec().key(), 'torch' in __import__('sys').modules)"
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, timeout=60)
+    assert told.stdout.split() == [DEFAULT_LAYER_KEY, DEFAULT_RUN_KEY, "False"]
+
+
+def test_a_zero_of_either_sign_is_one_key():
+    minus, plus = LayerSpec(inputs=InputSpec(mean=-0.0)), LayerSpec(inputs=InputSpec(mean=0.0))
+    assert minus == plus
+    assert minus.key() == plus.key()
+
+
+def test_a_file_enters_the_key_by_its_content(tmp_path):
+    a, b, other = (tmp_path / name for name in ("a.npy", "b.npy", "other.npy"))
+    np.save(a, np.eye(4))
+    shutil.copy(a, b)
+    np.save(other, 2 * np.eye(4))
+    specs = [LayerSpec(d_model=4, inputs=InputSpec(kind="file", path=str(path))) for path in (a, b, other)]
+    assert specs[0] != specs[1]
+    assert specs[0].key() == specs[1].key()
+    assert specs[2].key() != specs[0].key()
+    assert len(specs[0].inputs.file_hash()) == 64
+    before = specs[1].key()
+    np.save(b, 3 * np.eye(4))
+    assert specs[1].key() != before
+    assert InputSpec(kind="file", path=a) == InputSpec(kind="file", path=str(a))
+    assert InputSpec().file_hash() == ""
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    spec = InputSpec(kind="file", path=tmp_path / "none.npy")
+    with pytest.raises(ValueError, match=r"^inputs\.path: cannot read '.*none\.npy': No such file or directory$"):
+        spec.file_hash()
+
+
+@pytest.mark.parametrize(
+    "name, build",
+    [
+        (r"inputs\.path", lambda: InputSpec(path=None)),
+        (r"inputs\.path", lambda: InputSpec(kind="file", path=b"a.npy")),
+        (r"inputs\.mean", lambda: InputSpec(mean=10**400)),
+        (r"inputs\.mean", lambda: InputSpec(mean=np.array([1.0, 2.0]))),
+        ("d_model", lambda: LayerSpec(d_model=np.array([1, 2]))),
+        ("memory", lambda: RunSpec(memory="9" * 400)),
+    ],
+)
+def test_values_of_a_wrong_type_name_their_field(name, build):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        build()

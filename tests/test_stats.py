@@ -1,0 +1,346 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from simgap.stats import (
+    Estimate,
+    difference,
+    fisher,
+    holm,
+    implied_n,
+    moment_matched_p,
+    normal_p,
+    pearson,
+    pearson_p,
+    permutation_within,
+    ratio_of_means,
+    student_p,
+)
+
+FIVE_SIGMA_P = math.erfc(5 / math.sqrt(2))
+
+
+def sigmas_from(values, expected):
+    return (np.mean(values) - expected) / (np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def test_estimate_by_hand():
+    estimate = Estimate.of(np.array([1.0, 2.0, 3.0, 6.0]), pairs=5)
+    assert estimate.mean == 3
+    assert estimate.sem == pytest.approx(math.sqrt(14 / 3) / 2, rel=1e-15)
+    assert (estimate.trials, estimate.pairs) == (4, 5)
+    assert estimate.as_dict() == {"mean": 3.0, "sem": estimate.sem, "trials": 4, "pairs": 5}
+
+
+def test_estimate_leaves_out_empty_trials_and_says_what_was_dropped():
+    estimate = Estimate.of(np.array([1.0, math.nan, 3.0]), 2, 4, "expert 1")
+    assert (estimate.mean, estimate.sem, estimate.trials) == (2, 1, 2)
+    assert estimate.as_dict()["dropped_at"] == "expert 1"
+    assert np.isnan(estimate.values[1])
+
+
+def test_one_trial_has_no_sem():
+    assert Estimate.of(np.array([0.5])).sem is None
+
+
+@pytest.mark.parametrize("values", [[], [math.nan, math.nan]])
+def test_no_trials_give_no_mean(values):
+    estimate = Estimate.of(np.array(values))
+    assert estimate.mean is None
+    assert estimate.as_dict() == {"mean": None, "sem": None, "trials": 0, "pairs": 0, "why": estimate.why}
+    assert "no trial" in estimate.why
+
+
+def test_difference_keeps_what_trials_share_out_of_the_error():
+    rng = np.random.default_rng(0)
+    shared, own = rng.standard_normal(200), 0.01 * rng.standard_normal(200)
+    a, b = Estimate.of(shared + own + 1, 3), Estimate.of(shared, 7)
+    result = difference(a, b)
+    assert result.mean == pytest.approx(1 + own.mean(), rel=1e-12)
+    assert result.sem == pytest.approx(own.std(ddof=1) / math.sqrt(200), rel=1e-9)
+    assert result.sem < 0.02 * math.hypot(a.sem, b.sem)
+    assert result.pairs == 3
+
+
+def test_difference_uses_the_trials_that_have_both():
+    result = difference(Estimate.of(np.array([1.0, math.nan, 5.0])), Estimate.of(np.array([0.0, 1.0, 2.0])))
+    assert (result.mean, result.trials) == (2, 2)
+
+
+def test_difference_and_ratio_pass_on_why_a_side_is_missing():
+    known, missing = Estimate.of(np.array([1.0, 2.0])), Estimate.missing("no such site")
+    for combine in (difference, ratio_of_means):
+        for a, b in ((known, missing), (missing, known)):
+            assert combine(a, b).mean is None
+            assert combine(a, b).why == "no such site"
+
+
+def test_ratio_of_means_by_hand():
+    result = ratio_of_means(Estimate.of(np.array([2.0, 4.0, math.nan, 9.0])), Estimate.of(np.array([1.0, 3.0, 7.0, math.nan])))
+    assert (result.mean, result.trials) == (1.5, 2)
+    assert result.sem == pytest.approx(0.25, rel=1e-15)
+
+
+def test_ratio_over_zero_is_missing():
+    result = ratio_of_means(Estimate.of(np.array([1.0, 2.0])), Estimate.of(np.array([-1.0, 1.0])))
+    assert result.mean is None
+    assert "zero" in result.why
+    apart = ratio_of_means(Estimate.of(np.array([1.0, math.nan])), Estimate.of(np.array([math.nan, 1.0])))
+    assert "no trial has both" in apart.why
+
+
+def test_ratio_error_holds_in_simulation():
+    """1500 experiments of 200 trials, the sides correlated; the twin propagates the errors as if they were independent."""
+    rng = np.random.default_rng(1)
+    reported, twin = [], []
+    for _ in range(1500):
+        bottom = 2 + 0.3 * rng.standard_normal(200)
+        top = 1.5 * bottom + 0.2 * rng.standard_normal(200)
+        a, b = Estimate.of(top), Estimate.of(bottom)
+        ratio = ratio_of_means(a, b)
+        reported.append(((ratio.mean - 1.5) / ratio.sem) ** 2)
+        twin.append(((ratio.mean - 1.5) / (ratio.mean * math.hypot(a.sem / a.mean, b.sem / b.mean))) ** 2)
+    # Student's t on 199 degrees of freedom.
+    assert abs(sigmas_from(reported, 199 / 197)) < 5
+    assert abs(sigmas_from(twin, 1)) > 5
+
+
+@pytest.mark.parametrize("width", [2, 3, 16, 512, 10**6])
+@pytest.mark.parametrize("quantile", [1e-6, 0.01, 0.3, 0.5, 0.9, 1 - 1e-6])
+def test_moment_matched_p_is_exact_at_one_pair(width, quantile):
+    law = stats.beta(0.5, (width - 1) / 2)
+    value = law.ppf(quantile)
+    p = moment_matched_p(value, law.mean(), law.std())
+    # The Beta's parameters come back from mean and sd with relative error of a few eps times the size mean / sd^2 takes on.
+    assert p == pytest.approx(2 * min(law.cdf(value), law.sf(value)), rel=1e-8)
+
+
+def test_moment_matched_p_tends_to_the_normal():
+    mean, pairs = 1 / 64, 10**6
+    sd = math.sqrt(2 * 63 / (64**2 * 66) / pairs)
+    for z in (-3, -1, 0.5, 2, 4):
+        assert moment_matched_p(mean + z * sd, mean, sd) == pytest.approx(normal_p(z), rel=0.05)
+
+
+def test_moment_matched_p_outside_the_interval_is_at_its_end():
+    assert moment_matched_p(-0.1, 0.1, 0.01) == moment_matched_p(0.0, 0.1, 0.01) == 0
+    assert moment_matched_p(1.1, 0.1, 0.01) == moment_matched_p(1.0, 0.1, 0.01) == 0
+
+
+@pytest.mark.parametrize(("mean", "sd"), [(0.0, 0.1), (1.0, 0.1), (0.5, 0.0), (0.5, 0.5), (0.5, 0.6), (-0.1, 0.1)])
+def test_moment_matched_p_refuses_what_no_beta_has(mean, sd):
+    with pytest.raises(ValueError, match=r"null: no Beta law on \[0, 1\]"):
+        moment_matched_p(0.5, mean, sd)
+
+
+@pytest.mark.parametrize("z", [0.0, 0.1, -1.96, 5.0, -12.0])
+def test_normal_p(z):
+    assert normal_p(z) == pytest.approx(2 * stats.norm.sf(abs(z)), rel=1e-12)
+
+
+@pytest.mark.parametrize("dof", [1, 9, 1000])
+@pytest.mark.parametrize("t", [0.0, 1.3, -4.0])
+def test_student_p(t, dof):
+    assert student_p(t, dof) == pytest.approx(2 * stats.t.sf(abs(t), dof), rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "slope"), [(3, 0.0), (10, 0.5), (50, -3.0), (200, 0.05)])
+def test_pearson_against_scipy(n, slope):
+    rng = np.random.default_rng([n, 7])
+    x = rng.standard_normal(n)
+    y = slope * x + rng.standard_normal(n)
+    exact = stats.pearsonr(x, y)
+    assert pearson(x, y) == pytest.approx(exact.statistic, abs=4 * n * np.finfo(float).eps)
+    assert pearson_p(pearson(x, y), n) == pytest.approx(exact.pvalue, rel=1e-9)
+
+
+def test_perfect_correlation():
+    x = np.arange(5.0)
+    assert pearson(x, 2 * x + 1) == pytest.approx(1, abs=1e-15)
+    assert pearson(x, -x) == pytest.approx(-1, abs=1e-15)
+    assert pearson_p(1.0, 5) == pearson_p(-1.0, 5) == 0
+    assert pearson_p(0.0, 5) == 1
+
+
+def test_pearson_refuses_bad_series():
+    x = np.arange(4.0)
+    with pytest.raises(ValueError, match="a constant series has no correlation"):
+        pearson(x, np.ones(4))
+    for bad in (np.arange(3.0), np.ones((2, 2))):
+        with pytest.raises(ValueError, match="two series of equal length, at least 3"):
+            pearson(x, bad)
+    with pytest.raises(ValueError, match="at least 3"):
+        pearson(x[:2], x[:2])
+
+
+@pytest.mark.parametrize(("r", "n"), [(0.5, 2), (1.01, 10), (-1.01, 10), (math.nan, 10)])
+def test_pearson_p_refuses_impossible_input(r, n):
+    with pytest.raises(ValueError, match=r"expected \|r\| <= 1 and n >= 3"):
+        pearson_p(r, n)
+
+
+@pytest.mark.parametrize(("r", "p", "n"), [(-0.112, 0.596, 25), (-0.293, 0.523, 7)])
+def test_a_reported_correlation_names_its_points(r, p, n):
+    assert implied_n(r, p) == [n]
+    assert implied_n(-r, p) == [n]
+
+
+@pytest.mark.parametrize("n", [3, 5, 12, 40, 300])
+def test_implied_n_contains_the_truth(n):
+    rng = np.random.default_rng(n)
+    for _ in range(5):
+        x, y = rng.standard_normal((2, n))
+        exact = stats.pearsonr(x, y)
+        assert n in implied_n(round(exact.statistic, 3), round(exact.pvalue, 3), n_max=5000)
+
+
+def test_implied_n_by_checking_every_n():
+    def possible(n):
+        corners = [pearson_p(r, n) for r in (0.4, 0.5)]
+        return min(corners) <= 0.03 and max(corners) >= 0.02
+
+    assert implied_n(0.45, 0.025, 0.05, 0.005, n_max=200) == [n for n in range(3, 201) if possible(n)]
+
+
+def test_implied_n_is_empty_where_nothing_fits():
+    assert implied_n(0.9, 0.9) == []
+    assert implied_n(0.001, 0.001, n_max=1000) == []
+
+
+NULLS = 1000
+PERMUTATIONS = 199
+
+
+def seeds_and_conditions(rng):
+    """Ten seeds by five conditions: both sides move with the seed, neither with the condition."""
+    seed = rng.standard_normal((10, 1))
+    return seed + rng.standard_normal((10, 5)), seed + rng.standard_normal((10, 5))
+
+
+def uniform_p(p_values):
+    """p of ten equal bins under uniform p-values."""
+    counts, _ = np.histogram(p_values, np.linspace(0, 1, 11) + 1e-9)
+    return stats.chisquare(counts).pvalue
+
+
+def test_permutation_within_is_uniform_under_its_null():
+    """1000 null experiments; the twin takes the fifty points for independent ones."""
+    rng = np.random.default_rng(2)
+    within, twin = [], []
+    for _ in range(NULLS):
+        x, y = seeds_and_conditions(rng)
+        within.append(permutation_within(x, y, rng, PERMUTATIONS))
+        twin.append(pearson_p(pearson(x.ravel(), y.ravel()), x.size))
+    assert uniform_p(within) > FIVE_SIGMA_P
+    assert uniform_p(twin) < FIVE_SIGMA_P
+
+
+def test_permutation_within_sees_conditions_that_move_both():
+    rng = np.random.default_rng(3)
+    x, y = (side + 2 * np.arange(5) for side in seeds_and_conditions(rng))
+    assert permutation_within(x, y, rng, 999) == 1 / 1000
+    assert permutation_within(x - x.mean(1, keepdims=True), -y + y.mean(1, keepdims=True), rng, 999) == 1 / 1000
+
+
+def test_permutation_within_counts_the_order_it_was_given():
+    """With two points in one row, half of all orders are as extreme: p is never zero."""
+    rng = np.random.default_rng(4)
+    x = np.array([[0.0, 1.0], [0.0, 1.0]])
+    p = permutation_within(x, x, rng, 4000)
+    # Of four orders two have |r| = 1.
+    assert abs(p - 0.5) < 5 * 0.5 / math.sqrt(4000)
+
+
+def test_permutation_within_repeats_from_its_generator():
+    x, y = seeds_and_conditions(np.random.default_rng(5))
+    first, second = (permutation_within(x, y, np.random.default_rng(6), 99) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize(("x", "y"), [((3, 2), (3, 3)), ((6,), (6,)), ((6, 1), (6, 1))])
+def test_permutation_within_refuses_other_shapes(x, y):
+    with pytest.raises(ValueError, match=r"two finite \(seeds, conditions\) arrays with at least 2 conditions"):
+        permutation_within(np.ones(x), np.ones(y), np.random.default_rng(0), 9)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([0.02, 0.02]) == pytest.approx([0.04, 0.04])
+
+
+def test_holm_bounds_the_family_wise_error_and_the_bare_p_values_do_not():
+    p = np.random.default_rng(7).random((4000, 5))
+    line = 0.05 + 5 * math.sqrt(0.05 * 0.95 / 4000)
+    assert np.mean([min(holm(row)) <= 0.05 for row in p]) < line
+    assert np.mean(p.min(1) <= 0.05) > line
+
+
+def test_fisher_against_scipy():
+    p = [0.01, 0.2, 0.7]
+    assert fisher(p) == pytest.approx(stats.combine_pvalues(p).pvalue, rel=1e-12)
+    assert fisher([0.3]) == pytest.approx(0.3, rel=1e-12)
+    assert fisher([0.0, 0.5]) == 0
+
+
+@pytest.mark.parametrize("p", [[], [-0.1], [1.1]])
+def test_fisher_refuses_what_is_no_p(p):
+    with pytest.raises(ValueError, match="p_values: expected at least one"):
+        fisher(p)
+
+
+def test_permutation_within_sees_conditions_against_the_seeds():
+    """Seeds move the two sides together, conditions move them apart: only the conditions count."""
+    rng = np.random.default_rng(31)
+    seeds, conditions = 5 * rng.standard_normal((10, 1)), np.arange(5)
+    x = seeds + 0.3 * conditions + 0.1 * rng.standard_normal((10, 5))
+    y = seeds - 0.3 * conditions + 0.1 * rng.standard_normal((10, 5))
+    assert pearson(x.ravel(), y.ravel()) > 0.9
+    assert permutation_within(x, y, rng, 999) == 1 / 1000
+    assert permutation_within(x, np.broadcast_to(seeds, x.shape), rng, 999) == 1
+
+
+def test_ratio_of_means_has_a_positive_error_below_zero():
+    ratio = ratio_of_means(Estimate.of(np.array([1.0, 2.0, 3.0])), Estimate.of(-np.array([1.0, 2.0, 4.0])))
+    assert ratio.mean == pytest.approx(-6 / 7)
+    assert ratio.sem > 0
+
+
+def test_other_trials_do_not_broadcast():
+    three, one = Estimate.of(np.array([1.0, 2.0, 3.0])), Estimate.of(np.array([1.0]))
+    for combine in (difference, ratio_of_means):
+        with pytest.raises(ValueError, match="the same trials, got 3 and 1"):
+            combine(three, one)
+
+
+def test_a_nan_is_nowhere_a_p_value():
+    with pytest.raises(ValueError, match="value: expected a number"):
+        moment_matched_p(math.nan, 0.1, 0.01)
+    with pytest.raises(ValueError, match="p_values: expected numbers"):
+        holm([0.1, math.nan, 0.01])
+
+
+@pytest.mark.parametrize(("series", "why"), [((0.1, 0.1, 0.1), "constant"), ((1 / 3,) * 10, "constant"), ((1, math.nan, 2), "not finite")])
+def test_pearson_says_why_there_is_none(series, why):
+    with pytest.raises(ValueError, match=why):
+        pearson(np.array(series), np.arange(len(series)))
+
+
+def test_pearson_at_any_scale():
+    x = np.random.default_rng(7).standard_normal(20)
+    y = x + 1
+    y[0] = -3
+    assert pearson(1e-170 * x, 1e170 * y) == pytest.approx(pearson(x, y), abs=1e-14)
+
+
+def test_fisher():
+    values = [0.01, 0.2, 0.7]
+    assert fisher(values) == pytest.approx(stats.combine_pvalues(values).pvalue, rel=1e-12)
+    assert fisher([0.3]) == pytest.approx(0.3, rel=1e-12)
+    assert fisher([0.0, 1.0]) == 0
+    with pytest.raises(ValueError, match="p_values: expected at least one, each"):
+        fisher([])

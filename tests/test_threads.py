@@ -1,0 +1,121 @@
+"""The pool: order kept, one thread to a task, and torch's thread count put back whatever happens."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from simgap.threads import WORTH_A_THREAD, in_order, pool, worth
+
+
+@pytest.fixture(autouse=True)
+def two_torch_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_in_order_is_map_done_at_once():
+    assert in_order(lambda a, b: a - b, [5, 6], [1, 3]) == [4, 3]
+
+
+def test_small_work_stays_on_this_thread():
+    with pool(2) as (task_map, _):
+        assert worth(task_map, WORTH_A_THREAD - 1) is in_order
+        assert worth(task_map, WORTH_A_THREAD) is task_map
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2, 7])
+def test_results_come_in_the_order_of_the_tasks(workers):
+    def slow_first(i):
+        time.sleep(0.02 if i == 0 else 0)
+        return i * i
+
+    with pool(workers) as (task_map, _):
+        assert list(task_map(slow_first, range(9))) == [i * i for i in range(9)]
+        assert list(task_map(lambda a, b: a + b, [1, 2], [10, 20])) == [11, 22]
+        assert list(task_map(slow_first, [])) == []
+
+
+def test_the_number_of_workers_follows_torch():
+    torch.set_num_threads(1)
+    with pool() as (task_map, workers):
+        assert workers == 1
+        assert task_map is in_order
+    assert torch.get_num_threads() == 1
+
+
+def test_workers_never_outnumber_the_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pool(64) as (_, workers):
+        assert workers == 2
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    with pool(64) as (_, workers):
+        assert workers == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_inside_each_task_has_one_torch_thread(workers, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    met = threading.Barrier(workers)
+
+    def look(_):
+        met.wait(timeout=30)
+        return torch.get_num_threads(), threading.get_ident()
+
+    with pool(workers) as (task_map, count):
+        assert count == workers
+        assert torch.get_num_threads() == 1
+        seen = list(task_map(look, range(workers)))
+    assert {threads for threads, _ in seen} == {1}
+    assert len({thread for _, thread in seen}) == workers
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_setting_comes_back_after_an_exception_in_the_block(workers):
+    with pytest.raises(KeyError, match="outside"), pool(workers):
+        raise KeyError("outside")
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_exception_in_a_task_comes_out_as_it_is(workers):
+    def fails(i):
+        if i == 3:
+            raise ValueError(f"task {i} of 5")
+        return i
+
+    with pytest.raises(ValueError, match=r"^task 3 of 5$"), pool(workers) as (task_map, _):
+        task_map(fails, range(5))
+    assert torch.get_num_threads() == 2
+
+
+def test_waiting_tasks_are_dropped_after_an_exception(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    started = []
+
+    def task(i):
+        started.append(i)
+        if i == 0:
+            raise ValueError("the first one")
+        time.sleep(0.01)
+
+    with pytest.raises(ValueError, match=r"^the first one$"), pool(2) as (task_map, _):
+        task_map(task, range(500))
+    assert len(started) < 400
+
+
+def test_a_pool_serves_more_than_one_map():
+    with pool(2) as (task_map, _):
+        first = task_map(str, range(3))
+        assert task_map(lambda i: first[i] + "!", range(3)) == ["0!", "1!", "2!"]
+
+
+def test_two_pools_after_each_other():
+    for _ in range(2):
+        with pool(2) as (task_map, _workers):
+            assert task_map(abs, [-1, 2]) == [1, 2]
+        assert torch.get_num_threads() == 2
