@@ -73,7 +73,7 @@ def _mean_readings(layer: Layer) -> dict[str, float]:
     means["tied"] = tied.output_of_means(means["hidden"]).double()
     means["residual"] = means["output"] + means["inputs"]
     means["concatenated"] = torch.cat([means["hidden"], means["output"]], -1)
-    return {f"{name} mean": float(between(pair_cos2(vectors), experts).nanmean()) for name, vectors in means.items()}
+    return {f"{name} mean": float(np.nanmean(between(pair_cos2(vectors), experts))) for name, vectors in means.items()}
 
 
 def _tied(weights: Weights) -> Weights:

@@ -168,8 +168,8 @@ def _of_vectors(name: str, vectors: Tensor, numbers: list[int] | None = None) ->
     if not bool(finite.all()):
         raise ValueError(f"{name}: expert {experts[int((~finite).nonzero()[0])]} holds a value that is not finite")
     table = pair_cos2(vectors[None])
-    missing = [experts[e] for e in torch.isnan(table[0].diagonal()).nonzero().flatten().tolist()]
-    values = between(table, len(vectors))[0].cpu().numpy()
+    missing = [experts[e] for e in np.flatnonzero(np.isnan(np.diagonal(table[0]))).tolist()]
+    values = between(table, len(vectors))[0]
     values = values[~np.isnan(values)]
     if not values.size:
         raise ValueError(f"{name}: fewer than 2 experts have a non-zero vector")

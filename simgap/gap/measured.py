@@ -13,6 +13,7 @@ from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap
 from simgap.metrics import (
     between,
     cos2_of_gram,
+    counts,
     dropped_tokens,
     load,
     pair_cos2,
@@ -162,8 +163,8 @@ def _measure_layer(layer: Layer, wanted: Wanted, task_map: Map) -> dict[Path, ob
     for kind, products in _weight_grams(layer.weights, wanted.weights).items():
         _tally_pairs(found, ("weight_mso", kind), cos2_of_gram(products), spec, trials)
 
-    found["routing", "load"] = load(layer.routing.indices, spec.n_experts).cpu().numpy()
-    found["routing", "dropped_tokens"] = dropped_tokens(layer.routing.indices).cpu().numpy()
+    found["routing", "load"] = load(layer.routing.indices, spec.n_experts)
+    found["routing", "dropped_tokens"] = dropped_tokens(layer.routing.indices)
     sums: dict[str, Tensor] = {}
     sites = wanted.computed(spec)
     for number, block in enumerate(layer.blocks(sites, wanted.all_pairs, task_map) if sites else ()):
@@ -187,11 +188,10 @@ def _measure_layer(layer: Layer, wanted: Wanted, task_map: Map) -> dict[Path, ob
         _tally_tokens(found, jobs, trials, number * block.index.shape[1], task_map)
 
     if "mean" in wanted.readings:
-        counts = (layer.routing.indices[..., None] == torch.arange(spec.n_experts, device=layer.x.device)).sum((1, 2))
-        if spec.n_shared_experts:
-            everyone = torch.full((len(trials), spec.n_shared_experts), layer.x.shape[1], device=counts.device)
-            counts = torch.cat([counts, everyone], 1)
-        means = {site: total / counts.clamp(min=1)[..., None] for site, total in sums.items()}
+        reached = counts(layer.routing.indices, spec.n_experts)
+        everyone = np.full((len(trials), spec.n_shared_experts), layer.x.shape[1])
+        per_expert = torch.from_numpy(np.maximum(np.concatenate([reached, everyone], 1), 1))[..., None].to(layer.x.device)
+        means = {site: total / per_expert for site, total in sums.items()}
         if "output" in wanted.sites:
             means["output"] = layer.output_of_means(means["normed" if spec.norm != "none" else "hidden"]).double()
         for site in wanted.sites:
@@ -218,16 +218,17 @@ def _block_sums(rows: Tensor, taken: Tensor, spec: LayerSpec, tokens: int) -> Te
     if not spec.n_shared_experts:
         return routed
     shared = rows[:, experts * count :].reshape(s, spec.n_shared_experts, -1, rows.shape[-1])
-    return torch.cat([routed, sums_by_expert(shared, (torch.arange(shared.shape[2], device=rows.device) < tokens).expand(shared.shape[:3]))], 1)
+    return torch.cat(
+        [routed, sums_by_expert(shared, (torch.arange(shared.shape[2], device=rows.device) < tokens).expand(shared.shape[:3]))], 1
+    )
 
 
-def _tally_pairs(found: dict[Path, object], path: Path, cos2: Float[Tensor, "s E E"], spec: LayerSpec, trials: Sequence[int]) -> None:
+def _tally_pairs(found: dict[Path, object], path: Path, cos2: Float[np.ndarray, "s E E"], spec: LayerSpec, trials: Sequence[int]) -> None:
     """Tally a table of pairs, for routed pairs and for shared-with-routed ones; NaN marks an undefined vector, named by its expert."""
     names = [ROUTED, SHARED] if spec.n_shared_experts else [ROUTED]
-    broken = [(t, e) for t, e in torch.isnan(cos2.diagonal(dim1=1, dim2=2)).nonzero().tolist()]
-    at = [f"trial {trials[t]} expert {e}" for t, e in broken]
+    at = [f"trial {trials[t]} expert {e}" for t, e in np.argwhere(np.isnan(np.diagonal(cos2, axis1=1, axis2=2))).tolist()]
     for name in names:
-        values = between(cos2, spec.n_experts, shared=name == SHARED).cpu().numpy()
+        values = between(cos2, spec.n_experts, shared=name == SHARED)
         defined = ~np.isnan(values)
         found[(name, *path)] = Tally(np.where(defined, values, 0.0).sum(1), defined.sum(1), np.full(len(trials), values.shape[1]), at)
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 # Entries of each vector whose products are summed at a time: the chunk of E rows, in float64, stays in cache.
 CHUNK = 1 << 14
+# Squared norms whose products stay well inside float64.
+SAFE_LOW, SAFE_HIGH = 1e-140, 1e140
 
 
 def gram(vectors: Float[Tensor, "s E N"]) -> Float[Tensor, "s E E"]:
@@ -21,32 +24,37 @@ def gram(vectors: Float[Tensor, "s E N"]) -> Float[Tensor, "s E E"]:
     return total
 
 
-def cos2_of_gram(products: Float[Tensor, "s E E"]) -> Float[Tensor, "s E E"]:
-    """cos^2 of every pair from inner products, in [0, 1]; NaN where either vector is zero or not finite."""
-    norms = products.diagonal(dim1=-2, dim2=-1)
-    norms = torch.where(norms > 0, norms, torch.nan)
-    return (products / norms.sqrt()[..., :, None] / norms.sqrt()[..., None, :]).square().clamp(max=1)
+def cos2_of_gram(products: Float[Tensor, "s E E"]) -> Float[np.ndarray, "s E E"]:
+    """cos^2 of every pair from inner products, in [0, 1]; NaN where either vector is zero or not finite. A small table, on the host."""
+    table = products.cpu().numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        norms = np.sqrt(np.diagonal(table, axis1=-2, axis2=-1))
+        cos = table / norms[..., :, None] / norms[..., None, :]
+    return np.minimum(cos * cos, 1.0)
 
 
-def pair_cos2(vectors: Float[Tensor, "s E N"]) -> Float[Tensor, "s E E"]:
+def pair_cos2(vectors: Float[Tensor, "s E N"]) -> Float[np.ndarray, "s E E"]:
     r"""cos^2 of every pair of the E vectors of each trial.
 
     .. math:: \cos^2(u, v) = \frac{\langle u, v \rangle^2}{\|u\|^2 \|v\|^2}
 
-    Dimensionless, in [0, 1]; 1/N on average for independent sign-symmetric vectors (law N1). Norms far from 1 are safe: each vector is
-    scaled by its largest entry first. NaN where either vector is zero or holds a NaN or an infinity. O(s E^2 N).
+    Dimensionless, in [0, 1]; 1/N on average for independent sign-symmetric vectors (law N1). Norms far from 1 are safe: where a squared
+    norm comes near the ends of float64, each vector is scaled by its largest entry first. NaN where either vector is zero or holds a NaN or
+    an infinity. O(s E^2 N).
     """
+    products = gram(vectors)
+    norms = products.diagonal(dim1=-2, dim2=-1).cpu().numpy()
+    if ((norms > SAFE_LOW) & (norms < SAFE_HIGH)).all():
+        return cos2_of_gram(products)
     largest = vectors.abs().amax(-1, keepdim=True).double()
-    if bool(((largest > 1e-100) & (largest < 1e100) | (largest == 0)).all()):
-        return cos2_of_gram(gram(vectors))
     return cos2_of_gram(gram(vectors.double() / torch.where(largest > 0, largest, 1.0)))
 
 
-def between(cos2: Float[Tensor, "s E E"], routed: int, shared: bool = False) -> Float[Tensor, "s P"]:
+def between(cos2: Float[np.ndarray, "s E E"], routed: int, shared: bool = False) -> Float[np.ndarray, "s P"]:
     """The pairs i < j of routed experts, or (shared) every pair of a routed with a shared expert, from a symmetric (E, E) table."""
     if shared:
-        return cos2[..., :routed, routed:].flatten(1)
-    i, j = torch.triu_indices(routed, routed, offset=1, device=cos2.device)
+        return cos2[..., :routed, routed:].reshape(len(cos2), -1)
+    i, j = np.triu_indices(routed, k=1)
     return cos2[..., i, j]
 
 

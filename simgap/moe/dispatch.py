@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from simgap.kernels.dispatch import list_tokens, rank_tokens
 
 # Rows of a product come in multiples of this: a product of a few rows rounds otherwise than one of many, and how many rows there are
 # depends on the longest list of the trials beside.
@@ -47,6 +50,21 @@ def rounded_up(n: int) -> int:
 
 def routed_only(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
     """Every expert computes its own tokens, C = the longest list in the batch, rounded up: what a real layer does."""
+    if indices.device.type != "cpu":
+        return routed_only_torch(indices, n_experts)
+    table = np.ascontiguousarray(indices.numpy())
+    s = len(table)
+    rank, load = np.zeros_like(table), np.zeros((s, n_experts), np.int64)
+    rank_tokens(table, rank, load)
+    longest = rounded_up(int(load.max()))
+    tokens, index = np.zeros((s, n_experts, longest), np.int64), np.empty_like(table)
+    list_tokens(table, rank, tokens, index)
+    taken = np.arange(longest) < load[:, :, None]
+    return Dispatch(torch.from_numpy(tokens), torch.from_numpy(taken), torch.from_numpy(index))
+
+
+def routed_only_torch(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
+    """`routed_only` as tensor operations, on any device."""
     s, n, k = indices.shape
     flat = torch.where(indices < 0, n_experts, indices).reshape(s, n * k)
     order = flat.argsort(dim=1, stable=True)

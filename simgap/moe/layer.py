@@ -71,10 +71,9 @@ class Layer:
             yield Block(indices, plan, rows, index, every)
 
     def longest_list(self) -> int:
-        """The most tokens that one expert gets in one block."""
+        """The longest list of tokens that one expert gets in one block, as it is padded."""
         starts = range(0, self.x.shape[1], TOKEN_BLOCK)
-        experts = torch.arange(self.spec.n_experts, device=self.x.device)
-        return max(int((self.routing.indices[:, t : t + TOKEN_BLOCK, :, None] == experts).sum((1, 2)).max()) for t in starts)
+        return max(routed_only(self.routing.indices[:, t : t + TOKEN_BLOCK], self.spec.n_experts).tokens.shape[-1] for t in starts)
 
     def output_of_means(self, means: Float[Tensor, "s E f"]) -> Float[Tensor, "s E d"]:
         """W_down of each expert's mean hidden vector: its mean output, since W_down is linear, without the outputs themselves."""
@@ -108,14 +107,14 @@ def checked(prepared: Weights, drawn: Weights) -> Weights:
         before, after = getattr(drawn, name), getattr(prepared, name)
         if (before is None) != (after is None):
             raise ValueError(f"prepare: {name} must stay {'None' if before is None else 'a tensor'}")
-        if before is None:
+        if before is after:
             continue
         if not isinstance(after, Tensor) or after.shape != before.shape or after.dtype != before.dtype or after.device != before.device:
             got = f"{tuple(after.shape)} {after.dtype} on {after.device}" if isinstance(after, Tensor) else type(after).__name__
             raise ValueError(f"prepare: {name} must stay {tuple(before.shape)} {before.dtype} on {before.device}, got {got}")
-        finite = torch.isfinite(after)
-        if not finite.all():
-            at = (~finite).nonzero()[0].tolist()
+        # One pass over the weights; a NaN is its own smallest and largest.
+        if not torch.isfinite(torch.stack(torch.aminmax(after))).all():
+            at = (~torch.isfinite(after)).nonzero()[0].tolist()
             raise ValueError(f"prepare: {name} of trial {drawn.trials[at[0]]}, expert {at[1]} is not finite")
     return prepared
 
@@ -130,8 +129,8 @@ def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> list[range]:
     """The trials of a run in groups that are computed together; a function of the spec, the run and the kind of device alone."""
     largest = group_numbers(spec, run, all_pairs)
     size = max(1, GROUP_SIZE[run.device.partition(":")[0]] // largest)
-    # A power of two of nearly equal groups: any usual number of threads shares them evenly.
-    count = min(run.trials, 1 << (-(-run.trials // size) - 1).bit_length())
+    # A power of two of nearly equal groups, two at least: any usual number of threads shares them evenly.
+    count = min(run.trials, 1 << max(1, (-(-run.trials // size) - 1).bit_length()))
     ends = [run.trials * group // count for group in range(count + 1)]
     return [range(start, stop) for start, stop in pairwise(ends)]
 

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from simgap.kernels.spectrum import descend_spectrum
 from simgap.moe import Weights
 
 
@@ -16,7 +18,7 @@ def gram_descent(
 
     The gradient, 2 W (W'W - I) / ||W'W - I||_F, has the singular vectors of W, so descent moves singular values only (law R1):
     s <- s - 2 rate strength s (s^2 - 1) / ||s^2 - 1||. With V and s^2 from one eigendecomposition of W'W in float64, the result is
-    W V diag(s_T / s_0) V', whatever the number of steps. `plain` runs the same descent on W itself, step by step in W's dtype.
+    W + W V diag(s_T / s_0 - 1) V', whatever the number of steps. `plain` runs the same descent on W itself, step by step in W's dtype.
 
     strength >= 0, rate > 0, steps >= 0 (the paper gives the strengths and none of the rest). At a minimum, where the norm is not
     differentiable, the gradient is taken as 0.
@@ -27,15 +29,14 @@ def gram_descent(
         return weight
     if plain:
         return _plain(weight, strength * rate, steps)
-    gram = (weight.mT @ weight).double()
-    squared, vectors = torch.linalg.eigh(gram)
-    scale = torch.ones_like(squared)
-    for _ in range(steps):
-        excess = squared.clamp(min=0) * scale.square() - 1
-        norm = torch.linalg.vector_norm(excess, dim=-1, keepdim=True)
-        # Eigenvalues of W'W beyond the rank of W (d > f) are 0 and stay there; they still count in the norm.
-        scale = scale - 2 * rate * strength * scale * excess / norm.clamp(min=torch.finfo(torch.float64).tiny)
-    return weight @ ((vectors * scale[..., None, :]) @ vectors.mT).to(weight.dtype)
+    squared, vectors = torch.linalg.eigh((weight.mT @ weight).double())
+    # Eigenvalues beyond the rank of W (d > f) are 0 up to round-off and stay there; they still count in the norm.
+    spectrum = squared.clamp(min=0).reshape(-1, squared.shape[-1]).cpu().numpy()
+    scale = np.empty_like(spectrum)
+    descend_spectrum(spectrum, rate * strength, steps, scale)
+    growth = torch.from_numpy(scale).to(squared.device).view_as(squared) - 1
+    vectors = vectors.to(weight.dtype)
+    return weight + (weight @ (vectors * growth.to(weight.dtype)[..., None, :])) @ vectors.mT
 
 
 def _plain(weight: Tensor, step: float, steps: int) -> Tensor:
