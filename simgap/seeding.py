@@ -1,9 +1,11 @@
 """One stream of random numbers per (role, trial, expert, block): never shared, never global, the same on every machine and in any order."""
 
 import hashlib
-from typing import Any, Literal, get_args
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from jaxtyping import UInt64
 from numpy.random.bit_generator import ISeedSequence
 
 Role = Literal[
@@ -15,27 +17,50 @@ Role = Literal[
 ROLES = frozenset(get_args(Role))
 
 
-class _Label(ISeedSequence):
-    """A label as numpy's bit generators want their seed: as many words of its BLAKE2b hash as they ask for, 64 bytes at most."""
+class Label(NamedTuple):
+    """What a stream belongs to."""
 
-    def __init__(self, label: str) -> None:
-        self.label = label
+    seed: int
+    role: Role
+    trial: int = 0
+    expert: int = 0
+    block: int = 0
 
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
-        size = n_words * np.dtype(dtype).itemsize
-        return np.frombuffer(hashlib.blake2b(self.label.encode(), digest_size=size).digest(), dtype)
 
-
-def stream(seed: int, role: Role, *, trial: int = 0, expert: int = 0, block: int = 0) -> np.random.Generator:
+def stream(seed: int, role: Role, trial: int = 0, expert: int = 0, block: int = 0) -> np.random.Generator:
     """The generator that belongs to one label, and to no other.
 
     The 192 bits of SFC64's state are the BLAKE2b hash of the label, so two labels share a stream with probability 2^-192. A layer asks for
-    thousands of streams, and this costs a sixth of numpy's SeedSequence; SFC64, because its raw words feed the normal kernel faster than
-    numpy's other generators do. Order of calls, threads and device do not enter.
+    thousands of streams, and this costs a sixth of numpy's SeedSequence; SFC64, because it is numpy's fastest generator. Order of calls,
+    threads and device do not enter.
 
     Nor does the shape of what is drawn: layers of different widths and one seed begin with the same numbers, so give them different seeds
     where they are to be independent.
     """
+    return np.random.Generator(np.random.SFC64(_Words(_text(seed, role, trial, expert, block))))  # type: ignore[arg-type]
+
+
+def words(labels: Iterable[Label]) -> UInt64[np.ndarray, "S 3"]:
+    """The words that seed the SFC64 of each label's stream: for a kernel that draws from many streams at once."""
+    digests = b"".join(_hashed(_text(*label), 24) for label in labels)
+    return np.frombuffer(digests, np.uint64).reshape(-1, 3)
+
+
+class _Words(ISeedSequence):
+    """A label as numpy's bit generators want their seed: as many words of its hash as they ask for, 64 bytes at most."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        return np.frombuffer(_hashed(self.text, n_words * np.dtype(dtype).itemsize), dtype)
+
+
+def _text(seed: int, role: Role, trial: int, expert: int, block: int) -> bytes:
     if role not in ROLES:
         raise ValueError(f"role: expected one of {', '.join(sorted(ROLES))}, got {role!r}")
-    return np.random.Generator(np.random.SFC64(_Label(f"simgap {seed} {role} {trial} {expert} {block}")))  # type: ignore[arg-type]
+    return f"simgap {seed} {role} {trial} {expert} {block}".encode()
+
+
+def _hashed(text: bytes, size: int) -> bytes:
+    return hashlib.blake2b(text, digest_size=size).digest()

@@ -100,5 +100,5 @@ def test_the_numbers_of_a_label_never_change():
 
 
 def test_an_unknown_role_is_refused():
-    with pytest.raises(ValueError, match="role: expected one of .*up.*, got 'tpyo'"):
+    with pytest.raises(ValueError, match=r"role: expected one of .*up.*, got 'tpyo'"):
         stream(0, "tpyo")

@@ -22,7 +22,7 @@ from simgap.metrics import (
     undefined_vectors,
     weight_grams,
 )
-from simgap.moe import Layer, Weights, group_bytes, group_numbers, group_trials, open_inputs, simulate
+from simgap.moe import Block, Layer, Weights, group_bytes, group_numbers, group_trials, open_inputs, simulate
 from simgap.specs import LayerSpec, RunSpec, format_bytes, nearest
 from simgap.stats import Estimate, difference, ratio_of_means
 from simgap.threads import Map, in_order, pool, worth
@@ -162,45 +162,59 @@ def _measure_layer(layer: Layer, wanted: Wanted, task_map: Map) -> dict[Path, ob
     found: dict[Path, object] = {}
     for kind, products in _weight_grams(layer.weights, wanted.weights).items():
         _tally_pairs(found, ("weight_mso", kind), cos2_of_gram(products), spec, trials)
-
     found["routing", "load"] = load(layer.routing.indices, spec.n_experts)
     found["routing", "dropped_tokens"] = dropped_tokens(layer.routing.indices)
+
     sums: dict[str, Tensor] = {}
-    sites = wanted.computed(spec)
-    for number, block in enumerate(layer.blocks(sites, wanted.all_pairs, task_map) if sites else ()):
+    sites, first = wanted.computed(spec), 0
+    for block in layer.blocks(sites, wanted.all_pairs, task_map) if sites else ():
+        tokens = block.index.shape[1]
         if "mean" in wanted.readings:
             for site in (s for s in sites if s != "output"):
-                part = _block_sums(block.rows[site], block.dispatch.taken, spec, block.index.shape[1])
+                part = _block_sums(block.rows[site], block.dispatch.taken, spec, tokens)
                 sums[site] = part if site not in sums else sums[site] + part
-        jobs: list[Job] = []
-        for site in (s for s in wanted.sites if s in block.rows):
-            rows = block.rows[site]
-            if "token" in wanted.readings and block.index.shape[-1] > spec.n_shared_experts:
-                k = block.index.shape[-1] - spec.n_shared_experts
-                jobs.append(Job((ROUTED, "activation_mso", "token", site), rows, block.index[..., :k], None))
-                if spec.n_shared_experts:
-                    jobs.append(Job((SHARED, "activation_mso", "token", site), rows, block.index, k))
-            if block.every is not None:
-                jobs.append(Job((ROUTED, "activation_mso", "all", site), rows, block.every, None))
-                if spec.n_shared_experts:
-                    everyone = torch.cat([block.every, block.index[..., -spec.n_shared_experts :]], -1)
-                    jobs.append(Job((SHARED, "activation_mso", "all", site), rows, everyone, spec.n_experts))
-        _tally_tokens(found, jobs, trials, number * block.index.shape[1], task_map)
-
+        _tally_tokens(found, _token_jobs(block, wanted, spec), trials, first, task_map)
+        first += tokens
     if "mean" in wanted.readings:
-        reached = counts(layer.routing.indices, spec.n_experts)
-        everyone = np.full((len(trials), spec.n_shared_experts), layer.x.shape[1])
-        per_expert = torch.from_numpy(np.maximum(np.concatenate([reached, everyone], 1), 1))[..., None].to(layer.x.device)
-        means = {site: total / per_expert for site, total in sums.items()}
-        if "output" in wanted.sites:
-            means["output"] = layer.output_of_means(means["normed" if spec.norm != "none" else "hidden"]).double()
-        for site in wanted.sites:
-            finite = torch.isfinite(means[site]).all(-1)
-            if not finite.all():
-                t, expert = (~finite).nonzero()[0].tolist()
-                raise ValueError(f"mean {site} vector of trial {trials[t]} expert {expert} is not finite")
-            _tally_pairs(found, ("activation_mso", "mean", site), pair_cos2(means[site]), spec, trials)
+        for site, vectors in _means(layer, sums, wanted).items():
+            _tally_pairs(found, ("activation_mso", "mean", site), pair_cos2(vectors), spec, trials)
     return found
+
+
+def _token_jobs(block: Block, wanted: Wanted, spec: LayerSpec) -> list[Job]:
+    """The token and all readings of a block at every wanted site, shared experts apart."""
+    shared = spec.n_shared_experts
+    k = block.index.shape[-1] - shared
+    jobs = []
+    for site in (s for s in wanted.sites if s in block.rows):
+        rows = block.rows[site]
+        if "token" in wanted.readings:
+            jobs.append(Job((ROUTED, "activation_mso", "token", site), rows, block.index[..., :k], None))
+            if shared:
+                jobs.append(Job((SHARED, "activation_mso", "token", site), rows, block.index, k))
+        if block.every is not None:
+            jobs.append(Job((ROUTED, "activation_mso", "all", site), rows, block.every, None))
+            if shared:
+                everyone = torch.cat([block.every, block.index[..., k:]], -1)
+                jobs.append(Job((SHARED, "activation_mso", "all", site), rows, everyone, spec.n_experts))
+    return jobs
+
+
+def _means(layer: Layer, sums: dict[str, Tensor], wanted: Wanted) -> dict[str, Float[Tensor, "s E width"]]:
+    """Each expert's mean vector at every wanted site; the mean output from the mean of what W_down reads. Idle experts get zeros."""
+    spec, trials = layer.spec, layer.weights.trials
+    reached = counts(layer.routing.indices, spec.n_experts)
+    shared = np.full((len(trials), spec.n_shared_experts), layer.x.shape[1])
+    tokens = torch.from_numpy(np.maximum(np.concatenate([reached, shared], 1), 1)).to(layer.x.device)
+    means = {site: total / tokens[..., None] for site, total in sums.items()}
+    if "output" in wanted.sites:
+        means["output"] = layer.output_of_means(means["normed" if spec.norm != "none" else "hidden"]).double()
+    for site in wanted.sites:
+        finite = torch.isfinite(means[site]).all(-1)
+        if not finite.all():
+            t, expert = (~finite).nonzero()[0].tolist()
+            raise ValueError(f"mean {site} vector of trial {trials[t]} expert {expert} is not finite")
+    return {site: means[site] for site in wanted.sites}
 
 
 def _weight_grams(weights: Weights, kinds: tuple[str, ...]) -> dict[str, Tensor]:

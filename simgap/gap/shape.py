@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from simgap.specs import LayerSpec, RunSpec
 
@@ -11,6 +11,7 @@ READINGS = ("mean", "token", "all")
 SITES = ("pre", "hidden", "normed", "output")
 
 
+@runtime_checkable
 class Value(Protocol):
     """An Estimate, a Prediction or a Calibrated: a mean that may be None, with `why`."""
 

@@ -7,6 +7,8 @@ from numba import njit
 
 # Uniform numbers taken apart at a time, in three arrays that stay in the nearest cache.
 BLOCK = 2048
+# Normal numbers made at a time: their uniform numbers stay in cache. Part of the order in which a stream is used.
+NORMALS_AT_ONCE = 1 << 16
 LOG_LOW, LOG_HIGH = np.float32(-2.12194440e-4), np.float32(0.693359375)  # ln 2 in two parts: the high one times an exponent is exact
 SQRT_HALF_BITS = np.int32(0x3F3504F3)
 MANTISSA_BITS = np.int32(23)
@@ -15,18 +17,53 @@ QUARTER_TURN = math.pi / 2
 
 @njit(nogil=True, cache=True)
 def box_muller(uniform, out, std):
-    """out[i], out[h + i] = std sqrt(-2 ln u) (cos a, sin a), both u and a from the 53 bits of uniform[i], h = len(out) / 2.
+    """out[i], out[h + i] = std sqrt(-2 ln u) (cos a, sin a), both u and a from the 53 bits of uniform[i], h = len(uniform).
 
-    uniform: (h,) float64, multiples of 2^-53 in [0, 1). out: (2 h,) float32. The 23 high bits j give u = (j + 1/2) 2^-23, exact in float32;
-    the 30 low bits give a quadrant and an angle within an eighth of a turn of its axis. Half a turn is as likely as none, so the law is
-    exactly symmetric about 0, and |out| <= 5.8 std: beyond lies 8e-9 of a normal's mass.
+    uniform: (h,) float64, multiples of 2^-53 in [0, 1). out: (2 h,) float32, or one shorter. The 23 high bits j give u = (j + 1/2) 2^-23,
+    exact in float32; the 30 low bits give a quadrant and an angle within an eighth of a turn of its axis. Half a turn is as likely as none,
+    so the law is exactly symmetric about 0, and |out| <= 5.8 std: beyond lies 8e-9 of a normal's mass.
     """
-    half = out.size // 2
+    half = uniform.size
     u, angle, quadrant = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
+    last = np.empty(1, np.float32)
     for start in range(0, half, BLOCK):
         stop = min(start + BLOCK, half)
         _take_apart(uniform[start:stop], u, angle, quadrant)
-        _turn(u, angle, quadrant, std, out[start:stop], out[half + start : half + stop])
+        paired = min(stop, out.size - half) - start
+        _turn(u, angle, quadrant, std, out[start : start + paired], out[half + start : half + start + paired])
+        if start + paired < stop:
+            _turn(u[paired:], angle[paired:], quadrant[paired:], std, out[start + paired : stop], last)
+
+
+@njit(nogil=True, cache=True)
+def fill_normals(seeds, out, std):
+    """Each row of `out` from its own SFC64 stream: N(0, std^2), the bits that `fill_normal` would draw from numpy's generator.
+
+    seeds: (S, 3) uint64, the words that seed numpy's SFC64. out: (S, m) float32. A generator called from Python holds the interpreter's
+    lock for each of a layer's thousands of small streams; here they are one call. The algorithm is numpy's (SFC64 by C. Doty-Humphrey,
+    seeded with a counter of 1 and 12 rounds; random() takes the 53 high bits), and numpy's own generator is its test.
+    """
+    size = out.shape[1]
+    uniform = np.empty((min(size, NORMALS_AT_ONCE) + 1) // 2)
+    for row in range(out.shape[0]):
+        a, b, c, counter = seeds[row, 0], seeds[row, 1], seeds[row, 2], np.uint64(1)
+        for _ in range(12):
+            word = a + b + counter
+            counter += np.uint64(1)
+            a = b ^ (b >> np.uint64(11))
+            b = c + (c << np.uint64(3))
+            c = ((c << np.uint64(24)) | (c >> np.uint64(40))) + word
+        for start in range(0, size, NORMALS_AT_ONCE):
+            piece = out[row, start : start + NORMALS_AT_ONCE]
+            half = (piece.size + 1) // 2
+            for i in range(half):
+                word = a + b + counter
+                counter += np.uint64(1)
+                a = b ^ (b >> np.uint64(11))
+                b = c + (c << np.uint64(3))
+                c = ((c << np.uint64(24)) | (c >> np.uint64(40))) + word
+                uniform[i] = (word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+            box_muller(uniform[:half], piece, std)
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})

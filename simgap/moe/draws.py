@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from simgap.kernels.normal import box_muller
-
-# Normal numbers made at a time: their uniform numbers stay in cache. Part of the order in which a stream is used.
-NORMALS_AT_ONCE = 1 << 16
+from simgap.kernels.normal import NORMALS_AT_ONCE, box_muller, fill_normals
+from simgap.seeding import Label, stream, words
 
 
 def fill_normal(out: np.ndarray, generator: np.random.Generator, std: float = 1.0) -> np.ndarray:
@@ -23,13 +21,17 @@ def fill_normal(out: np.ndarray, generator: np.random.Generator, std: float = 1.
     for start in range(0, flat.size, NORMALS_AT_ONCE):
         piece = flat[start : start + NORMALS_AT_ONCE]
         drawn = generator.random(out=uniform[: (piece.size + 1) // 2])
-        if piece.size % 2:
-            padded = np.empty(piece.size + 1, np.float32)
-            box_muller(drawn, padded, np.float32(std))
-            piece[:] = padded[: piece.size]
-        else:
-            box_muller(drawn, piece, np.float32(std))
+        box_muller(drawn, piece, np.float32(std))
     return out
+
+
+def fill_rows(out: np.ndarray, labels: list[Label], std: float = 1.0) -> None:
+    """Fill each row of a contiguous (S, m) float array with N(0, std^2) from the stream of its label: `fill_normal`, row by row."""
+    if out.dtype == np.float32:
+        fill_normals(words(labels), _flat(out).reshape(out.shape), np.float32(std))
+        return
+    for row, label in zip(out, labels, strict=True):
+        fill_normal(row, stream(*label), std)
 
 
 def fill_uniform(out: np.ndarray, generator: np.random.Generator, bound: float = 1.0) -> np.ndarray:

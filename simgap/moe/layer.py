@@ -99,7 +99,7 @@ def simulate(
     return Layer(spec, weights, x, route(spec, x, weights.router, run.seed, trials))
 
 
-def checked(prepared: Weights, drawn: Weights) -> Weights:
+def checked(prepared: object, drawn: Weights) -> Weights:
     """The weights that `prepare` returned, or a ValueError that says what is wrong with them."""
     if not isinstance(prepared, Weights):
         raise ValueError(f"prepare: expected it to return Weights (dataclasses.replace the ones it got), got {type(prepared).__name__}")

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simgap.moe.draws import fill_normal, fill_uniform
-from simgap.seeding import Role, stream
-from simgap.specs import LayerSpec
+from simgap.moe.draws import fill_normal, fill_rows, fill_uniform
+from simgap.seeding import Label, Role, stream
+from simgap.specs import GAUSSIAN_INITS, LayerSpec
 from simgap.threads import WORTH_A_THREAD, Map, in_order, worth
 
 # Hidden units per stream. Part of every weight's label: another value is another layer for the same seed.
@@ -50,21 +50,31 @@ def draw_weights(
 ) -> Weights:
     """Weights of the given trials. Drawn on the CPU whatever the device, so that a seed means the same experts everywhere.
 
-    Orthogonal matrices are Haar-distributed (QR of a Gaussian with the signs of R moved into Q); a whole matrix is one block there.
+    An orthogonal matrix is one block, however large.
     """
     experts = spec.n_experts + spec.n_shared_experts
     roles: tuple[Role, ...] = ("up", "gate", "down") if spec.gated else ("up", "down")
     arrays = {role: np.empty((len(trials), experts, spec.d_ff, spec.d_model), dtype) for role in roles}
 
-    tasks = [(role, at, expert) for at in range(len(trials)) for expert in range(experts) for role in roles]
     size = spec.d_ff * spec.d_model
+    owners = [(at, expert) for at in range(len(trials)) for expert in range(experts)]
     together = max(1, WORTH_A_THREAD // size)
 
-    def draw(start: int) -> None:
-        for role, at, expert in tasks[start : start + together]:
-            _draw_expert(arrays[role][at, expert], spec, seed, role, trials[at], expert)
+    def draw(task: tuple[Role, int]) -> None:
+        role, start = task
+        part = owners[start : start + together]
+        rows = arrays[role].reshape(len(owners), size)[start : start + together]
+        labels = [Label(seed, role, trials[at], expert) for at, expert in part]
+        if spec.init == "orthogonal":
+            _draw_orthogonal(rows.reshape(-1, spec.d_ff, spec.d_model), labels)
+        elif spec.init in GAUSSIAN_INITS and spec.d_ff <= HIDDEN_BLOCK:
+            fill_rows(rows, labels, entry_std(spec, role))
+        else:
+            for at, expert in part:
+                _draw_expert(arrays[role][at, expert], spec, seed, role, trials[at], expert)
 
-    list(worth(task_map, 2 * size * len(tasks))(draw, range(0, len(tasks), together)))
+    tasks = [(role, start) for role in roles for start in range(0, len(owners), together)]
+    list(worth(task_map, 2 * size * len(owners))(draw, tasks))
     tensors = {role: torch.from_numpy(array).to(device) for role, array in arrays.items()}
     gain, bias = _draw_affine(spec, seed, trials, dtype)
     return Weights(
@@ -81,12 +91,6 @@ def draw_weights(
 def _draw_expert(out: np.ndarray, spec: LayerSpec, seed: int, role: Role, trial: int, expert: int) -> None:
     """Fill one expert's (d_ff, d_model) memory: W_up, W_gate, or W_down transposed."""
     std = entry_std(spec, role)
-    if spec.init == "orthogonal":
-        tall = out if spec.d_ff >= spec.d_model else out.T
-        gaussian = fill_normal(np.empty(tall.shape, out.dtype), stream(seed, role, trial=trial, expert=expert))
-        q, r = torch.linalg.qr(torch.from_numpy(gaussian))
-        tall[...] = (q * torch.where(r.diagonal() < 0, -1.0, 1.0)).numpy()
-        return
     for block, start in enumerate(range(0, spec.d_ff, HIDDEN_BLOCK)):
         part = out[start : start + HIDDEN_BLOCK]
         generator = stream(seed, role, trial=trial, expert=expert, block=block)
@@ -100,6 +104,15 @@ def _draw_expert(out: np.ndarray, spec: LayerSpec, seed: int, role: Role, trial:
             part += part.dtype.type(math.sqrt(spec.init_correlation)) * base
         else:
             fill_normal(part, generator, std)
+
+
+def _draw_orthogonal(out: Float[np.ndarray, "S f d"], labels: list[Label]) -> None:
+    """Fill each matrix with a Haar-distributed one, orthonormal along its shorter side: Q of a Gaussian, with the signs of R moved in."""
+    tall = out if out.shape[1] >= out.shape[2] else out.transpose(0, 2, 1)
+    gaussian = np.empty(tall.shape, out.dtype)
+    fill_rows(gaussian.reshape(len(labels), -1), labels)
+    q, r = torch.linalg.qr(torch.from_numpy(gaussian))
+    tall[...] = (q * torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)[:, None, :]).numpy()
 
 
 def _draw_affine(spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -128,11 +128,12 @@ def test_dtypes_agree_on_the_same_weights():
     drawn = {}
 
     def keep(weights):
-        drawn["float32"] = weights
+        drawn[weights.trials] = weights
         return weights
 
-    def reuse(_):
-        return dataclasses.replace(drawn["float32"], **{n: getattr(drawn["float32"], n).double() for n in ("up", "down", "router")})
+    def reuse(weights):
+        single = drawn[weights.trials]
+        return dataclasses.replace(single, **{name: getattr(single, name).double() for name in ("up", "down", "router")})
 
     single = sg.measure(spec, tokens=50, trials=2, prepare=keep)
     double = sg.measure(spec, tokens=50, trials=2, dtype="float64", prepare=reuse)
@@ -214,7 +215,10 @@ def test_what_does_not_exist_says_why():
         ({"readings": ("tokens",)}, "readings: expected some of .*; did you mean 'token'"),
         ({"weights": ("upp",)}, "weights: expected some of .*; did you mean 'up'"),
         ({"prepare": lambda weights: None}, "prepare: expected it to return Weights"),
-        ({"prepare": lambda weights: dataclasses.replace(weights, up=weights.up * math.nan)}, "prepare: up of trial 0, expert 0 is not finite"),
+        (
+            {"prepare": lambda weights: dataclasses.replace(weights, up=weights.up * math.nan)},
+            "prepare: up of trial 0, expert 0 is not finite",
+        ),
     ],
 )
 def test_bad_requests_are_refused(change, message):

@@ -30,7 +30,7 @@ def table(vectors):
 
 def assert_matches(vectors, atol=None):
     width = vectors.shape[-1]
-    result = pair_cos2(vectors).numpy()
+    result = pair_cos2(vectors)
     assert result.dtype == np.float64
     for trial, values in zip(vectors.numpy(), result, strict=True):
         np.testing.assert_allclose(values, table(trial), rtol=0, atol=round_off(width) if atol is None else atol, equal_nan=True)
@@ -76,7 +76,7 @@ def test_undefined_vectors_touch_only_their_own_pairs(dtype, bad):
     vectors[1, 2] = 0
     vectors[1, 2, 3] = bad
     assert_matches(vectors)
-    undefined = np.isnan(pair_cos2(vectors).numpy())
+    undefined = np.isnan(pair_cos2(vectors))
     assert not undefined[0].any()
     np.testing.assert_array_equal(undefined[1], (np.arange(4) == 2)[:, None] | (np.arange(4) == 2)[None])
 
@@ -102,8 +102,8 @@ def test_scaling_a_vector_changes_nothing(vectors, data):
     size, width = vectors.shape
     factor = st.floats(1e-3, 1e3) | st.floats(-1e3, -1e-3)
     scales = np.array(data.draw(st.lists(factor, min_size=size, max_size=size)))
-    before = pair_cos2(torch.from_numpy(vectors)[None])[0].numpy()
-    after = pair_cos2(torch.from_numpy(vectors * scales[:, None])[None])[0].numpy()
+    before = pair_cos2(torch.from_numpy(vectors)[None])[0]
+    after = pair_cos2(torch.from_numpy(vectors * scales[:, None])[None])[0]
     np.testing.assert_allclose(after, before, rtol=0, atol=2 * round_off(width), equal_nan=True)
     np.testing.assert_allclose(before, table(vectors), rtol=0, atol=round_off(width), equal_nan=True)
 
@@ -112,8 +112,8 @@ def test_scaling_a_vector_changes_nothing(vectors, data):
 @given(SMALL, st.data())
 def test_renaming_the_experts_permutes_the_table(vectors, data):
     order = data.draw(st.permutations(range(len(vectors))))
-    before = pair_cos2(torch.from_numpy(vectors)[None])[0].numpy()
-    after = pair_cos2(torch.from_numpy(vectors[order])[None])[0].numpy()
+    before = pair_cos2(torch.from_numpy(vectors)[None])[0]
+    after = pair_cos2(torch.from_numpy(vectors[order])[None])[0]
     np.testing.assert_allclose(after, before[np.ix_(order, order)], rtol=0, atol=2 * round_off(vectors.shape[1]), equal_nan=True)
 
 
@@ -122,14 +122,14 @@ def test_renaming_the_experts_permutes_the_table(vectors, data):
 def test_rotating_the_space_changes_nothing(vectors, seed):
     width = vectors.shape[1]
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))
-    before = pair_cos2(torch.from_numpy(vectors)[None])[0].numpy()
-    after = pair_cos2(torch.from_numpy(vectors @ rotation.T)[None])[0].numpy()
+    before = pair_cos2(torch.from_numpy(vectors)[None])[0]
+    after = pair_cos2(torch.from_numpy(vectors @ rotation.T)[None])[0]
     # A matrix product is off by width eps |Q||x| per entry, at most width^1.5 eps of the norm, and Q is orthogonal to as much.
     np.testing.assert_allclose(after, before, rtol=0, atol=16 * (width + 4) ** 1.5 * np.finfo(np.float64).eps, equal_nan=True)
 
 
 def test_between_takes_each_pair_once():
-    cos2 = torch.arange(16.0).view(1, 4, 4)
+    cos2 = np.arange(16.0).reshape(1, 4, 4)
     assert between(cos2, 4).tolist() == [[1, 2, 3, 6, 7, 11]]
     assert between(cos2, 3).tolist() == [[1, 2, 6]]
     assert between(cos2, 3, shared=True).tolist() == [[3, 7, 11]]
@@ -148,6 +148,6 @@ def test_weight_grams(dtype, transposed):
     flat = {"up": up.flatten(2), "down": down.flatten(2)}
     flat["all"] = torch.cat([flat["up"], flat["down"]], -1)
     for name, products in grams.items():
-        values = cos2_of_gram(products).numpy()
+        values = cos2_of_gram(products)
         for trial in range(2):
             np.testing.assert_allclose(values[trial], table(flat[name][trial].numpy()), rtol=0, atol=round_off(48))

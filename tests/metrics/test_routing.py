@@ -27,7 +27,7 @@ def test_against_counting(n, k, experts):
     indices = np.array([[rng.permutation(experts)[:k] for _ in range(n)] for _ in range(3)]).reshape(3, n, k)
     indices[:, 1:][rng.random((3, n - 1, k)) < 0.3] = -1
     result = load(torch.from_numpy(indices), experts)
-    assert result.dtype == torch.float64
+    assert result.dtype == np.float64
     for trial in range(3):
         assert result[trial].tolist() == pytest.approx([float(share) for share in shares(indices[trial], experts)], rel=4e-16)
         assert int(dropped_tokens(torch.from_numpy(indices))[trial]) == sum(all(e < 0 for e in token) for token in indices[trial])
@@ -49,8 +49,8 @@ def test_shares_sum_to_one_and_follow_the_names(seed, n, k):
     renamed = torch.where(indices < 0, -1, names[indices.clamp(min=0)])
     shares = load(indices, 6)
     assert float(shares.sum()) == pytest.approx(1, abs=6 * np.finfo(float).eps)
-    assert torch.equal(load(renamed, 6)[0, names], shares[0])
-    assert torch.equal(dropped_tokens(renamed), dropped_tokens(indices))
+    assert np.array_equal(load(renamed, 6)[0, names], shares[0])
+    assert np.array_equal(dropped_tokens(renamed), dropped_tokens(indices))
 
 
 def test_dropped_tokens_without_tokens():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.moe.dispatch import ROWS, ROWS, everywhere, routed_only
+from simgap.moe.dispatch import ROWS, everywhere, routed_only
 
 E = 5
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from simgap.moe.draws import WORDS_AT_ONCE, fill_normal, fill_uniform
+from simgap.moe.draws import NORMALS_AT_ONCE, fill_normal, fill_uniform
 from simgap.seeding import stream
 
 N = 300_001  # odd, and several pieces long
@@ -44,10 +44,10 @@ def test_normal_distribution_function(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_halves_and_neighbours_are_uncorrelated(dtype):
-    values = fill_normal(np.empty(2 * WORDS_AT_ONCE, dtype), stream(0, "test", trial=3)).astype(np.float64)
-    piece = values[:WORDS_AT_ONCE]
-    half = WORDS_AT_ONCE // 2
-    for a, b in ((piece[:half], piece[half:]), (values[:-1], values[1:]), (piece, values[WORDS_AT_ONCE:])):
+    values = fill_normal(np.empty(2 * NORMALS_AT_ONCE, dtype), stream(0, "test", trial=3)).astype(np.float64)
+    piece = values[:NORMALS_AT_ONCE]
+    half = NORMALS_AT_ONCE // 2
+    for a, b in ((piece[:half], piece[half:]), (values[:-1], values[1:]), (piece, values[NORMALS_AT_ONCE:])):
         assert abs(float(a @ b)) / math.sqrt(a.size) < SIGMA
         # Cosine and sine of one angle share a radius: squares must not correlate either. Var (a^2 - 1)(b^2 - 1) = 4.
         assert abs(float((a**2 - 1) @ (b**2 - 1))) / (2 * math.sqrt(a.size)) < SIGMA
@@ -56,7 +56,7 @@ def test_halves_and_neighbours_are_uncorrelated(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [1, 2, 3, 10, WORDS_AT_ONCE - 1, WORDS_AT_ONCE, WORDS_AT_ONCE + 1])
+@pytest.mark.parametrize("size", [1, 2, 3, 10, NORMALS_AT_ONCE - 1, NORMALS_AT_ONCE, NORMALS_AT_ONCE + 1])
 def test_every_entry_is_filled(dtype, size):
     out = np.full(size, np.nan, dtype)
     assert fill_normal(out, stream(0, "test")) is out
@@ -72,9 +72,9 @@ def test_shape_does_not_enter(dtype):
 
 
 def test_whole_pieces_do_not_depend_on_what_follows():
-    short = fill_normal(np.empty(WORDS_AT_ONCE, np.float32), stream(0, "test"))
-    long = fill_normal(np.empty(2 * WORDS_AT_ONCE + 7, np.float32), stream(0, "test"))
-    assert np.array_equal(long[:WORDS_AT_ONCE], short)
+    short = fill_normal(np.empty(NORMALS_AT_ONCE, np.float32), stream(0, "test"))
+    long = fill_normal(np.empty(2 * NORMALS_AT_ONCE + 7, np.float32), stream(0, "test"))
+    assert np.array_equal(long[:NORMALS_AT_ONCE], short)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

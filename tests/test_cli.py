@@ -1,0 +1,160 @@
+"""The command line: what is typed, what is seen, and how mistakes are met."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from simgap.cli import main
+
+SMALL = ["--d-model", "12", "--d-ff", "20", "--n-experts", "4", "--tokens", "30", "--trials", "5"]
+FULL = (
+    "measure --d-model 48 --d-ff 96 --n-experts 6 --top-k 2 --activation silu --gated --norm layernorm --router linear "
+    "--router.temperature 2 --inputs gaussian --init kaiming_normal --tokens 256 --trials 20 --seed 3 --device cpu --dtype float32"
+)
+
+
+def answer(capsys, *argv: str) -> dict:
+    assert main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+def refusal(capsys, *argv: str) -> str:
+    """The one line on stderr of a command that ends with status 2 and prints nothing else."""
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+def test_every_documented_flag(capsys):
+    found = answer(capsys, *FULL.split())
+    assert found["spec"]["gated"] is True
+    assert found["spec"]["router"] == {"kind": "linear", "temperature": 2.0, "noise": 1.0, "bias": 0.1, "capacity": 1.0}
+    assert found["run"] == {"tokens": 256, "trials": 20, "seed": 3, "device": "cpu", "dtype": "float32", "memory": "2GiB"}
+
+
+def test_shape_of_the_json(capsys):
+    found = answer(capsys, *FULL.split())
+    assert {"spec", "weight_mso", "activation_mso", "gap", "ratio", "predicted", "calibration"} <= set(found)
+    for part in (found, found["predicted"], found["calibration"]):
+        assert set(part["weight_mso"]) == {"up", "gate", "down", "all"}
+        assert set(part["activation_mso"]) == {"mean", "token", "all"}
+        for sites in part["activation_mso"].values():
+            assert set(sites) == {"pre", "hidden", "normed", "output"}
+    assert set(found["weight_mso"]["up"]) == {"mean", "sem", "trials", "pairs"}
+    assert set(found["predicted"]["gap"]) >= {"mean", "sd", "kind", "law", "hypotheses"}
+    assert set(found["calibration"]["weight_mso"]["up"]) >= {"excess", "z", "p", "effective_dimension"}
+    gap = found["activation_mso"]["mean"]["output"]["mean"] - found["weight_mso"]["up"]["mean"]
+    assert found["gap"]["mean"] == pytest.approx(gap)
+    ratio = found["activation_mso"]["mean"]["output"]["mean"] / found["weight_mso"]["up"]["mean"]
+    assert found["ratio"]["mean"] == pytest.approx(ratio)
+
+
+def test_what_does_not_exist_is_null_with_a_reason(capsys):
+    found = answer(capsys, "measure", *SMALL, "--top-k", "1", "--trials", "1")
+    token = found["activation_mso"]["token"]["output"]
+    assert token["mean"] is None
+    assert "no token meets two experts" in token["why"]
+    assert found["weight_mso"]["up"]["sem"] is None
+    assert found["predicted"]["activation_mso"]["mean"]["hidden"]["mean"] is None
+    assert "common mean" in found["predicted"]["activation_mso"]["mean"]["hidden"]["why"]
+
+
+def test_readable_output_ends_in_a_sentence(capsys):
+    assert main(["measure", *SMALL]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["quantity", "measured", "null", "kind", "excess", "z", "p"]
+    assert lines[-1].startswith("output overlap is ")
+    assert " times its null, z " in lines[-1]
+
+
+def test_the_same_command_prints_the_same(capsys):
+    found = []
+    for _ in range(2):
+        assert main(["measure", *SMALL, "--json"]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]
+
+
+def test_predict(capsys):
+    found = answer(capsys, "predict", *SMALL, "--activation", "tanh")
+    assert found["weight_mso"]["up"]["mean"] == pytest.approx(1 / 240)
+    assert found["activation_mso"]["mean"]["output"]["mean"] == pytest.approx(1 / 12)
+    assert main(["predict", *SMALL]) == 0
+    assert "N2 holds where: " in capsys.readouterr().out
+
+
+def test_sites_and_readings_can_be_chosen(capsys):
+    found = answer(capsys, "measure", *SMALL, "--sites", "output", "--readings", "mean")
+    assert set(found["activation_mso"]) == {"mean"}
+    assert set(found["activation_mso"]["mean"]) == {"output"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--d-modle", "3"], "unknown flag --d-modle; did you mean '--d-model'?"),
+        (["--d-modle=3"], "unknown flag --d-modle; did you mean '--d-model'?"),
+        (["--router.temprature", "3"], "did you mean '--router.temperature'?"),
+        (["--activation", "slu"], "did you mean 'silu'?"),
+        (["--router", "lineer"], "did you mean 'linear'?"),
+        (["--d-model", "x"], "--d-model"),
+        (["--d-model", "-4"], "d_model: expected a whole number, at least 1"),
+        (["--d-ff", "0"], "d_ff: expected a whole number, at least 1"),
+        (["--n-experts", "1", "--top-k", "1"], "n_experts: expected a whole number, at least 2"),
+        (["--top-k", "9"], "top_k: expected at most n_experts = 8, got 9"),
+        (["--tokens", "0"], "tokens: expected a whole number, at least 1"),
+        (["--trials", "0"], "trials: expected a whole number, at least 1"),
+        (["--device", "tpu"], "device: expected 'cpu', 'cuda' or 'cuda:N', got 'tpu'"),
+        (["--device", "cuda:99"], "device: 'cuda:99' asked for"),
+        (["--memory", "lots"], "memory: expected bytes"),
+        (["--memory", "1KiB"], "memory: one trial of this layer"),
+        (["--d-model", "300000", "--d-ff", "300000"], "memory: one trial of this layer"),
+        (["--router", "soft"], "top_k: the soft router uses every expert"),
+        (["--inputs", "file"], "inputs.path: expected a .npy or .safetensors file"),
+        (["--inputs", "file", "--inputs.path", "nowhere.npy"], "inputs.path: cannot read 'nowhere.npy': No such file or directory"),
+        (["--router.temperature", "nan"], "router.temperature: expected a finite number"),
+        (["surplus"], "surplus"),
+    ],
+)
+def test_mistakes_end_in_one_line(capsys, argv, message):
+    line = refusal(capsys, "measure", *argv)
+    assert line.startswith("simgap measure: error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(("argv", "message"), [([], "command"), (["measur"], "did you mean 'measure'?"), (["--version-please"], "")])
+def test_no_command(capsys, argv, message):
+    line = refusal(capsys, *argv)
+    assert line.startswith("simgap: error: ")
+    assert message in line
+
+
+def test_files_of_inputs(capsys, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((40, 12)).astype(np.float32)
+    np.save(tmp_path / "x.npy", rows)
+    file = ["--inputs", "file", "--inputs.path", str(tmp_path / "x.npy")]
+    assert answer(capsys, "measure", *SMALL, *file)["weight_mso"]["up"]["trials"] == 5
+    assert "rows of width 12, but d_model is 16" in refusal(capsys, "measure", *SMALL, *file, "--d-model", "16")
+    assert "tokens: 50 asked for" in refusal(capsys, "measure", *SMALL, *file, "--tokens", "50")
+    rows[17, 3] = np.nan
+    np.save(tmp_path / "x.npy", rows)
+    assert "row 17 of" in refusal(capsys, "measure", *SMALL, *file)
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    """The bound is 0.3 s on an idle machine; the best of five, since others may be busy beside."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        shown = subprocess.run([sys.executable, "-m", "simgap.cli", "--help"], capture_output=True, text=True, check=True, timeout=60)
+        times.append(time.perf_counter() - start)
+    assert "measure" in shown.stdout
+    assert min(times) < 0.3
