@@ -1,6 +1,5 @@
 """`python -m experiments` lists the artefacts; `python -m experiments FOLDER [ARTEFACT ...]` computes, records and renders them."""
 
-import argparse
 import importlib
 import pkgutil
 import sys
@@ -9,6 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 from experiments.cells import Bench
+from simgap import RunSpec
+from simgap.cli import Parser
+from simgap.specs import nearest
 
 
 def artefacts() -> dict[str, dict[str, ModuleType]]:
@@ -24,7 +26,7 @@ def artefacts() -> dict[str, dict[str, ModuleType]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments", description="Regenerate tables and figures.", allow_abbrev=False)
+    parser = Parser(prog="python -m experiments", description="Regenerate tables and figures.", allow_abbrev=False)
     parser.add_argument("folder", nargs="?", help="which folder of artefacts; none lists them")
     parser.add_argument("artefact", nargs="*", help="which of its artefacts (default: all)")
     parser.add_argument("--preset", choices=("smoke", "full"), default="full", help="smoke: a quick look; full: the law's test too")
@@ -40,13 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"  {name:<14} {(module.__doc__ or '').splitlines()[0]}")
         return 0
     if options.folder not in found:
-        parser.exit(2, f"{parser.prog}: error: no folder {options.folder!r}; there are {', '.join(found)}\n")
+        parser.exit(2, f"{parser.prog}: error: no folder {options.folder!r}{nearest(options.folder, list(found))}\n")
     modules = found[options.folder]
     unknown = [name for name in options.artefact if name not in modules]
     if unknown:
         parser.exit(2, f"{parser.prog}: error: no artefact {unknown[0]!r} in {options.folder}; there are {', '.join(modules)}\n")
     out = options.out or Path("runs") / options.folder
     try:
+        RunSpec(seed=options.seed, device=options.device)
         for name in options.artefact or modules:
             bench = Bench(out, name, device=options.device, seed=options.seed)
             records = modules[name].compute(options.preset, bench)

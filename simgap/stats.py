@@ -172,6 +172,26 @@ def permutation_within(x: Float[np.ndarray, "s l"], y: Float[np.ndarray, "s l"],
     return float((1 + np.count_nonzero(r >= observed - 1e-12)) / (n + 1))
 
 
+def sign_flip(x: Float[np.ndarray, "s l"], y: Float[np.ndarray, "s l"], generator: np.random.Generator, n: int = 10_000) -> float:
+    """p of the correlation of x and y inside rows with rows, not points, as the sample: each row's covariance keeps its size, not its sign.
+
+    Where conditions move both sides of a row smoothly, as a regulariser's strength does, the order inside a row is no draw of chance:
+    `permutation_within` then calls every such response an association, whichever way each row happens to turn. Here rows are exchangeable
+    with their mirror images under the null, and only their agreement counts. Exact up to 12 rows (all 2^s flips), n random ones beyond.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.shape != y.shape or x.ndim != 2 or x.shape[1] < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError(f"x, y: expected two finite (seeds, conditions) arrays with at least 2 conditions, got {x.shape} and {y.shape}")
+    covariance = ((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True))).sum(1)
+    rows = len(covariance)
+    if rows <= 12:
+        signs = 1 - 2 * (np.arange(2**rows)[:, None] >> np.arange(rows) & 1)
+        extreme = np.abs(signs @ covariance) >= abs(covariance.sum()) * (1 - 1e-12)
+        return float(extreme.mean())
+    signs = generator.choice([-1.0, 1.0], (n, rows))
+    return float((1 + np.count_nonzero(np.abs(signs @ covariance) >= abs(covariance.sum()) * (1 - 1e-12))) / (n + 1))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: family-wise p-values, valid under any dependence."""
     if any(not 0 <= p <= 1 for p in p_values):

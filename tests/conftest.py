@@ -1,7 +1,7 @@
 """Shapes and types in signatures are checked at run time, in tests only.
 
-Kernels stay out, because the hook breaks compilation; so do the modules that refuse wrong shapes in words of their own, which the hook would
-pre-empt.
+Kernels stay out, because the hook breaks compilation; so do the modules that refuse wrong shapes in words of their own, which the hook
+would pre-empt.
 """
 
 from jaxtyping import install_import_hook

@@ -16,6 +16,7 @@ from simgap.stats import (
     pearson_p,
     permutation_within,
     ratio_of_means,
+    sign_flip,
     student_p,
 )
 
@@ -344,3 +345,34 @@ def test_fisher():
     assert fisher([0.0, 1.0]) == 0
     with pytest.raises(ValueError, match="p_values: expected at least one, each"):
         fisher([])
+
+
+def responses(rng, rows, conditions):
+    """Rows that respond smoothly to a condition on both sides, each in a direction of its own: no relation between the sides."""
+    steps = np.arange(conditions)
+    return [rng.standard_normal((rows, 1)) + rng.standard_normal((rows, 1)) * steps for _ in range(2)]
+
+
+def test_seeds_are_the_sample():
+    """400 scans of 10 seeds x 5 conditions under the null: the flip keeps its level at 5 sigma, shuffling inside rows does not."""
+    rng = np.random.default_rng(53)
+    scans = [responses(rng, 10, 5) for _ in range(400)]
+    line = 400 * 0.05 + 5 * math.sqrt(400 * 0.05 * 0.95)
+    assert sum(sign_flip(x, y, rng) <= 0.05 for x, y in scans) < line
+    assert sum(permutation_within(x, y, rng, 199) <= 0.05 for x, y in scans) > line
+
+
+@pytest.mark.parametrize("rows", [10, 30])
+def test_sign_flip_sees_what_seeds_agree_on(rows):
+    rng = np.random.default_rng(54)
+    x, y = responses(rng, rows, 5)
+    assert sign_flip(x, x + 0.1 * y, rng) < 0.005
+    assert sign_flip(x, -x + 0.1 * y, rng) < 0.005
+    assert sign_flip(x, np.zeros_like(x), rng) == 1
+
+
+def test_sign_flip_is_exact_for_few_rows():
+    x = np.array([[0.0, 1.0], [0.0, 2.0], [0.0, 1.0]])
+    assert sign_flip(x, x, np.random.default_rng(0)) == 2 / 8
+    with pytest.raises(ValueError, match="two finite"):
+        sign_flip(x, x[:, :1], np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""The persistence tables as a careful person writes them in NumPy: loops over trials and experts, one BLAS call each, float32 throughout."""
+"""The persistence tables as a careful person writes them in NumPy: loops over trials and experts, one BLAS call each, all in float32."""
 
 import numpy as np
 

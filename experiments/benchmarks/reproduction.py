@@ -34,7 +34,7 @@ def work(spec: LayerSpec, strength: float, tokens: int) -> Work:
     """What one trial cannot do without: normal numbers drawn, float32 FLOPs in products, bytes moved, matrices decomposed.
 
     Draws: both weight matrices, tokens, router. Products: the router, W_up on routed tokens only, W_down on mean hidden vectors only (it
-    is linear), and where regularised W'W, the map V diag V', and W times it. Bytes: every array written once and read once, the hidden
+    is linear), and where regularised W'W, W V, and that times V'. Bytes: every array written once and read once, the hidden
     vectors of routed tokens and the gathered tokens among them. Decompositions: one W'W of width d for each regularised expert.
     """
     d, f, experts, k = spec.d_model, spec.d_ff, spec.n_experts, spec.top_k
@@ -42,15 +42,15 @@ def work(spec: LayerSpec, strength: float, tokens: int) -> Work:
     products = 2.0 * (tokens * experts * d + tokens * k * d * f + experts * d * f)
     floats = weights + tokens * d + tokens * k * (d + f) + tokens * experts
     if strength:
-        products += experts * (4.0 * f * d * d + 2.0 * d**3)
-        floats += experts * (f * d + 2 * 2 * d * d)
+        products += experts * 6.0 * f * d * d
+        floats += experts * (2 * f * d + 2 * 2 * d * d)
     draws = weights + tokens * d + experts * d
     return {"draws": draws, "gemm": products, "copy": 2.0 * 4 * floats, "eigen": experts * (d / 128) ** 3 if strength else 0.0}
 
 
 def floor(rates: Rates, tokens: int) -> dict[str, float]:
     """Seconds of each kind of work over the 14 configurations, at the measured rates."""
-    total = {kind: 0.0 for kind in ("draws", "gemm", "copy", "eigen")}
+    total = dict.fromkeys(("draws", "gemm", "copy", "eigen"), 0.0)
     for _, spec, strength in configurations():
         for kind, amount in work(spec, strength, tokens).items():
             total[kind] += TRIALS * amount / rates[kind]
@@ -104,8 +104,8 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     page.rows = [[f"floor: {kind}", f"{middle['rates'][kind]:.3g} {units[kind]}", middle["parts"][kind]] for kind in units]
     page.rows += [["floor", "", middle["floor"]], ["ours", "", middle["seconds"]], ["NumPy loops", "", loops]]
     page.notes = [
-        f"Ours over the floor: {statistics.median(ratios):.2f} (median of {len(ratios)} runs, each with its own rates; from {ratios[0]:.2f} to "
-        f"{ratios[-1]:.2f}). NumPy loops over ours: {loops / statistics.median(run['seconds'] for run in runs):.1f}. "
+        f"Ours over the floor: {statistics.median(ratios):.2f} (median of {len(ratios)} runs, each with its own rates; from "
+        f"{ratios[0]:.2f} to {ratios[-1]:.2f}). NumPy loops over ours: {loops / statistics.median(r['seconds'] for r in runs):.1f}. "
         f"{int(middle['rates']['threads'])} threads.",
         "The floor counts work that cannot be left out (the docstring of `work` says which), at rates measured seconds before: products at "
         "torch.mm's, draws at twice torch.randn's single-thread rate, bytes at a copy's, decompositions at LAPACK's.",

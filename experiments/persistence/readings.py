@@ -107,9 +107,13 @@ def judge(rows: Sequence[dict[str, str]], records: Sequence[Record], trials: int
             kept = [i for i, record in enumerate(records) if prefix + name in record["values"]]
             values = [reported(rows[i])[side == "activation"] for i in kept]
             nulls = [_null(records[i]["values"][prefix + name], trials) for i in kept]
-            note = "" if len(kept) == len(rows) else f"{len(rows) - len(kept)} rows have top_k = 1 and no such reading"
+            note = "" if len(kept) == len(rows) else f"without {', '.join(row_names(rows, kept))}: at top_k = 1 no such reading"
             verdicts.append(Verdict(side, words, joint_p(values, nulls), note))
     return verdicts
+
+
+def row_names(rows: Sequence[dict[str, str]], kept: Sequence[int]) -> list[str]:
+    return [row["architecture"] for i, row in enumerate(rows) if i not in kept]
 
 
 def _null(values: Sequence[float], trials: int) -> Null:
