@@ -40,15 +40,16 @@ class Records:
             return
         with open(self.path, encoding="utf-8", errors="replace") as file:
             for line in file:
-                with contextlib.suppress(json.JSONDecodeError):
-                    record = json.loads(line)
+                # Whatever a foreign line does to the parser (numbers of 5,000 digits, 100,000 brackets, NaN), it is no record of ours.
+                with contextlib.suppress(ValueError, RecursionError):
+                    record = json.loads(line, parse_constant=_refuse)
                     if line.endswith("\n") and isinstance(record, dict):
                         yield record
 
     def find(self, key: str, origin: Mapping[str, Any]) -> dict[str, Any] | None:
         """The newest record under this key that the same code on the same machine wrote: what a stopped run need not do again."""
         wanted = _reproducible(origin)
-        found = [r for r in self if r.get("key") == key and wanted and _reproducible(r.get("provenance", {})) == wanted]
+        found = [r for r in self if r.get("key") == key and wanted and _reproducible(r.get("provenance")) == wanted]
         return found[-1] if found else None
 
 
@@ -67,9 +68,13 @@ def provenance(command: str = "") -> dict[str, Any]:
     }
 
 
-def _reproducible(origin: Mapping[str, Any]) -> tuple[Any, ...] | None:
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _reproducible(origin: object) -> tuple[Any, ...] | None:
     """What bits depend on, or None where the code itself is not known."""
-    if not origin.get("commit") or origin.get("dirty"):
+    if not isinstance(origin, Mapping) or not origin.get("commit") or origin.get("dirty"):
         return None
     return origin["commit"], json.dumps(origin.get("versions"), sort_keys=True), origin.get("cpu")
 

@@ -56,7 +56,13 @@ def calibrated(measured: Estimate, null: Prediction, overlap: bool = True) -> Ca
     excess = measured.mean / null.mean if null.mean else None
     scaled = (measured.mean - null.mean) / (1 - null.mean) if overlap and null.mean != 1 else None
     z, unit, p = _deviation(measured, null, overlap)
-    why = "" if z is not None else "no spread is known: one trial, and the null's sd has no law"
+    why = ""
+    if z is None:
+        why = (
+            "the null has no spread: every such overlap is equal"
+            if null.sd == 0
+            else "no spread is known: one trial, and no law for the sd"
+        )
     return Calibrated(measured.mean, null.mean, excess, scaled, z, unit, p, dimension, why)
 
 
@@ -79,7 +85,8 @@ def sentence(measured: Gap[Estimate], calibrated: Gap[Calibrated]) -> str:
     if quantity is None or quantity.mean is None:
         return f"output overlap was not measured: {quantity.why if quantity else 'mean output not asked for'}"
     if quantity.excess is None or quantity.z is None:
-        return f"output overlap is {quantity.mean:.3g}; no null to hold it against: {quantity.why}"
+        held = "its null is the same" if quantity.excess == 1 else "no null to hold it against"
+        return f"output overlap is {quantity.mean:.3g}; {held}: {quantity.why}"
     return f"output overlap is {quantity.excess:.3g} times its null, z {quantity.z:.1f}: {verdict(quantity.z, quantity.p)}"
 
 

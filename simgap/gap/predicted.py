@@ -55,11 +55,11 @@ def predict(
     """
     run = RunSpec(tokens=tokens, trials=trials)
     pairs = spec.n_experts * (spec.n_experts - 1) // 2 * trials
-    routed = _side(spec, run, pairs, sites, readings, weights, None)
+    routed = _side(spec, run, pairs, sites, readings, weights)
     if not spec.n_shared_experts:
         return routed
     across = spec.n_experts * spec.n_shared_experts * trials
-    shared = _side(spec, run, across, sites, readings, weights, None)
+    shared = _side(spec, run, across, sites, readings, weights, across=True)
     return _side(spec, run, pairs, sites, readings, weights, shared)
 
 
@@ -70,11 +70,15 @@ def _side(
     sites: Sequence[str],
     readings: Sequence[str],
     weights: Sequence[str],
-    shared: Gap[Prediction] | None,
+    shared: Gap[Prediction] | None = None,
+    across: bool = False,
 ) -> Gap[Prediction]:
+    """One side's predictions: pairs of routed experts, or (across) of a routed with a shared one."""
     weight = {kind: _weight(spec, kind, pairs) for kind in WEIGHT_KINDS if kind in weights}
-    activation = {r: {site: _activation(spec, r, site, pairs) for site in SITES if site in sites} for r in READINGS if r in readings}
-    output, up = _activation(spec, "mean", "output", pairs), _weight(spec, "up", pairs)
+    activation = {
+        r: {site: _activation(spec, r, site, pairs, across) for site in SITES if site in sites} for r in READINGS if r in readings
+    }
+    output, up = _activation(spec, "mean", "output", pairs, across), _weight(spec, "up", pairs)
     return Gap(spec, run, weight, activation, _gap(output, up), _ratio(output, up, pairs), shared)
 
 
@@ -100,11 +104,12 @@ def _all_weights(spec: LayerSpec, pairs: int) -> Prediction:
     extra = "the matrices' entries have one variance" if equal else "error O(1 / (d f)) relative: norms replaced by their means"
     # Of all vectors with these second moments, cos^2 spreads like that of an isotropic vector in 1/mean dimensions.
     variance = weight_null.null_variance(1 / mean) if mean < 1 else 0.0
-    return _prediction(mean, kind, variance, "leading", pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
+    sd_kind = "exact" if equal and spec.init in GAUSSIAN_INITS else "leading"
+    return _prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
 
 
-def _activation(spec: LayerSpec, reading: str, site: str, pairs: int) -> Prediction:
-    if reading == "token" and spec.top_k == 1 and spec.router.kind != "expert_choice":
+def _activation(spec: LayerSpec, reading: str, site: str, pairs: int, across: bool) -> Prediction:
+    if not across and reading == "token" and spec.top_k == 1 and spec.router.kind != "expert_choice":
         return Prediction.missing("top_k = 1: no token meets two experts")
     if site == "normed" and spec.norm == "none":
         return Prediction.missing("norm = none: there is no normed site")

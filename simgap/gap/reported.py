@@ -1,5 +1,6 @@
 """Values as papers print them: a number with its rounding interval, and the widths that could have given it."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ class Reported:
     @classmethod
     def parse(cls, text: str) -> "Reported":
         """Raises ValueError for anything but a plain decimal number such as 0.0169 or 1.33e-4."""
-        match = re.fullmatch(r"\s*[+-]?\d{1,30}(?:\.(\d{1,30}))?(?:[eE]([+-]?\d{1,3}))?\s*", text)
+        match = re.fullmatch(r"\s*[+-]?[0-9]{1,30}(?:\.([0-9]{1,30}))?(?:[eE]([+-]?[0-9]{1,3}))?\s*", text)
         if match is None:
             raise ValueError(f"reported: expected a decimal number such as 1.33e-4, got {text!r}")
-        return cls(float(text), 0.5 * 10.0 ** (int(match[2] or 0) - len(match[1] or "")))
+        exponent = int(match[2] or 0) - len(match[1] or "")
+        value, half_unit = float(text), float(f"5e{exponent - 1}")
+        if not math.isfinite(value) or not 0 < half_unit < math.inf:
+            raise ValueError(f"reported: {text!r} is beyond the range of a float")
+        return cls(value, half_unit)
 
     def __sub__(self, other: "Reported") -> "Reported":
         """The difference of two printed numbers, uncertain by both roundings."""

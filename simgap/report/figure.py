@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simgap.report.files import write_whole
+from simgap.report.files import with_ending, write_whole
 
 # Shape and filling tell the series apart; colour only helps.
 OURS: dict[str, Any] = {"marker": "o", "color": "#08306b", "markersize": 5, "capsize": 3, "linestyle": "none"}
@@ -19,6 +19,7 @@ PUBLISHED: dict[str, Any] = {
     "markeredgewidth": 1.6,
 }
 LAWS = ({"color": "#333333", "linestyle": "-"}, {"color": "#777777", "linestyle": "--"}, {"color": "#777777", "linestyle": ":"})
+STYLES = (OURS, OTHER)
 
 
 @dataclass
@@ -60,14 +61,16 @@ def draw(panels: Sequence[Panel], title: str, stem: Path) -> list[Path]:
         figure.suptitle(title, fontsize=11)
         # Without a date in the file, the same numbers give the same bytes.
         return [
-            write_whole(stem.with_suffix(".png"), lambda path: figure.savefig(path, dpi=150, metadata={"Software": None})),
-            write_whole(stem.with_suffix(".pdf"), lambda path: figure.savefig(path, metadata={"CreationDate": None})),
+            write_whole(with_ending(stem, ".png"), lambda path: figure.savefig(path, dpi=150, metadata={"Software": None})),
+            write_whole(with_ending(stem, ".pdf"), lambda path: figure.savefig(path, metadata={"CreationDate": None})),
         ]
     finally:
         plt.close(figure)
 
 
 def _draw_panel(axis: Any, panel: Panel) -> None:
+    if len(panel.laws) > len(LAWS) or len(panel.ours) > len(STYLES):
+        raise ValueError(f"{panel.title}: at most {len(LAWS)} laws and {len(STYLES)} series of ours tell apart in greyscale")
     for law, style in zip(panel.laws, LAWS, strict=False):
         if panel.ticks is None:
             axis.plot(law.x, law.y, label=law.label, linewidth=1.4, zorder=1, **style)
@@ -75,7 +78,7 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
             # Between categories there is no law to draw.
             ends = ([x - 0.4 for x in law.x], [x + 0.4 for x in law.x])
             axis.hlines(law.y, *ends, label=law.label, linewidth=1.4, zorder=1, colors=style["color"], linestyles=style["linestyle"])
-    for series, style in zip(panel.ours, (OURS, OTHER), strict=False):
+    for series, style in zip(panel.ours, STYLES, strict=False):
         axis.errorbar(series.x, series.y, yerr=series.error, label=series.label, zorder=3, **style)
     for series in panel.published:
         axis.errorbar(series.x, series.y, yerr=series.error, label=series.label, zorder=2, ecolor="#b30000", elinewidth=1, **PUBLISHED)

@@ -22,6 +22,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def with_ending(stem: Path, ending: str) -> Path:
+    """STEM plus an ending; a dot in the stem is part of its name."""
+    return stem.with_name(stem.name + ending)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -14,6 +14,7 @@ def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
     """One line per quantity of a measured gap beside its null, then routing, and whatever was left out."""
     rows: list[tuple[str, ...]] = [HEADER]
     notes: list[str] = []
+    missing: dict[str, list[str]] = {}
     for prefix, m, p, c in _sides(measured, predicted, calibration):
         nulls, judged = dict(p.items()), dict(c.items())
         for path, value in m.items():
@@ -22,6 +23,8 @@ def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
                 continue
             null, q = nulls[path], judged[path]
             rows.append((name, _with_error(value), _number(null.mean), null.kind or "-", _number(q.excess), _z(q), _number(q.p, 2)))
+            if null.mean is None:
+                missing.setdefault(null.why, []).append(name)
             if value.dropped:
                 notes.append(f"{name}: {value.dropped} pairs left out ({value.dropped_at})")
     routing = measured.routing
@@ -30,7 +33,7 @@ def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
         f"load per expert {min(load):.3f} to {max(load):.3f} (balanced {1 / len(load):.3f}), idle experts {routing['idle_experts']}, "
         f"dropped tokens {routing['dropped_tokens']} of {routing['tokens']}"
     )
-    return _aligned(rows) + notes
+    return _aligned(rows) + notes + _reasons(missing)
 
 
 def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
@@ -46,7 +49,11 @@ def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
             rows.append((prefix + _name(path), _number(value.mean), _number(value.sd), value.kind or "-", value.law or "-"))
             laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
     stated = [f"{law} holds where: {'; '.join(hypotheses)}" for law, hypotheses in laws.items()]
-    return _aligned(rows) + stated + [f"no null for {', '.join(names)}: {why}" for why, names in missing.items()]
+    return _aligned(rows) + stated + _reasons(missing)
+
+
+def _reasons(missing: dict[str, list[str]]) -> list[str]:
+    return [f"no null for {', '.join(names)}: {why}" for why, names in missing.items()]
 
 
 def _sides(measured: Gap, predicted: Gap, calibration: Gap) -> list[tuple[str, Any, Any, Any]]:

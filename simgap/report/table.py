@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simgap.report.files import write_whole
+import numpy as np
+
+from simgap.report.files import with_ending, write_whole
 
 
 @dataclass
@@ -21,10 +23,10 @@ class Table:
 
     def write(self, stem: Path) -> list[Path]:
         """Write STEM.md with everything, and STEM.csv with the first table at full precision (sections as STEM_1.csv, ...)."""
-        paths = [write_whole(stem.with_suffix(".md"), lambda path: path.write_text(self.markdown(), encoding="utf-8"))]
+        paths = [write_whole(with_ending(stem, ".md"), lambda path: path.write_text(self.markdown(), encoding="utf-8"))]
         for number, table in enumerate([self, *self.sections]):
             name = stem if number == 0 else stem.with_name(f"{stem.name}_{number}")
-            paths.append(write_whole(name.with_suffix(".csv"), table._write_csv))
+            paths.append(write_whole(with_ending(name, ".csv"), table._write_csv))
         return paths
 
     def markdown(self, level: int = 1) -> str:
@@ -42,10 +44,10 @@ class Table:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _shown(cell: Any) -> str:
     if cell is None:
         return "-"
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.4g}" if isinstance(cell, float | np.floating) else str(cell)

@@ -17,13 +17,14 @@ def gram_descent(
     """W after `steps` steps of gradient descent on strength ||W'W - I||_F, each of the given rate, for every matrix of a batch.
 
     The gradient, 2 W (W'W - I) / ||W'W - I||_F, has the singular vectors of W, so descent moves singular values only (law R1):
-    s <- s - 2 rate strength s (s^2 - 1) / ||s^2 - 1||. With V and s^2 from one eigendecomposition of W'W in float64, the result is
-    W + W V diag(s_T / s_0 - 1) V', whatever the number of steps. `plain` runs the same descent on W itself, step by step in W's dtype.
+    s <- s - 2 rate strength s (s^2 - 1) / ||s^2 - 1||. With V and s^2 from one eigendecomposition of W'W (formed in W's dtype, decomposed
+    in float64), the result is W + W V diag(s_T / s_0 - 1) V', whatever the number of steps. `plain` runs the same descent on W itself,
+    step by step in W's dtype.
 
     strength >= 0, rate > 0, steps >= 0 (the paper gives the strengths and none of the rest). At a minimum, where the norm is not
     differentiable, the gradient is taken as 0.
     """
-    if strength < 0 or rate <= 0 or steps < 0:
+    if not strength >= 0 or not rate > 0 or steps < 0:
         raise ValueError(f"strength, rate, steps: expected >= 0, > 0 and >= 0, got {strength!r}, {rate!r}, {steps!r}")
     if strength == 0 or steps == 0:
         return weight

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from simgap.moe import Weights
 
+# A direction this much shorter than the longest is round-off of the E x E table, whose squares it comes from.
+RANK_TOLERANCE = 1e-7
+
 
 def pairwise_descent(
     weight: Float[Tensor, "... E f d"], strength: float, steps: int = 50, rate: float = 1e-3, plain: bool = False
@@ -16,12 +19,12 @@ def pairwise_descent(
 
     Each step moves w_i by -rate strength ||w_i||^2 times its gradient, 2 sum_j c_ij (w_j/||w_j|| - c_ij w_i/||w_i||) / ||w_i|| with
     c = cos, so that the rate is dimensionless: the direction moves by the rate whatever the scale of the init. All steps stay in the span
-    of the E initial vectors, so they run on the E x E table of inner products in float64 and touch the weights once at the end.
+    of the E initial vectors, so they run on E coordinates to a vector in float64 and touch the weights once at the end.
     `plain` runs the same descent on the weights themselves.
 
     strength >= 0, rate > 0, steps >= 0.
     """
-    if strength < 0 or rate <= 0 or steps < 0:
+    if not strength >= 0 or not rate > 0 or steps < 0:
         raise ValueError(f"strength, rate, steps: expected >= 0, > 0 and >= 0, got {strength!r}, {rate!r}, {steps!r}")
     if strength == 0 or steps == 0:
         return weight
@@ -30,19 +33,26 @@ def pairwise_descent(
         for _ in range(steps):
             flat = flat - rate * strength * _step(flat @ flat.mT) @ flat
         return flat.view_as(weight)
-    start = flat.double() @ flat.double().mT
-    mix = torch.eye(start.shape[-1], dtype=torch.float64, device=weight.device).expand_as(start)
+    # Coordinates z of the E vectors in their own span: a direction that no vector has would only gather round-off.
+    gram = flat.double() @ flat.double().mT
+    sizes, axes = torch.linalg.eigh(gram)
+    roots = sizes.clamp(min=0).sqrt()
+    kept = roots > RANK_TOLERANCE * roots.amax(-1, keepdim=True)
+    z = axes * torch.where(kept, roots, 0.0)[..., None, :]
+    z = torch.where(gram.diagonal(dim1=-2, dim2=-1)[..., None] > 0, z, 0.0)
     for _ in range(steps):
-        mix = mix - rate * strength * _step(mix @ start @ mix.mT) @ mix
+        z = z - rate * strength * _step(z @ z.mT) @ z
+    mix = (z * torch.where(kept, 1 / torch.where(kept, roots, 1.0), 0.0)[..., None, :]) @ axes.mT
     return (mix.to(weight.dtype) @ flat).view_as(weight)
 
 
 def _step(gram: Float[Tensor, "... E E"]) -> Float[Tensor, "... E E"]:
-    """The coefficients of the gradient in the current vectors, times ||w_i||^2: row i gives w_i's step."""
-    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
-    cos = gram / norms[..., :, None] / norms[..., None, :]
+    """The coefficients of the gradient in the current vectors, times ||w_i||^2: row i gives w_i's step. A zero vector has none."""
+    norms = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    safe = torch.where(norms > 0, norms, 1.0)
+    cos = gram / safe[..., :, None] / safe[..., None, :]
     off = cos - torch.diag_embed(cos.diagonal(dim1=-2, dim2=-1))
-    toward = 2 * off * (norms[..., :, None] / norms[..., None, :])
+    toward = 2 * off * (norms[..., :, None] / safe[..., None, :])
     return toward - torch.diag_embed(2 * off.square().sum(-1))
 
 

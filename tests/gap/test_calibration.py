@@ -1,0 +1,181 @@
+"""Measured against predicted (law N7): every number by hand, p-values uniform under the null, and what is said in words."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats as oracle
+
+import simgap as sg
+from simgap.gap.calibration import Calibrated, calibrated, sentence, verdict
+from simgap.gap.predicted import Prediction
+from simgap.stats import Estimate
+
+# Two-sided 5 sigma.
+FIVE_SIGMA = math.erfc(5 / math.sqrt(2))
+NULL = Prediction(0.125, 0.01, "exact", "exact", "N2", (), 100)
+
+
+def test_an_overlap_by_hand():
+    found = calibrated(Estimate(0.15, 0.02, 10, 100), NULL)
+    assert (found.mean, found.null) == (0.15, 0.125)
+    assert found.excess == pytest.approx(1.2, rel=1e-15)
+    assert found.scaled_excess == pytest.approx(0.025 / 0.875, rel=1e-13)
+    assert found.z == pytest.approx(2.5, rel=1e-13)
+    assert found.z_unit == "null sd"
+    assert found.effective_dimension == pytest.approx(20 / 3, rel=1e-15)
+    assert found.why == ""
+    # The Beta law with mean 1/8 and variance 1e-4: a + b = (1/8)(7/8)/1e-4 - 1.
+    size = 0.125 * 0.875 / 1e-4 - 1
+    assert found.p == pytest.approx(2 * oracle.beta(0.125 * size, 0.875 * size).sf(0.15), rel=1e-9)
+
+
+def test_a_gap_may_lie_outside_the_unit_interval():
+    """No Beta law, no scaled excess and no dimension there: p is the normal's."""
+    found = calibrated(Estimate(1.5, 0.1, 10, 100), Prediction(1.0, 0.2, "exact", "exact", "N3", (), 100), overlap=False)
+    assert (found.excess, found.z_unit) == (1.5, "null sd")
+    assert found.z == pytest.approx(2.5)
+    assert found.p == pytest.approx(2 * oracle.norm.sf(2.5), rel=1e-12)
+    assert (found.scaled_excess, found.effective_dimension) == (None, None)
+    zero = calibrated(Estimate(0.01, 0.1, 10, 100), Prediction(0.0, 0.2, "exact", "exact", "N3", (), 100), overlap=False)
+    assert zero.excess is None
+    assert zero.z == pytest.approx(0.05)
+
+
+def test_lost_pairs_widen_the_null():
+    whole, quarter = (calibrated(Estimate(0.15, None, 10, pairs), NULL) for pairs in (100, 25))
+    assert quarter.z == pytest.approx(whole.z / 2, rel=1e-13)
+    assert quarter.p > whole.p
+
+
+@pytest.mark.parametrize("pairs", [0, 100, 101, 5000])
+def test_more_pairs_than_the_null_has_do_not_narrow_it(pairs):
+    """Token readings count a pair on every token; the null's sd counts experts."""
+    assert calibrated(Estimate(0.15, None, 10, pairs), NULL).z == pytest.approx(2.5, rel=1e-13)
+
+
+def test_without_a_null_sd_the_unit_is_the_sem_and_p_is_students():
+    found = calibrated(Estimate(0.15, 0.01, 6, 100), dataclasses.replace(NULL, sd=None, sd_kind=None))
+    assert found.z_unit == "sem"
+    assert found.z == pytest.approx(2.5)
+    assert found.p == pytest.approx(2 * oracle.t(5).sf(2.5), rel=1e-10)
+    assert found.excess == pytest.approx(1.2)
+
+
+def test_one_trial_without_a_null_sd_has_no_z_and_says_why():
+    found = calibrated(Estimate(0.15, None, 1, 100), dataclasses.replace(NULL, sd=None, sd_kind=None))
+    assert (found.z, found.z_unit, found.p) == (None, None, None)
+    assert found.why == "no spread is known: one trial, and no law for the sd"
+    assert found.excess == pytest.approx(1.2)
+    assert found.as_dict()["why"] == found.why
+
+
+def test_what_is_missing_on_either_side_stays_missing_with_its_reason():
+    unmeasured = calibrated(Estimate.missing("not measured"), NULL)
+    assert unmeasured == Calibrated(None, 0.125, why="not measured")
+    no_null = calibrated(Estimate(0.2, 0.01, 5, 10), Prediction.missing("no law"))
+    assert no_null == Calibrated(0.2, None, effective_dimension=5.0, why="no law")
+    assert "why" not in calibrated(Estimate(0.15, 0.02, 10, 100), NULL).as_dict()
+
+
+def test_an_overlap_of_zero_has_no_effective_dimension():
+    found = calibrated(Estimate(0.0, 0.0, 3, 100), NULL)
+    assert (found.excess, found.effective_dimension) == (0, None)
+    assert found.scaled_excess == pytest.approx(-1 / 7)
+
+
+SPEC = sg.LayerSpec(d_model=6, d_ff=9, n_experts=4, n_shared_experts=1)
+
+
+def test_a_whole_gap_in_the_same_shape():
+    measured, predicted = sg.measure(SPEC, tokens=8, trials=3), sg.predict(SPEC, tokens=8, trials=3)
+    found = sg.calibrate(measured, predicted)
+    for side, m, p in ((found, measured, predicted), (found.shared, measured.shared, predicted.shared)):
+        nulls = dict(p.items())
+        assert [path for path, _ in side.items()] == [path for path, _ in m.items()]
+        for (path, judged), (_, value) in zip(side.items(), m.items(), strict=True):
+            assert judged == calibrated(value, nulls[path], overlap=path[0] not in ("gap", "ratio"))
+    assert found.activation_mso["mean"]["output"].excess == pytest.approx(6 * measured.activation_mso["mean"]["output"].mean)
+
+
+def test_gaps_that_do_not_belong_together_are_refused():
+    measured = sg.measure(SPEC, tokens=8, trials=3)
+    with pytest.raises(ValueError, match="measured, predicted: expected gaps of one spec, got two different ones"):
+        sg.calibrate(measured, sg.predict(dataclasses.replace(SPEC, d_ff=10), tokens=8, trials=3))
+    with pytest.raises(ValueError, match="predicted: expected trials = 3 as measured, got 4"):
+        sg.calibrate(measured, sg.predict(SPEC, tokens=8, trials=4))
+
+
+# 1500 layers, fixed beforehand; each is one draw of p, so Kolmogorov's distance has the same line for every null.
+DRAWS = 1500
+
+
+def p_values(n_experts: int, prepare=None) -> dict[str, np.ndarray]:
+    """p of the mean output overlap and of the weight overlap of each of DRAWS layers, one trial each."""
+    spec = sg.LayerSpec(d_model=16, d_ff=4, n_experts=n_experts, top_k=n_experts, router="soft", activation="relu")
+    chosen = {"weights": ("up",), "sites": ("output",), "readings": ("mean",)}
+    measured = sg.measure(spec, tokens=12, trials=DRAWS, seed=8, prepare=prepare, **chosen)
+    null = sg.predict(spec, tokens=12, trials=1, **chosen)
+    sides = {
+        "output": (measured.activation_mso["mean"]["output"], null.activation_mso["mean"]["output"]),
+        "up": (measured.weight_mso["up"], null.weight_mso["up"]),
+    }
+    return {
+        name: np.array([calibrated(Estimate(v, None, 1, p.pairs), p).p for v in m.values.tolist() if not math.isnan(v)])
+        for name, (m, p) in sides.items()
+    }
+
+
+@pytest.mark.parametrize("n_experts", [2, 8])
+def test_p_is_uniform_under_the_null(n_experts):
+    """One pair: the Beta law is exact. 28 pairs: it is matched in two moments, and what is left stays under the same line."""
+    for name, p in p_values(n_experts).items():
+        assert len(p) > 0.99 * DRAWS
+        assert oracle.kstest(p, "uniform").pvalue > FIVE_SIGMA, name
+
+
+def test_p_is_not_uniform_for_experts_that_share_something():
+    """The biased twin, by the same test."""
+
+    def tied(weights):
+        common = weights.down[:, :1]
+        return dataclasses.replace(weights, up=weights.up + 0.5 * weights.up[:, :1], down=torch.add(weights.down, common, alpha=0.5))
+
+    for name, p in p_values(8, tied).items():
+        assert oracle.kstest(p, "uniform").pvalue < FIVE_SIGMA, name
+
+
+def spoken(value: Estimate, null: Prediction) -> str:
+    measured = sg.measure(SPEC, tokens=4, trials=1, weights=("up",), sites=("output",), readings=("mean",))
+    judged = sg.calibrate(measured, sg.predict(SPEC, tokens=4, trials=1))
+    return sentence(measured, dataclasses.replace(judged, activation_mso={"mean": {"output": calibrated(value, null)}}))
+
+
+@pytest.mark.parametrize(
+    "mean, said",
+    [
+        (0.13, "output overlap is 1.04 times its null, z 0.5: nothing to explain"),
+        (0.25, "output overlap is 2 times its null, z 12.5: more than independent experts give"),
+        (0.0625, "output overlap is 0.5 times its null, z -6.2: less than independent experts give"),
+    ],
+)
+def test_the_sentence(mean, said):
+    assert spoken(Estimate(mean, None, 1, 100), NULL) == said
+
+
+def test_the_sentence_where_something_is_missing():
+    upcycled = "output overlap is 0.25; no null to hold it against: experts share a base"
+    assert spoken(Estimate(0.25, None, 1, 100), Prediction.missing("experts share a base")) == upcycled
+    assert spoken(Estimate.missing("no trial"), NULL) == "output overlap was not measured: no trial"
+    measured = sg.measure(SPEC, tokens=4, trials=1, sites=("hidden",), readings=("token",))
+    judged = sg.calibrate(measured, sg.predict(SPEC, tokens=4, trials=1))
+    assert sentence(measured, judged) == "output overlap was not measured: mean output not asked for"
+
+
+def test_the_verdict_turns_at_one_in_a_thousand():
+    assert verdict(3.0, 1.001e-3) == verdict(9.0, None) == "nothing to explain"
+    assert verdict(3.0, 1e-3) == verdict(3.0, 0.0) == "more than independent experts give"
+    assert verdict(-3.0, 0.999e-3) == "less than independent experts give"
+    assert verdict(2.0, 0.04, level=0.05) == "more than independent experts give"
