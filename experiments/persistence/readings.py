@@ -14,6 +14,7 @@ from simgap.gap.reported import FIVE_SIGMA, Null, Reported, fitting_widths, join
 from simgap.metrics import between, means_by_routing, pair_cos2
 from simgap.moe import Layer, open_inputs, simulate
 from simgap.theory import null_output_mso, null_variance, null_weight_mso
+from simgap.threads import pool
 
 CANDIDATE_WIDTHS = range(8, 257)
 TOKEN_READINGS = {"output token": "co-activated outputs on a token", "output all": "outputs of every pair of experts on every token"}
@@ -50,7 +51,8 @@ def every_reading(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     for reading in ("token", "all"):
         values |= {f"{site} {reading}": value.values for site, value in found.activation_mso[reading].items() if value.mean is not None}
     source = open_inputs(cell.spec.inputs, cell.spec.d_model)
-    by_trial = [_mean_readings(simulate(cell.spec, run, source, [trial])) for trial in range(run.trials)]
+    with pool() as (task_map, _):
+        by_trial = list(task_map(lambda trial: _mean_readings(simulate(cell.spec, run, source, [trial])), range(run.trials)))
     values |= {name: np.array([one[name] for one in by_trial]) for name in by_trial[0]}
     values["output mean, doubled"] = 2 * values["output mean"]
     values["weight up, doubled"] = 2 * values["weight up"]

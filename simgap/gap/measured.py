@@ -102,16 +102,16 @@ def measure(
     check_device(run.device)
     available = tuple(site for site in wanted.sites if site != "normed" or spec.norm != "none")
     active = Wanted(available, wanted.readings, wanted.weights)
-    groups = group_trials(spec, run, active.all_pairs)
-    peak = group_bytes(spec, run, max(map(len, groups)), active.computed(spec), active.all_pairs)
-    at_once = check_memory(spec, run, peak)
+    one_trial = group_bytes(spec, run, 1, active.computed(spec), active.all_pairs)
+    groups = group_trials(spec, run, active.all_pairs, most=check_memory(spec, run, one_trial))
+    at_once = run.memory_bytes // (one_trial * max(map(len, groups)))
     source = open_inputs(spec.inputs, spec.d_model)
 
     def measured(group: Sequence[int], task_map: Map = in_order) -> dict[Path, object]:
         layer = simulate(spec, run, source, group, prepare, task_map)
         if not active.all_pairs:
             # Only now is it known how unevenly the router loads the experts.
-            check_memory(spec, run, group_bytes(spec, run, len(group), active.computed(spec), False, layer.longest_list()))
+            check_memory(spec, run, group_bytes(spec, run, 1, active.computed(spec), False, layer.longest_list()), len(group))
         found = _measure_layer(layer, active, task_map)
         if progress is not None:
             progress(len(group))
@@ -135,17 +135,17 @@ def check_device(device: str) -> None:
         raise ValueError(f"device: {device!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
 
 
-def check_memory(spec: LayerSpec, run: RunSpec, peak: int) -> int:
-    """How many groups of trials the budget holds at once; ValueError where it holds none, or the machine does not."""
+def check_memory(spec: LayerSpec, run: RunSpec, one_trial: int, trials: int = 1) -> int:
+    """How many trials of so many bytes the budget holds at once; ValueError where it holds fewer than asked, or the machine does not."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     size = f"{spec.parameters:.3g} parameters, {run.tokens} tokens, {run.dtype}"
-    if run.device == "cpu" and peak > physical:
-        raise ValueError(f"memory: one trial of this layer ({size}) needs {format_bytes(peak)}, the machine has {format_bytes(physical)}")
-    if peak > run.memory_bytes:
-        raise ValueError(
-            f"memory: one trial of this layer ({size}) needs {format_bytes(peak)}, the budget is {format_bytes(run.memory_bytes)}"
-        )
-    return int(run.memory_bytes // peak)
+    what = "one trial" if trials == 1 else f"{trials} trials together"
+    needs = f"memory: {what} of this layer ({size}) needs {format_bytes(trials * one_trial)}"
+    if run.device == "cpu" and trials * one_trial > physical:
+        raise ValueError(f"{needs}, the machine has {format_bytes(physical)}")
+    if trials * one_trial > run.memory_bytes:
+        raise ValueError(f"{needs}, the budget is {format_bytes(run.memory_bytes)}")
+    return int(run.memory_bytes // one_trial)
 
 
 def _named(argument: str, names: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:

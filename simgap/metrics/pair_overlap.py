@@ -55,7 +55,8 @@ def between(cos2: Float[np.ndarray, "s E E"], routed: int, shared: bool = False)
     if shared:
         return cos2[..., :routed, routed:].reshape(len(cos2), -1)
     i, j = np.triu_indices(routed, k=1)
-    return cos2[..., i, j]
+    # Indexing may lay pairs before trials; numpy sums a row in another order then.
+    return np.ascontiguousarray(cos2[..., i, j])
 
 
 def weight_grams(matrices: dict[str, Float[Tensor, "s E a b"] | None]) -> dict[str, Float[Tensor, "s E E"]]:

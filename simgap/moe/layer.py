@@ -17,9 +17,9 @@ from simgap.specs import LayerSpec, RunSpec
 from simgap.threads import Map, in_order
 
 SITES = ("pre", "hidden", "normed", "output")
-# A group holds as many trials as fit this many numbers, so that small layers fill a product and large ones stay near the cache. Constants,
-# one for each kind of device: the shape of a product is part of its bits.
-GROUP_SIZE = {"cpu": 1 << 21, "cuda": 1 << 26}
+# A group holds as many trials as fit this many numbers, so that small layers fill a product and large ones stay near the cache. A tight
+# budget makes groups smaller; a trial's bits do not depend on its group, because its products have the same shapes in any.
+GROUP_SIZE = {"cpu": 1 << 21, "cuda": 1 << 24}
 
 Prepare = Callable[[Weights], Weights]
 
@@ -125,10 +125,10 @@ def group_numbers(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> int:
     return max((spec.n_experts + spec.n_shared_experts) * spec.d_ff * spec.d_model, rows * spec.d_ff, run.tokens * spec.d_model)
 
 
-def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> list[range]:
-    """The trials of a run in groups that are computed together; a function of the spec, the run and the kind of device alone."""
-    largest = group_numbers(spec, run, all_pairs)
-    size = max(1, GROUP_SIZE[run.device.partition(":")[0]] // largest)
+def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int | None = None) -> list[range]:
+    """The trials of a run in groups that are computed together, at most `most` of them where the budget holds no more."""
+    size = max(1, GROUP_SIZE[run.device.partition(":")[0]] // group_numbers(spec, run, all_pairs))
+    size = size if most is None else min(size, most)
     # A power of two of nearly equal groups, two at least: any usual number of threads shares them evenly.
     count = min(run.trials, 1 << max(1, (-(-run.trials // size) - 1).bit_length()))
     ends = [run.trials * group // count for group in range(count + 1)]
