@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,28 @@ class Estimate:
     dropped_at: str = ""
     why: str = ""
     values: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    per_trial: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64), repr=False, compare=False)
 
     @classmethod
-    def of(cls, values: Float[np.ndarray, " s"], pairs: int = 0, dropped: int = 0, dropped_at: str = "") -> "Estimate":
-        """Mean and sem = std / sqrt(n) of independent values; a NaN is a trial with nothing to average, and is left out."""
+    def of(
+        cls,
+        values: Float[np.ndarray, " s"],
+        pairs: int | Int[np.ndarray, " s"] = 0,
+        dropped: int = 0,
+        dropped_at: str = "",
+    ) -> "Estimate":
+        """Mean and sem = std / sqrt(n) of independent values; a NaN is a trial with nothing to average, and is left out.
+
+        pairs: how many each trial rests on, or all of them together.
+        """
         values = np.asarray(values, np.float64)
+        per_trial = np.asarray(pairs if np.ndim(pairs) else [], np.int64)
+        pairs = int(np.sum(pairs))
         kept = values[~np.isnan(values)]
         if kept.size == 0:
-            return cls(None, None, 0, 0, dropped, dropped_at, "no trial has a pair of defined vectors", values)
+            return cls(None, None, 0, 0, dropped, dropped_at, "no trial has a pair of defined vectors", values, per_trial)
         sem = float(kept.std(ddof=1) / math.sqrt(kept.size)) if kept.size > 1 else None
-        return cls(float(kept.mean()), sem, kept.size, pairs, dropped, dropped_at, "", values)
+        return cls(float(kept.mean()), sem, kept.size, pairs, dropped, dropped_at, "", values, per_trial)
 
     @classmethod
     def missing(cls, why: str) -> "Estimate":
@@ -54,7 +66,8 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     if a.mean is None or b.mean is None:
         return Estimate.missing(a.why or b.why)
     _same_trials(a, b)
-    return Estimate.of(a.values - b.values, min(a.pairs, b.pairs), max(a.dropped, b.dropped), a.dropped_at or b.dropped_at)
+    pairs = np.minimum(a.per_trial, b.per_trial) if a.per_trial.size and b.per_trial.size else min(a.pairs, b.pairs)
+    return Estimate.of(a.values - b.values, pairs, max(a.dropped, b.dropped), a.dropped_at or b.dropped_at)
 
 
 def _same_trials(a: Estimate, b: Estimate) -> None:

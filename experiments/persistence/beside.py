@@ -1,16 +1,18 @@
 """What the three tables share: rows of published, law and ours side by side, and the verdict on the printed width."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from experiments.cells import Record, estimate
 from experiments.persistence.published import reported
 from experiments.persistence.readings import Verdict, fit, law_nulls
 from simgap import LayerSpec
-from simgap.gap.reported import FIVE_SIGMA, Null, Reported, joint_p
+from simgap.gap.reported import FITS, FIVE_SIGMA, Null, Reported, joint_p
 from simgap.report.table import Table
 from simgap.stats import Estimate, difference, ratio_of_means
 
 QUANTITIES = {"weight_mso up": "weight", "activation_mso mean output": "activation"}
+SpecOf = Callable[[dict[str, str], int], LayerSpec]
 COLUMNS = (
     "quantity",
     "published",
@@ -29,50 +31,67 @@ def gap_and_ratio(record: Record) -> tuple[Estimate, Estimate]:
     return difference(activation, weight), ratio_of_means(activation, weight)
 
 
-def rows_beside(labels: Sequence[object], spec: LayerSpec, values: Sequence[Reported], record: Record) -> list[list[object]]:
+def rows_beside(labels: Sequence[object], row: dict[str, str], spec: LayerSpec, record: Record) -> list[list[object]]:
     """Rows for weight and activation overlap, their gap and their ratio: published, law at the printed configuration, ours, and the z's.
 
     z of ours: from the law, in the law's standard deviations at our trials. z published: the printed value from the same law, at the
-    spread of one trial (the most that any number of trials leaves) and of ten.
+    spread of one trial (the most that any number of trials leaves) and of ten, the nearest end of its rounding interval counting. What the
+    paper does not print is marked [derived].
     """
-    rows: list[list[object]] = []
-    nulls: dict[int, list[Null]] = {t: [law_nulls([spec], t, side)[0] for side in QUANTITIES.values()] for t in (1, 10)}
-    for at, (name, side) in enumerate(QUANTITIES.items()):
-        ours = estimate(record, name)
-        mean = nulls[1][at][0]
-        trials = record["run"]["trials"]
-        z = None if ours.mean is None else (ours.mean - mean) / law_nulls([spec], trials, side)[0][1]
-        zs = [values[at].z(nulls[t][at]) for t in (1, 10)]
-        rows.append([*labels, f"{side} MSO", values[at].value, mean, ours.mean, ours.sem, trials, z, *zs])
+    weight, activation = reported(row)
     gap, ratio = gap_and_ratio(record)
-    published_gap = values[1].value - values[0].value
-    law_gap = nulls[1][1][0] - nulls[1][0][0]
-    rows.append([*labels, "gap", published_gap, law_gap, gap.mean, gap.sem, gap.trials, None, None, None])
-    published_ratio = values[1].value / values[0].value if values[0].value > 0 else None
-    rows.append([*labels, "ratio", published_ratio, float(spec.d_ff), ratio.mean, ratio.sem, ratio.trials, None, None, None])
+    ours = dict(zip(("weight", "activation"), (estimate(record, name) for name in QUANTITIES), strict=True)) | {"gap": gap}
+    published = {"weight": weight, "activation": activation, "gap": Reported.parse(row["gap"])}
+    trials = record["run"]["trials"]
+    rows: list[list[object]] = []
+    for side, value in published.items():
+        null = {t: law_null(spec, t, side) for t in (1, 10, trials)}
+        mine = ours[side]
+        z = None if mine.mean is None else (mine.mean - null[trials][0]) / null[trials][1]
+        zs = [(value.nearest(null[t][0]) - null[t][0]) / null[t][1] for t in (1, 10)]
+        mark = " [derived]" if side == "weight" and "weight_mso" not in row else ""
+        name = f"{side} MSO{mark}" if side != "gap" else "gap"
+        rows.append([*labels, name, value.value, null[1][0], mine.mean, mine.sem, trials, z, *zs])
+    implied = activation.value / weight.value if weight.value > 0 else None
+    rows.append([*labels, "ratio [derived]", implied, float(spec.d_ff), ratio.mean, ratio.sem, ratio.trials, None, None, None])
     return rows
 
 
-def width_verdict(
-    rows: Sequence[dict[str, str]], spec_of: Callable[[dict[str, str], int], LayerSpec], trials: int, mark: str
-) -> tuple[str, dict[int, float]]:
-    """One sentence on the printed width, and the widths that fit with their joint p."""
-    printed = [int(row["d_model"]) for row in rows]
-    specs = [spec_of(row, d) for row, d in zip(rows, printed, strict=True)]
-    values = [value for row in rows for value in reported(row)]
+def law_null(spec: LayerSpec, trials: int, side: str) -> Null:
+    """The law's mean and spread for one side, or for the gap, whose two sides are uncorrelated (N3)."""
+    if side != "gap":
+        return law_nulls([spec], trials, side)[0]
+    (a, sd_a), (w, sd_w) = (law_nulls([spec], trials, s)[0] for s in ("activation", "weight"))
+    return a - w, math.hypot(sd_a, sd_w)
+
+
+def printed_p(rows: Sequence[dict[str, str]], spec_of: SpecOf, trials: int) -> float:
+    """Joint p of all of a table's weight and activation values at their printed widths, at the spread of so many trials."""
+    specs = [spec_of(row, int(row["d_model"])) for row in rows]
     sides = (law_nulls(specs, trials, "weight"), law_nulls(specs, trials, "activation"))
-    p = joint_p(values, [null for pair in zip(*sides, strict=True) for null in pair])
-    found = fit(rows, spec_of, trials)
-    width = ", ".join(str(d) for d in dict.fromkeys(printed))
-    state = "excluded at 5 sigma" if p < FIVE_SIGMA else ("unlikely" if p < 0.05 else "consistent")
-    spread = f"the spread of {trials} trial{'s' if trials > 1 else ''} {mark}"
+    return joint_p([value for row in rows for value in reported(row)], [null for pair in zip(*sides, strict=True) for null in pair])
+
+
+def state(p: float) -> str:
+    return "excluded at 5 sigma" if p < FIVE_SIGMA else ("unlikely" if p < FITS else "consistent")
+
+
+def width_verdict(rows: Sequence[dict[str, str]], spec_of: SpecOf, trials: int, mark: str) -> tuple[str, dict[int, float]]:
+    """One sentence on the printed width, graded at several numbers of trials, and the widths that fit at `trials`, with their joint p."""
+    width = ", ".join(dict.fromkeys(row["d_model"] for row in rows))
+    grades = {t: printed_p(rows, spec_of, t) for t in sorted({1, 2, 5, 10})}
+    graded = "; ".join(f"{state(p)} at {t} (joint p {p:.2g})" for t, p in grades.items())
+    text = f"Printed width d = {width}, by the number of trials that each value is a mean of: {graded}. "
+    widest = 4 * max(int(row["d_model"]) for row in rows)
+    found = fit(rows, spec_of, trials, range(8, widest + 1))
+    spread = f"at {trials} trial{'s' if trials > 1 else ''} {mark}"
     if not found:
-        return f"Printed width d = {width}: {state} (joint p {p:.2g}, {spread}). No width from 8 to 256 fits.", found
+        return text + f"No width from 8 to {widest} fits {spread}.", found
     best = max(found, key=lambda d: found[d])
     powers = [d for d in found if d & (d - 1) == 0]
     named = f"; of the powers of two, {' and '.join(f'{d} (p {found[d]:.2g})' for d in powers)}" if powers else ""
-    text = f"Printed width d = {width}: {state} (joint p {p:.2g}, {spread}). "
-    return text + f"Widths that fit at p >= 0.05: {min(found)} to {max(found)}, best {best}{named}.", found
+    top = f"{max(found)}{' or more' if max(found) == widest else ''}"
+    return text + f"Widths that fit at p >= {FITS:g} {spread}: {min(found)} to {top}, best {best}{named}.", found
 
 
 def readings_table(verdicts: Sequence[Verdict], trials: int, mark: str) -> Table:
@@ -94,5 +113,5 @@ def fair_wording(verdicts: Sequence[Verdict], powers: Sequence[int]) -> str:
     text = f"Inconsistent with the printed width under Table 2's definitions; those definitions fit {widths}. "
     if fits["weight"] and fits["activation"]:
         pairs = f"{', '.join(fits['activation'])} (activation) with {', '.join(fits['weight'])} (weight)"
-        return text + f"At the printed width only this would look the same: {pairs}."
+        return text + f"At the printed width only this reading, of those tried, would look the same: {pairs}."
     return text + "No other reading tried fits both sides at the printed width."

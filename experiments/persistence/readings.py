@@ -1,7 +1,7 @@
 """Other readings of "activation overlap" and "weight overlap": what the printed width would give under each, before it is called wrong."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ from simgap.moe import Layer, open_inputs, simulate
 from simgap.theory import null_output_mso, null_variance, null_weight_mso
 from simgap.threads import pool
 
-CANDIDATE_WIDTHS = range(8, 257)
 TOKEN_READINGS = {"output token": "co-activated outputs on a token", "output all": "outputs of every pair of experts on every token"}
 ACTIVATIONS = {
     "output mean": "mean output vectors (Table 2's definition)",
@@ -134,7 +133,9 @@ def law_nulls(specs: Sequence[LayerSpec], trials: int, side: str) -> list[Null]:
     return nulls
 
 
-def fit(rows: Sequence[dict[str, str]], spec_of: Callable[[dict[str, str], int], LayerSpec], trials: int) -> dict[int, float]:
+def fit(
+    rows: Sequence[dict[str, str]], spec_of: Callable[[dict[str, str], int], LayerSpec], trials: int, widths: Iterable[int]
+) -> dict[int, float]:
     """Widths at which all of a table's values, weight and activation, agree with N1 and N2 together, with their joint p."""
     values: list[Reported] = [value for row in rows for value in reported(row)]
 
@@ -143,4 +144,4 @@ def fit(rows: Sequence[dict[str, str]], spec_of: Callable[[dict[str, str], int],
         sides = (law_nulls(specs, trials, "weight"), law_nulls(specs, trials, "activation"))
         return [null for pair in zip(*sides, strict=True) for null in pair]
 
-    return fitting_widths(values, nulls, CANDIDATE_WIDTHS)
+    return fitting_widths(values, nulls, widths)

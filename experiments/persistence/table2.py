@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cells import Bench, Cell, Record, estimate
-from experiments.persistence.beside import COLUMNS, QUANTITIES, rows_beside, width_verdict
+from experiments.persistence.beside import COLUMNS, QUANTITIES, printed_p, rows_beside, width_verdict
 from experiments.persistence.published import MARKS, TRIALS, expert, reported, table
 from experiments.persistence.readings import law_nulls
 from simgap import LayerSpec
+from simgap.gap.reported import FITS
 from simgap.report.figure import Panel, Series, draw
 from simgap.report.table import Table
 
@@ -38,10 +39,14 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         for row, record in zip(rows, _with_trials(records, trials), strict=True):
             spec = _spec(row, int(row["d_model"]))
             labels = [spec.d_model, spec.d_ff, spec.d_model * spec.d_ff * spec.n_experts * 2]
-            page.rows += rows_beside(labels, spec, reported(row), record)
+            page.rows += rows_beside(labels, row, spec, record)
     page.notes = [width_verdict([row], _spec, 1, "[unknown]")[0] for row in rows]
     joint = width_verdict(rows, lambda row, _: _spec(row, int(row["d_model"])), 1, "[unknown]")[0]
-    page.notes.append(f"All rows together. {joint.split('. Widths')[0]}.")
+    page.notes.append(f"All rows together. {joint.split('. Widths')[0].split('. No width')[0]}.")
+    low = [row for row in rows if printed_p([row], _spec, 10) < FITS]
+    if low:
+        named = ", ".join(f"d = {row['d_model']} (joint p {printed_p([row], _spec, 10):.2g})" for row in low)
+        page.notes.append(f"Were each value a mean of ten trials, as in the regularisation scan, these rows would not fit: {named}.")
     ratios = [reported(row)[1].value / reported(row)[0].value for row in rows]
     law_ratios = [float(row["d_ff"]) for row in rows]
     page.notes.append(

@@ -46,7 +46,7 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     for trials in dict.fromkeys((TRIALS, most)):
         for row, record in zip(rows, _at(records, WIDTH, trials), strict=True):
             labels = [row["architecture"], int(row["n_experts"]), int(row["top_k"]), int(row["d_ff"])]
-            page.rows += rows_beside(labels, _spec(row, WIDTH), reported(row), record)
+            page.rows += rows_beside(labels, row, _spec(row, WIDTH), record)
     # The number of trials is not given: one trial's spread excludes the least.
     sentence, found = width_verdict(rows, _spec, 1, "[unknown]")
     verdicts = judge(rows, [r for r in records if "readings" in r["labels"]], 1)

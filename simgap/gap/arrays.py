@@ -12,11 +12,13 @@ from torch import Tensor
 
 from simgap.gap.calibration import verdict
 from simgap.metrics import between, means_by_routing, pair_cos2, token_cos2, undefined_vectors
+from simgap.specs import nearest
 from simgap.stats import moment_matched_p
 from simgap.theory.weight_null import null_mso, null_variance
 
 TOKENS_AT_ONCE = 1024
 SAMPLED_VECTORS = 1024
+KINDS = ("output", "normed")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Overlap:
     """A mean squared overlap beside its null; prints as one sentence.
 
     mean: in [0, 1]. sem: standard error over pairs (weights, means) or over tokens, None where there is one. pairs: how many it rests on.
-    null: 1/width, what independent isotropic vectors give. null_sd: how far such a mean strays from it. excess = mean / null.
+    null: 1/width, what independent vectors without a common mean give. null_sd: how far such a mean strays from it. excess = mean / null.
     z = (mean - null) / null_sd. p: two-sided, from the Beta law with the null's mean and sd. dropped: vectors left out because they are
     zero or belong to an expert that no token reached; dropped_at names the first.
     """
@@ -52,7 +54,9 @@ class Overlap:
 def weight_mso(weights: Any) -> Overlap:
     """Mean squared overlap of E experts' flattened weights, beside the null 1/N of independent matrices (law N1).
 
-    weights: (E, ...) numpy array, memory map or torch tensor on any device, E >= 2; N is the product of the other axes.
+    weights: (E, ...) numpy array, memory map or torch tensor on any device, E >= 2; N is the product of the other axes. One matrix of each
+    expert: matrices of different scale flattened together have a larger null (`simgap.theory.null_all_weights_mso`). The moments of the
+    null are exact, its p is not where experts outnumber N: many pairs among few dimensions give a heavier tail than the Beta law.
 
     Raises ValueError for fewer than 2 experts, for values that are not finite, and where no two experts are non-zero.
     """
@@ -62,8 +66,12 @@ def weight_mso(weights: Any) -> Overlap:
     return _of_vectors("weights", vectors.reshape(vectors.shape[0], -1))
 
 
-def mean_mso(vectors: Any, routing: Any) -> Overlap:
+def mean_mso(vectors: Any, routing: Any, kind: str = "output") -> Overlap:
     """Mean squared overlap of experts' mean vectors over the tokens routed to them, beside the null 1/width (law N2).
+
+    kind: "output" for expert outputs and other vectors without a mean entry of their own, null 1/width; "normed" for hidden vectors after a
+    LayerNorm without gain and bias, null 1/(width - 1) (law N4). Rectified hidden vectors (ReLU, SiLU, GELU) share a mean and overlap far
+    more without being related: no null here is theirs.
 
     vectors: (n, k, width), the co-activated vectors of each token. routing: (n, k) integers, which expert each came from, -1 for none.
     An expert below the highest index that no token reached has no mean: it is left out and counted.
@@ -71,6 +79,7 @@ def mean_mso(vectors: Any, routing: Any) -> Overlap:
     Raises ValueError for shapes that do not fit, for values that are not finite, and where fewer than 2 experts were reached.
     """
     h = _tensor("vectors", vectors)
+    _check_kind(kind)
     indices = _tensor("routing", routing)
     if h.ndim != 3 or indices.shape != h.shape[:2] or not h.numel():
         raise ValueError(f"vectors, routing: expected (n, k, width) and (n, k), not empty, got {tuple(h.shape)} and {tuple(indices.shape)}")
@@ -89,13 +98,14 @@ def mean_mso(vectors: Any, routing: Any) -> Overlap:
     compact = indices.masked_scatter(indices >= 0, numbered)
     # One scale for all, which no cosine sees, keeps sums of the largest float64 finite.
     means = means_by_routing(h.double() / h.abs().max().clamp(min=torch.finfo(h.dtype).tiny), compact, len(reached))
-    return _of_vectors("vectors", means, reached.tolist())
+    return _of_vectors("vectors", means, reached.tolist(), kind)
 
 
-def token_mso(vectors: Any) -> Overlap:
+def token_mso(vectors: Any, kind: str = "output") -> Overlap:
     """Mean squared overlap of the k vectors that share a token, over n tokens, beside the null 1/width (laws N1, N2).
 
     vectors: (n, k, width) numpy array, memory map or torch tensor on any device, k >= 2; a zero vector's pairs are left out and counted.
+    kind: "output" or "normed", as for `mean_mso`.
     sem is over tokens. Tokens that share experts are not independent, so null_sd does not come from n alone: it adds, from a sample of
     token pairs, the covariance 2 (Q_1 - 1/d)(Q_2 - 1/d) / ((d+2)(d-1)) that law N2 gives to two tokens whose vectors have mean squared
     cosines Q with each other. Experts' outputs that barely change from token to token keep a spread that no number of tokens removes.
@@ -103,6 +113,7 @@ def token_mso(vectors: Any) -> Overlap:
     Raises ValueError for k < 2, for no tokens, for values that are not finite, and where no token has two non-zero vectors.
     """
     h = _tensor("vectors", vectors)
+    _check_kind(kind)
     if h.ndim != 3 or h.shape[1] < 2 or not h.numel():
         raise ValueError(f"vectors: expected (n, k, width) with at least one token, k >= 2, width >= 1, got shape {tuple(h.shape)}")
     n, k, width = h.shape
@@ -125,10 +136,11 @@ def token_mso(vectors: Any) -> Overlap:
     kept = cos2[pairs > 0]
     mean = float((cos2 * pairs).sum() / pairs.sum())
     sem = float(kept.std(ddof=1) / math.sqrt(kept.size)) if kept.size > 1 else None
-    return _overlap(mean, sem, int(pairs.sum()), width, _token_null_variance(h, int(pairs.sum())), dropped, places)
+    dimensions = _dimensions(width, kind)
+    return _overlap(mean, sem, int(pairs.sum()), dimensions, _token_null_variance(h, int(pairs.sum()), dimensions), dropped, places)
 
 
-def _token_null_variance(h: Tensor, pairs: int) -> float:
+def _token_null_variance(h: Tensor, pairs: int, dimensions: int) -> float:
     """Null variance of a token overlap: that of independent pairs, plus the mean covariance of pairs on two different tokens (law N2).
 
     Between tokens t and t' it is the sum over slots of (cos^2(v_ti, v_t'i') - 1/d)(cos^2(v_tj, v_t'j') - 1/d), which is zero on average
@@ -137,8 +149,8 @@ def _token_null_variance(h: Tensor, pairs: int) -> float:
     estimate's own error makes null_sd too wide on average, and z too small.
     """
     n, k, width = h.shape
-    single = null_variance(width) if width > 1 else 0.0
-    if n < 2 or width < 2:
+    single = null_variance(dimensions) if dimensions > 1 else 0.0
+    if n < 2 or dimensions < 2:
         return single / pairs
     picked = torch.linspace(0, n - 1, min(n, max(2, SAMPLED_VECTORS // k))).long().unique().to(h.device)
     v = h[picked].double()
@@ -148,17 +160,37 @@ def _token_null_variance(h: Tensor, pairs: int) -> float:
     m = len(picked)
     flat = v.reshape(m * k, width)
     exists = (largest > 0).double().reshape(m * k)
-    q = ((flat @ flat.T).square() - 1 / width) * exists[:, None] * exists
+    q = ((flat @ flat.T).square() - 1 / dimensions) * exists[:, None] * exists
     q = q.view(m, k, m, k).permute(0, 2, 1, 3)
     # Sum over i < j and i' != j' of q_ii' q_jj': all index pairs, less those that share a row, a column, or both.
     total = q.sum((2, 3)).square() - q.sum(3).square().sum(2) - q.sum(2).square().sum(2) + q.square().sum((2, 3))
-    between_tokens = (total.sum() - total.diagonal().sum()) / 2 / (m * (m - 1))
-    slot_pairs = k * (k - 1) / 2
-    covariance = 2 / ((width + 2) * (width - 1)) * float(between_tokens) / slot_pairs**2
-    return single / pairs + min(max(covariance, 0.0), single / slot_pairs) * (n - 1) / n
+    covered = float(total.sum() - total.diagonal().sum()) / 2
+    # The same sum over the pairs that exist, which is what the covariance is a mean over; each is at most the variance of one pair, and
+    # at most one pair of t' can match a pair of t.
+    present = exists.view(m, k).sum(1)
+    existing = present * (present - 1) / 2
+    couples = float(existing.sum() ** 2 - existing.square().sum())
+    if couples == 0:
+        return single / pairs
+    matched = float(torch.minimum(existing[:, None], existing).sum() - existing.sum()) / couples
+    covariance = 2 / ((dimensions + 2) * (dimensions - 1)) * covered / couples
+    share = 1 - float(existing.square().sum() / existing.sum() ** 2) if n <= m else (n - 1) / n
+    return single / pairs + min(max(covariance, 0.0), single * matched) * share
 
 
-def _of_vectors(name: str, vectors: Tensor, numbers: list[int] | None = None) -> Overlap:
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}{nearest(str(kind), KINDS)}")
+
+
+def _dimensions(width: int, kind: str) -> int:
+    """Dimensions that independent vectors of this kind spread over: centring takes one."""
+    if kind == "normed" and width < 2:
+        raise ValueError(f"vectors: LayerNormed vectors have a width of at least 2, got {width}")
+    return width - 1 if kind == "normed" else width
+
+
+def _of_vectors(name: str, vectors: Tensor, numbers: list[int] | None = None, kind: str = "output") -> Overlap:
     """Overlap of one vector to each expert; `numbers` are the experts' own, ascending, and those left out have no vector."""
     experts = list(range(len(vectors))) if numbers is None else numbers
     held = set(experts)
@@ -173,7 +205,7 @@ def _of_vectors(name: str, vectors: Tensor, numbers: list[int] | None = None) ->
     values = values[~np.isnan(values)]
     if not values.size:
         raise ValueError(f"{name}: fewer than 2 experts have a non-zero vector")
-    width = vectors.shape[1]
+    width = _dimensions(vectors.shape[1], kind)
     variance = (null_variance(width) if width > 1 else 0.0) / values.size
     sem = float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
     places = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])

@@ -16,7 +16,9 @@ class Calibrated:
     excess = mean / null, from 0 to 1/null, so not comparable across spaces; scaled_excess = (mean - null) / (1 - null), at most 1 and
     comparable. z: deviations in units of the null's sd where that is known (z_unit "null sd"), else of the measured sem ("sem").
     p: two-sided, from the Beta law with the null's mean and sd, which keeps its skew; from Student's t where only the sem is known.
-    effective_dimension = 1 / mean: the dimension in which independent vectors would overlap as much. None where a part is missing.
+    effective_dimension = 1 / mean: the dimension in which independent vectors would overlap as much. null_kind: "leading" says that the
+    null's mean has an error of its own, which z and p do not know. None where a part is missing. A gap measured with `prepare` is held
+    against untrained experts all the same: that is the question it is asked.
     """
 
     mean: float | None
@@ -27,10 +29,11 @@ class Calibrated:
     z_unit: str | None = None
     p: float | None = None
     effective_dimension: float | None = None
+    null_kind: str | None = None
     why: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        names = ("excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension")
+        names = ("excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension", "null_kind")
         return {name: getattr(self, name) for name in names} | ({"why": self.why} if self.why else {})
 
 
@@ -63,7 +66,7 @@ def calibrated(measured: Estimate, null: Prediction, overlap: bool = True) -> Ca
             if null.sd == 0
             else "no spread is known: one trial, and no law for the sd"
         )
-    return Calibrated(measured.mean, null.mean, excess, scaled, z, unit, p, dimension, why)
+    return Calibrated(measured.mean, null.mean, excess, scaled, z, unit, p, dimension, null.kind, why)
 
 
 def _deviation(measured: Estimate, null: Prediction, overlap: bool) -> tuple[float | None, str | None, float | None]:
@@ -71,12 +74,20 @@ def _deviation(measured: Estimate, null: Prediction, overlap: bool) -> tuple[flo
         return None, None, None
     deviation = measured.mean - null.mean
     if null.sd is not None and null.sd > 0:
-        sd = null.sd * math.sqrt(null.pairs / measured.pairs) if 0 < measured.pairs < null.pairs else null.sd
+        sd = null.sd * _widened(measured, null)
         proper = overlap and sd * sd < null.mean * (1 - null.mean)
         return deviation / sd, "null sd", moment_matched_p(measured.mean, null.mean, sd) if proper else normal_p(deviation / sd)
     if measured.sem:
         return deviation / measured.sem, "sem", student_p(deviation / measured.sem, measured.trials - 1)
     return None, None, None
+
+
+def _widened(measured: Estimate, null: Prediction) -> float:
+    """By how much lost pairs widen the null's sd: the mean is over trials, so a trial with few pairs weighs as much as one with all."""
+    counts = measured.per_trial[measured.per_trial > 0]
+    if counts.size:
+        return math.sqrt(float((1 / counts).sum()) * null.pairs) / counts.size
+    return math.sqrt(null.pairs / measured.pairs) if 0 < measured.pairs < null.pairs else 1.0
 
 
 def sentence(measured: Gap[Estimate], calibrated: Gap[Calibrated]) -> str:
@@ -94,4 +105,4 @@ def verdict(z: float, p: float | None, level: float = 1e-3) -> str:
     """What a z and its p ask for, at a stated level: one in a thousand."""
     if p is None or p > level:
         return "nothing to explain"
-    return "more than independent experts give" if z > 0 else "less than independent experts give"
+    return f"{'more' if z > 0 else 'less'} than independent sign-symmetric vectors give"

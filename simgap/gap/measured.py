@@ -297,7 +297,7 @@ def _gathered(spec: LayerSpec, run: RunSpec, wanted: Wanted, results: list[dict[
             return Estimate.missing("no token meets two experts")
         places = [place for t in tallies for place in t.at]  # type: ignore[attr-defined]
         more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-        return Estimate.of(values, int(pairs.sum()), int((expected - pairs).sum()), ", ".join(places[:3]) + more)
+        return Estimate.of(values, pairs, int((expected - pairs).sum()), ", ".join(places[:3]) + more)
 
     def side(name: str, shared: Gap[Estimate] | None, routing: dict) -> Gap[Estimate]:
         weight = {kind: estimate((name, "weight_mso", kind)) for kind in wanted.weights}

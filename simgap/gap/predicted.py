@@ -125,8 +125,10 @@ def _activation(spec: LayerSpec, reading: str, site: str, pairs: int, across: bo
     if reading != "mean":
         return _prediction(mean, "exact", None, None, pairs, law.ID, (*hypotheses, TOKENS_SHARE_EXPERTS))
     linear = site in ("pre", "output") or (site == "hidden" and spec.activation == "identity" and not spec.gated)
-    variance, sd_kind, extra = _variance(spec, width, linear=linear)
-    if linear and site != "output" and sd_kind == "exact":
+    if not linear:
+        return _prediction(mean, "exact", None, None, pairs, law.ID, (*hypotheses, EVERY_EXPERT, HEAVY_TAILS))
+    variance, sd_kind, extra = _variance(spec, width)
+    if site != "output" and sd_kind == "exact":
         extra = ISOTROPIC_UP
     return _prediction(mean, "exact", variance, sd_kind, pairs, law.ID, (*hypotheses, EVERY_EXPERT, extra))
 
@@ -144,7 +146,7 @@ def _hidden_law(spec: LayerSpec, site: str) -> tuple[float, int, Any] | str:
     return f"{spec.activation} gives hidden vectors a common mean: not sign-symmetric, so N1 does not hold"
 
 
-def _variance(spec: LayerSpec, width: int, *, weights: bool = False, linear: bool = True) -> tuple[float | None, Any, str]:
+def _variance(spec: LayerSpec, width: int, *, weights: bool = False) -> tuple[float | None, Any, str]:
     """Variance of one pair's cos^2, how it is known, and the hypothesis it adds."""
     if width < 2:
         return 0.0, "exact", "one dimension: every cos^2 is 1"
@@ -154,7 +156,7 @@ def _variance(spec: LayerSpec, width: int, *, weights: bool = False, linear: boo
         share = weight_null.share_moment(width, UNIFORM_KURTOSIS)
         variance = weight_null.null_variance_general(width, share, share)
         return variance, "leading", "sd: entries uniform, share moments as ratios of expectations, error O(1/N) relative"
-    if linear and (spec.init in GAUSSIAN_INITS or spec.init == "orthogonal"):
+    if spec.init in GAUSSIAN_INITS or spec.init == "orthogonal":
         return weight_null.null_variance(width), "exact", weight_null.GAUSSIAN if weights else output_null.GAUSSIAN
     return weight_null.null_variance(width), "leading", "sd: as if isotropic, error O(1/N) relative"
 
@@ -187,4 +189,5 @@ UPCYCLED = "init = upcycled: experts share a base, so they are not independent a
 SHARED_APART = "no residual added to the vectors, no norm after W_down; shared experts kept apart, not added"
 TOKENS_SHARE_EXPERTS = "tokens share experts: the variance over tokens has a floor whose law is open, so no sd"
 ISOTROPIC_UP = "W_up (W_gate, where gated) isotropic on the left (Gaussian or Haar): cos^2 ~ Beta(1/2, (f-1)/2)"
+HEAVY_TAILS = "entries of activated and gated vectors have heavier tails than a normal's, by how much is open here: no sd"
 EVERY_EXPERT = "every expert receives a token (else fewer pairs)"

@@ -44,10 +44,12 @@ def pair_cos2(vectors: Float[Tensor, "s E N"]) -> Float[np.ndarray, "s E E"]:
     """
     products = gram(vectors)
     norms = products.diagonal(dim1=-2, dim2=-1).cpu().numpy()
-    if ((norms > SAFE_LOW) & (norms < SAFE_HIGH)).all():
+    safe: np.ndarray = np.logical_and(norms > SAFE_LOW, norms < SAFE_HIGH).all(-1)
+    if safe.all():
         return cos2_of_gram(products)
     largest = vectors.abs().amax(-1, keepdim=True).double()
-    return cos2_of_gram(gram(vectors.double() / torch.where(largest > 0, largest, 1.0)))
+    scaled = cos2_of_gram(gram(vectors.double() / torch.where(largest > 0, largest, 1.0)))
+    return np.where(safe[:, None, None], cos2_of_gram(products), scaled)
 
 
 def between(cos2: Float[np.ndarray, "s E E"], routed: int, shared: bool = False) -> Float[np.ndarray, "s P"]:

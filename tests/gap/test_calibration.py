@@ -157,8 +157,8 @@ def spoken(value: Estimate, null: Prediction) -> str:
     "mean, said",
     [
         (0.13, "output overlap is 1.04 times its null, z 0.5: nothing to explain"),
-        (0.25, "output overlap is 2 times its null, z 12.5: more than independent experts give"),
-        (0.0625, "output overlap is 0.5 times its null, z -6.2: less than independent experts give"),
+        (0.25, "output overlap is 2 times its null, z 12.5: more than independent sign-symmetric vectors give"),
+        (0.0625, "output overlap is 0.5 times its null, z -6.2: less than independent sign-symmetric vectors give"),
     ],
 )
 def test_the_sentence(mean, said):
@@ -176,6 +176,16 @@ def test_the_sentence_where_something_is_missing():
 
 def test_the_verdict_turns_at_one_in_a_thousand():
     assert verdict(3.0, 1.001e-3) == verdict(9.0, None) == "nothing to explain"
-    assert verdict(3.0, 1e-3) == verdict(3.0, 0.0) == "more than independent experts give"
-    assert verdict(-3.0, 0.999e-3) == "less than independent experts give"
-    assert verdict(2.0, 0.04, level=0.05) == "more than independent experts give"
+    assert verdict(3.0, 1e-3) == verdict(3.0, 0.0) == "more than independent sign-symmetric vectors give"
+    assert verdict(-3.0, 0.999e-3) == "less than independent sign-symmetric vectors give"
+    assert verdict(2.0, 0.04, level=0.05) == "more than independent sign-symmetric vectors give"
+
+
+def test_uneven_losses_widen_the_null_by_the_trials_they_hit():
+    """Two trials, one with all 10 pairs and one with 1: the mean of two means has variance v (1/10 + 1) / 4, not v / 11."""
+    null = Prediction(0.1, 0.02, "exact", "exact", "N2", (), 20)
+    even = calibrated(Estimate.of(np.array([0.2, 0.2]), np.array([10, 10])), null)
+    uneven = calibrated(Estimate.of(np.array([0.2, 0.2]), np.array([10, 1])), null)
+    assert even.z == pytest.approx(5)
+    assert uneven.z == pytest.approx(5 / math.sqrt(20 * 1.1 / 4))
+    assert even.null_kind == "exact"
