@@ -1,5 +1,6 @@
 """`python -m experiments` lists the artefacts; `python -m experiments FOLDER [ARTEFACT ...]` computes, records and renders them."""
 
+import argparse
 import importlib
 import pkgutil
 import sys
@@ -9,7 +10,7 @@ from types import ModuleType
 
 from experiments.cells import Bench
 from simgap import RunSpec
-from simgap.cli import Parser
+from simgap.cli import Parser, finish
 from simgap.specs import nearest
 
 
@@ -34,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="root of every random stream")
     parser.add_argument("--out", type=Path, default=None, help="folder for records, tables and figures (default: runs/FOLDER)")
     options = parser.parse_args(argv)
+    return finish(lambda: run(options, parser), parser)
+
+
+def run(options: argparse.Namespace, parser: Parser) -> int:
     found = artefacts()
     if options.folder is None:
         for folder, modules in found.items():
@@ -42,23 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"  {name:<14} {(module.__doc__ or '').splitlines()[0]}")
         return 0
     if options.folder not in found:
-        parser.exit(2, f"{parser.prog}: error: no folder {options.folder!r}{nearest(options.folder, list(found))}\n")
+        parser.error(f"no folder {options.folder!r}{nearest(options.folder, list(found))}")
     modules = found[options.folder]
     unknown = [name for name in options.artefact if name not in modules]
     if unknown:
-        parser.exit(2, f"{parser.prog}: error: no artefact {unknown[0]!r} in {options.folder}; there are {', '.join(modules)}\n")
+        parser.error(f"no artefact {unknown[0]!r} in {options.folder}; there are {', '.join(modules)}")
+    RunSpec(seed=options.seed, device=options.device)
     out = options.out or Path("runs") / options.folder
-    try:
-        RunSpec(seed=options.seed, device=options.device)
-        for name in options.artefact or modules:
-            bench = Bench(out, name, device=options.device, seed=options.seed)
-            records = modules[name].compute(options.preset, bench)
-            for path in modules[name].render(records, out):
-                print(path)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"\n{parser.prog}: interrupted; the same command goes on from the last recorded cell\n")
+    for name in options.artefact or modules:
+        # Each cell is on disk as soon as it is measured: the same command goes on from there.
+        records = modules[name].compute(options.preset, Bench(out, name, device=options.device, seed=options.seed))
+        for path in modules[name].render(records, out):
+            print(path)
     return 0
 
 

@@ -1,10 +1,12 @@
 """The command line: every flag is a field of a spec. Argument parsing only; the work is a call to the public functions."""
 
 import argparse
+import io
 import json
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from types import UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -12,7 +14,12 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, nearest
 
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
-CHOICES = {"--sites": ("pre", "hidden", "normed", "output"), "--readings": ("mean", "token", "all")}
+# As in simgap.gap.shape, which would load what --help must not.
+CHOICES = {
+    "--weights": ("up", "gate", "down", "all"),
+    "--sites": ("pre", "hidden", "normed", "output"),
+    "--readings": ("mean", "token", "all"),
+}
 HELP = {
     "d_model": "model width d",
     "d_ff": "hidden width f of each expert",
@@ -33,6 +40,17 @@ HELP = {
     "dtype": "float32 or float64",
     "memory": "budget; never changes a result",
     "router": "kind of router",
+    "router.temperature": "divides the logits",
+    "router.noise": "standard deviation of the logit noise (noisy)",
+    "router.bias": "standard deviation of the selection bias (sigmoid)",
+    "router.capacity": "tokens an expert takes, over tokens x top_k / n_experts (expert_choice)",
+    "inputs.alpha": "exponent of the covariance spectrum (powerlaw)",
+    "inputs.n_clusters": "centres of the mixture (clusters)",
+    "inputs.separation": "share of the variance between centres (clusters)",
+    "inputs.dof": "degrees of freedom (student)",
+    "inputs.mean": "root mean square entry of a vector common to all tokens",
+    "inputs.path": "a .npy or .safetensors matrix (file)",
+    "inputs.tensor": "its name in the .safetensors file",
     "inputs": "law of the tokens",
 }
 
@@ -57,18 +75,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Parser = options.parser
     if rest:
         command.error(f"unrecognized arguments: {' '.join(rest)}")
+    return finish(lambda: options.run(options), command)
+
+
+def finish(run: Callable[[], int], parser: Parser) -> int:
+    """Run a command and turn whatever ends it into an exit status and at most one line: 2 for bad input, 130 for Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that has no sign for plus-minus still gets its table.
+        sys.stdout.reconfigure(errors="replace")
     try:
-        return options.run(options)
-    except (ValueError, MemoryError) as error:
-        command.exit(2, f"{command.prog}: error: {' '.join(str(error).split()) or 'out of memory'}\n")
+        status = run()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Nobody reads on; without this, Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, MemoryError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split()) or 'out of memory'}\n")
     except RuntimeError as error:
         if "memory" not in str(error).lower():
             raise
-        command.exit(2, f"{command.prog}: error: memory: {' '.join(str(error).split())[:200]}\n")
+        parser.exit(2, f"{parser.prog}: error: memory: {' '.join(str(error).split())[:200]}\n")
     except KeyboardInterrupt:
-        command.exit(130, f"\n{command.prog}: interrupted; nothing was written\n")
-    except BrokenPipeError:
-        return 0
+        parser.exit(130, f"\n{parser.prog}: interrupted\n")
 
 
 def build_parser() -> Parser:
@@ -96,21 +126,29 @@ def _add_flags(parser: argparse.ArgumentParser, spec: type, title: str) -> None:
             default = NESTED[item.name]().kind
             group.add_argument(f"--{item.name}", choices=kinds, default=default, help=f"{HELP[item.name]} (default: {default})")
             for inner in fields(NESTED[item.name])[1:]:
-                _add_flag(group, inner, f"--{item.name}.{inner.name}", "")
+                _add_flag(group, inner, f"--{item.name}.{inner.name}", HELP[f"{item.name}.{inner.name}"])
         else:
             _add_flag(group, item, f"--{item.name.replace('_', '-')}", HELP[item.name])
 
 
 def _add_flag(group: argparse._ArgumentGroup, item: Field, flag: str, text: str) -> None:
     default = item.default if item.default is not MISSING else None
+    flags = list(dict.fromkeys([flag, flag.replace("_", "-")]))
     shown = f"{text} (default: {default})".strip() if default != "" else text
     if item.type is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=default, help=text)
     elif get_origin(item.type) is Literal:
-        group.add_argument(flag, choices=get_args(item.type), default=default, help=shown)
+        group.add_argument(*flags, choices=get_args(item.type), default=default, help=shown)
     else:
         kind: Any = str if isinstance(item.type, UnionType) else item.type
-        group.add_argument(flag, type=kind, default=default, metavar=getattr(kind, "__name__", "value").upper(), help=shown)
+        group.add_argument(
+            *flags,
+            type=kind,
+            default=default,
+            dest=flag.lstrip("-").replace("-", "_"),
+            metavar=getattr(kind, "__name__", "value").upper(),
+            help=shown,
+        )
 
 
 def _specs(options: argparse.Namespace) -> tuple[LayerSpec, RunSpec]:
@@ -130,7 +168,7 @@ def run_measure(options: argparse.Namespace) -> int:
     from simgap.gap.calibration import sentence
     from simgap.report.gap import gap_lines
 
-    chosen = {"sites": options.sites, "readings": options.readings}
+    chosen = {"sites": options.sites, "readings": options.readings, "weights": options.weights}
     quiet = options.json or not sys.stderr.isatty()
     with tqdm(total=run.trials, unit="trial", disable=quiet, leave=False) as bar:
         measured = measure(spec, **run.to_dict(), **chosen, progress=bar.update)
@@ -151,7 +189,7 @@ def run_predict(options: argparse.Namespace) -> int:
     from simgap.gap.predicted import predict
     from simgap.report.gap import prediction_lines
 
-    predicted = predict(spec, tokens=run.tokens, trials=run.trials, sites=options.sites, readings=options.readings)
+    predicted = predict(spec, tokens=run.tokens, trials=run.trials, sites=options.sites, readings=options.readings, weights=options.weights)
     if options.json:
         print(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
         return 0

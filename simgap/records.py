@@ -15,7 +15,7 @@ PACKAGES = ("simgap", "numpy", "torch", "scipy", "numba")
 
 
 class Records:
-    """One JSONL file. A line is written whole and flushed to disk before `append` returns; a torn last line is never read."""
+    """One JSONL file with one writer. A line is whole and on disk before `append` returns; a torn last line is never read."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

@@ -102,6 +102,8 @@ class InputSpec:
         """SHA-256 of the file's content, in hex; empty where no file is read. Raises ValueError where it cannot be read."""
         if self.kind != "file":
             return ""
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise ValueError(f"inputs.path: cannot read {self.path!r}: not a regular file")
         try:
             with open(self.path, "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -202,7 +204,7 @@ class RunSpec:
         _integer(self, "trials", low=1)
         _integer(self, "seed", low=0)
         _choice("dtype", self.dtype, get_args(Dtype))
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)):
+        if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", str(self.device)):
             raise ValueError(f"device: expected 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
         object.__setattr__(self, "device", str(self.device))
         parse_bytes(self.memory)
@@ -225,7 +227,7 @@ def parse_bytes(value: int | str) -> int:
     if whole is not None:
         size = whole
     else:
-        match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([a-zA-Z]*)\s*", value) if isinstance(value, str) else None
+        match = re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-zA-Z]*)\s*", value) if isinstance(value, str) else None
         if match is None or match[2].lower() not in BYTES_PER_UNIT:
             raise ValueError(f"memory: expected bytes or a size such as '2GiB', got {value!r}")
         size = int(Fraction(match[1]) * BYTES_PER_UNIT[match[2].lower()])

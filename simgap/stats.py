@@ -52,6 +52,12 @@ class Estimate:
     def missing(cls, why: str) -> "Estimate":
         return cls(None, None, 0, why=why)
 
+    def __str__(self) -> str:
+        if self.mean is None:
+            return f"none: {self.why}"
+        sem = "" if self.sem is None else f" ± {self.sem:.1g}"
+        return f"{self.mean:.4g}{sem} ({self.trials} trials, {self.pairs} pairs)"
+
     def as_dict(self) -> dict[str, Any]:
         if self.mean is None:
             return {"mean": None, "sem": None, "trials": 0, "pairs": 0, "why": self.why}

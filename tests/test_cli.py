@@ -115,6 +115,7 @@ def test_sites_and_readings_can_be_chosen(capsys):
         (["--device", "tpu"], "device: expected 'cpu', 'cuda' or 'cuda:N', got 'tpu'"),
         (["--device", "cuda:99"], "device: 'cuda:99' asked for"),
         (["--memory", "lots"], "memory: expected bytes"),
+        (["--trials", "100000000000"], "trials: the values of 100000000000 trials need"),
         (["--memory", "1KiB"], "memory: one trial of this layer"),
         (["--d-model", "300000", "--d-ff", "300000"], "memory: one trial of this layer"),
         (["--router", "soft"], "top_k: the soft router uses every expert"),
@@ -147,6 +148,24 @@ def test_files_of_inputs(capsys, tmp_path):
     rows[17, 3] = np.nan
     np.save(tmp_path / "x.npy", rows)
     assert "row 17 of" in refusal(capsys, "measure", *SMALL, *file)
+
+
+def test_a_reader_that_leaves_and_a_terminal_without_the_sign():
+    """A closed pipe ends the command quietly; a terminal that cannot show plus-minus still gets its table."""
+    command = f"{sys.executable} -m simgap.cli predict | true; exit ${{PIPESTATUS[0]}}"
+    gone = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env={"PATH": "/usr/bin:/bin"})
+    assert (gone.returncode, gone.stderr) == (0, "")
+    plain = {"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run([sys.executable, "-m", "simgap.cli", "measure", *SMALL], capture_output=True, text=True, timeout=60, env=plain)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "output overlap is " in shown.stdout
+
+
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([sys.executable, "-m", "simgap.cli", "predict"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert run.returncode == 2
+    assert "No space left" in run.stderr.splitlines()[0]
 
 
 def test_help_is_quick_and_loads_nothing_heavy():

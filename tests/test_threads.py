@@ -1,5 +1,6 @@
 """The pool: order kept, one thread to a task, and torch's thread count put back whatever happens."""
 
+import os
 import threading
 import time
 
@@ -119,3 +120,39 @@ def test_two_pools_after_each_other():
         with pool(2) as (task_map, _workers):
             assert task_map(abs, [-1, 2]) == [1, 2]
         assert torch.get_num_threads() == 2
+
+
+def test_overlapping_pools_share_one_change_of_settings(torch_settings):
+    """A enters, B enters, A leaves, B leaves: the user's settings come back, and B works with the user's count, not A's 1."""
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("medium")
+    entered, leave, seen = threading.Event(), threading.Event(), []
+
+    def first():
+        with pool():
+            entered.set()
+            leave.wait(30)
+
+    other = threading.Thread(target=first)
+    other.start()
+    entered.wait(30)
+    with pool() as (_, workers):
+        seen += [workers, torch.get_float32_matmul_precision()]
+        leave.set()
+        other.join()
+        seen.append(torch.get_float32_matmul_precision())
+    assert seen == [min(2, os.cpu_count()), "highest", "highest"]
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "medium")
+    born_later = []
+    later = threading.Thread(target=lambda: born_later.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert born_later == [2]
+
+
+@pytest.fixture
+def torch_settings():
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)

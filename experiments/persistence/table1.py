@@ -98,8 +98,8 @@ def _correlation_notes(records: Sequence[Record]) -> list[str]:
         f"p = {pearson_p(alone, TRIALS):.2g}. Printed [stated]: r = {PRINTED_R}, p = {PRINTED_P}, which implies n = {points} points, not "
         f"the {len(LAMBDAS) * TRIALS} of {len(LAMBDAS)} lambdas x {TRIALS} trials.",
         f"Permutation within seeds asks whether activation overlap follows weight overlap along lambda in each seed's own direction: here "
-        f"{'it does' if within < FITS else 'nothing says so'}. A p of that kind can be small without a relation that seeds agree on, because "
-        "descent moves both sides smoothly; flipping the signs of whole seeds asks for that relation: here "
+        f"{'it does' if within < FITS else 'nothing says so'}. A p of that kind can be small without a relation that seeds agree on, "
+        "because descent moves both sides smoothly; flipping the signs of whole seeds asks for that relation: "
         f"{'there is one' if by_seed < FITS else 'nothing says so'}.",
     ]
 
@@ -131,8 +131,8 @@ def _scan_table(records: Sequence[Record]) -> Table:
     output = estimate(last, "activation_mso mean output")
     null, sd = law_nulls([_spec(WIDTH)], TRIALS, "activation")[0]
     section.notes = [
-        f"pairs: descent on lambda sum_(i<j) <w_i, w_j>^2 over unit vectors, {STEPS} steps at rate {PAIRS_RATE:g}. From the smallest to the "
-        f"largest lambda weight overlap goes from {weights[0]:.2g} to {weights[1]:.2g}, and output overlap ends at "
+        f"pairs: descent on lambda sum_(i<j) <w_i, w_j>^2 over unit vectors, {STEPS} steps at rate {PAIRS_RATE:g}. From the smallest to "
+        f"the largest lambda weight overlap goes from {weights[0]:.2g} to {weights[1]:.2g}, and output overlap ends at "
         f"{output.mean or 0.0:.3g}, z {((output.mean or 0.0) - null) / sd:+.1f} from its null: R2 says that it cannot move."
     ]
     return section

@@ -224,8 +224,13 @@ def _tensor(name: str, value: Any) -> Tensor:
     """A numeric tensor over the user's memory: no copy of float32 and float64, half precisions widened to float32."""
     if isinstance(value, Tensor):
         tensor = value.detach()
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+            raise ValueError(f"{name}: expected a plain dense tensor, got {tensor.layout}, {tensor.dtype} on {tensor.device.type}")
     else:
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: expected an array, got {' '.join(str(error).split())}") from None
         if array.dtype.kind not in "fiu":
             raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}")
         if array.dtype.byteorder == ">" or array.dtype.itemsize > 8 or any(stride < 0 for stride in array.strides):

@@ -32,6 +32,12 @@ class Calibrated:
     null_kind: str | None = None
     why: str = ""
 
+    def __str__(self) -> str:
+        if self.excess is None or self.z is None:
+            return f"not calibrated: {self.why}"
+        p = "" if self.p is None else f", p {self.p:.2g}"
+        return f"{self.excess:.3g} times its null, z {self.z:.1f}{p}: {verdict(self.z, self.p)}"
+
     def as_dict(self) -> dict[str, Any]:
         names = ("excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension", "null_kind")
         return {name: getattr(self, name) for name in names} | ({"why": self.why} if self.why else {})

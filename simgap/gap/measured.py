@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap
+from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap, chosen_names
 from simgap.metrics import (
     between,
     cos2_of_gram,
@@ -23,7 +23,7 @@ from simgap.metrics import (
     weight_grams,
 )
 from simgap.moe import Block, Layer, Weights, group_bytes, group_numbers, group_trials, open_inputs, simulate
-from simgap.specs import LayerSpec, RunSpec, format_bytes, nearest
+from simgap.specs import LayerSpec, RunSpec, format_bytes
 from simgap.stats import Estimate, difference, ratio_of_means
 from simgap.threads import Map, in_order, pool, worth
 
@@ -97,13 +97,23 @@ def measure(
     Raises ValueError naming the argument for a request that cannot be met: an absent device, too small a budget, a bad file of inputs,
     a name of a site, reading or matrix that does not exist, vectors that are not finite.
     """
+    if not isinstance(spec, LayerSpec):
+        raise ValueError(f"spec: expected a LayerSpec, got {type(spec).__name__}")
+    if prepare is not None and not callable(prepare):
+        raise ValueError(f"prepare: expected a function of the weights, got {type(prepare).__name__}")
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
-    wanted = Wanted(_named("sites", sites, SITES), _named("readings", readings, READINGS), _named("weights", weights, WEIGHT_KINDS))
+    wanted = Wanted(
+        chosen_names("sites", sites, SITES), chosen_names("readings", readings, READINGS), chosen_names("weights", weights, WEIGHT_KINDS)
+    )
     check_device(run.device)
     available = tuple(site for site in wanted.sites if site != "normed" or spec.norm != "none")
     active = Wanted(available, wanted.readings, wanted.weights)
     one_trial = group_bytes(spec, run, 1, active.computed(spec), active.all_pairs)
-    groups = group_trials(spec, run, active.all_pairs, most=check_memory(spec, run, one_trial))
+    most = check_memory(spec, run, one_trial)
+    kept = 16 * trials * (len(wanted.weights) + len(wanted.readings) * len(wanted.sites))
+    if kept > run.memory_bytes:
+        raise ValueError(f"trials: the values of {trials} trials need {format_bytes(kept)}, the budget is {format_bytes(run.memory_bytes)}")
+    groups = group_trials(spec, run, active.all_pairs, most)
     at_once = run.memory_bytes // (one_trial * max(map(len, groups)))
     source = open_inputs(spec.inputs, spec.d_model)
 
@@ -146,14 +156,6 @@ def check_memory(spec: LayerSpec, run: RunSpec, one_trial: int, trials: int = 1)
     if trials * one_trial > run.memory_bytes:
         raise ValueError(f"{needs}, the budget is {format_bytes(run.memory_bytes)}")
     return int(run.memory_bytes // one_trial)
-
-
-def _named(argument: str, names: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
-    names = (names,) if isinstance(names, str) else tuple(names)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{argument}: expected some of {', '.join(known)}, got {name!r}{nearest(str(name), known)}")
-    return tuple(name for name in known if name in names)
 
 
 def _measure_layer(layer: Layer, wanted: Wanted, task_map: Map) -> dict[Path, object]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap
+from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap, chosen_names
 from simgap.specs import GAUSSIAN_INITS, ODD_ACTIVATIONS, LayerSpec, RunSpec
 from simgap.theory import gap_law, layernorm_null, output_null, weight_null
 
@@ -34,6 +34,12 @@ class Prediction:
     def missing(cls, why: str) -> "Prediction":
         return cls(None, why=why)
 
+    def __str__(self) -> str:
+        if self.mean is None:
+            return f"no null: {self.why}"
+        spread = "" if self.sd is None else f", sd {self.sd:.2g}"
+        return f"{self.mean:.4g}{spread} ({self.kind}, law {self.law})"
+
     def as_dict(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"mean": self.mean, "sd": self.sd, "kind": self.kind, "sd_kind": self.sd_kind, "law": self.law}
         plain["hypotheses"] = list(self.hypotheses)
@@ -54,12 +60,14 @@ def predict(
     Where a law's hypotheses fail (upcycled experts, hidden vectors with a common mean, ...) the prediction is None and says why.
     """
     run = RunSpec(tokens=tokens, trials=trials)
+    sites = chosen_names("sites", sites, SITES)
+    readings = chosen_names("readings", readings, READINGS)
+    weights = chosen_names("weights", weights, WEIGHT_KINDS)
+    shared = None
+    if spec.n_shared_experts:
+        across = spec.n_experts * spec.n_shared_experts * trials
+        shared = _side(spec, run, across, sites, readings, weights, across=True)
     pairs = spec.n_experts * (spec.n_experts - 1) // 2 * trials
-    routed = _side(spec, run, pairs, sites, readings, weights)
-    if not spec.n_shared_experts:
-        return routed
-    across = spec.n_experts * spec.n_shared_experts * trials
-    shared = _side(spec, run, across, sites, readings, weights, across=True)
     return _side(spec, run, pairs, sites, readings, weights, shared)
 
 
@@ -79,7 +87,7 @@ def _side(
         r: {site: _activation(spec, r, site, pairs, across) for site in SITES if site in sites} for r in READINGS if r in readings
     }
     output, up = _activation(spec, "mean", "output", pairs, across), _weight(spec, "up", pairs)
-    return Gap(spec, run, weight, activation, _gap(output, up), _ratio(output, up, pairs), shared)
+    return Gap(spec, run, weight, activation, _gap(spec, output, up), _ratio(spec, output, up, pairs), shared)
 
 
 def _weight(spec: LayerSpec, kind: str, pairs: int) -> Prediction:
@@ -168,21 +176,22 @@ def _prediction(
     return Prediction(mean, sd, kind, sd_kind, law, hypotheses, pairs)
 
 
-def _gap(output: Prediction, up: Prediction) -> Prediction:
+def _gap(spec: LayerSpec, output: Prediction, up: Prediction) -> Prediction:
     if output.mean is None or up.mean is None or output.sd is None or up.sd is None:
         return Prediction.missing(output.why or up.why)
     sd_kind: Any = "exact" if output.sd_kind == up.sd_kind == "exact" else "leading"
     hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), "the two overlaps are uncorrelated, as N2 makes them")
-    return Prediction(output.mean - up.mean, math.hypot(output.sd, up.sd), "exact", sd_kind, gap_law.ID, hypotheses, output.pairs)
+    mean = gap_law.null_gap(spec.d_model, spec.d_ff)
+    return Prediction(mean, math.hypot(output.sd, up.sd), "exact", sd_kind, gap_law.ID, hypotheses, output.pairs)
 
 
-def _ratio(output: Prediction, up: Prediction, pairs: int) -> Prediction:
+def _ratio(spec: LayerSpec, output: Prediction, up: Prediction, pairs: int) -> Prediction:
     if output.mean is None or up.mean is None or output.sd is None or up.sd is None:
         return Prediction.missing(output.why or up.why)
     variance = gap_law.ratio_variance(output.mean, output.sd**2, up.mean, up.sd**2)
     note = "a ratio of expectations; a ratio of measured means exceeds it by O(1 / (pairs x trials)) relative"
     hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), note)
-    return Prediction(output.mean / up.mean, math.sqrt(variance), "leading", "leading", gap_law.ID, hypotheses, pairs)
+    return Prediction(float(gap_law.null_ratio(spec.d_ff)), math.sqrt(variance), "leading", "leading", gap_law.ID, hypotheses, pairs)
 
 
 UPCYCLED = "init = upcycled: experts share a base, so they are not independent and no null law holds"

@@ -1,10 +1,10 @@
 """The one shape that measured, predicted and calibrated gaps share, so that a table is three of them side by side."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from simgap.specs import LayerSpec, RunSpec
+from simgap.specs import LayerSpec, RunSpec, nearest
 
 WEIGHT_KINDS = ("up", "gate", "down", "all")
 READINGS = ("mean", "token", "all")
@@ -54,6 +54,9 @@ class Gap(Generic[V]):
     def combine(self, other: "Gap[W]", function: "Callable[[tuple[str, ...], V, W], Any]") -> "Gap[Any]":
         """A gap of function(path, mine, other's), over the quantities of this one."""
         theirs = dict(other.items())
+        missing = [" ".join(path) for path, _ in self.items() if path not in theirs]
+        if missing:
+            raise ValueError(f"the two gaps hold different quantities: one lacks {', '.join(missing[:3])}")
         values = {path: function(path, value, theirs[path]) for path, value in self.items()}
         return Gap(
             spec=self.spec,
@@ -79,3 +82,14 @@ class Gap(Generic[V]):
         if self.routing:
             plain["routing"] = self.routing
         return plain
+
+
+def chosen_names(argument: str, names: Sequence[str] | str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The names asked for, in the known order; ValueError for one that does not exist."""
+    if not isinstance(names, str | Sequence):
+        raise ValueError(f"{argument}: expected some of {', '.join(known)}, got {names!r}")
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{argument}: expected some of {', '.join(known)}, got {name!r}{nearest(str(name), known)}")
+    return tuple(name for name in known if name in names)

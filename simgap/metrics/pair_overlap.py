@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from simgap.kernels.token_overlap import SAFE_HIGH, SAFE_LOW
+
 # Entries of each vector whose products are summed at a time: the chunk of E rows, in float64, stays in cache.
 CHUNK = 1 << 14
-# Squared norms whose products stay well inside float64.
-SAFE_LOW, SAFE_HIGH = 1e-140, 1e140
 
 
 def gram(vectors: Float[Tensor, "s E N"]) -> Float[Tensor, "s E E"]:
@@ -44,12 +44,12 @@ def pair_cos2(vectors: Float[Tensor, "s E N"]) -> Float[np.ndarray, "s E E"]:
     """
     products = gram(vectors)
     norms = products.diagonal(dim1=-2, dim2=-1).cpu().numpy()
-    safe: np.ndarray = np.logical_and(norms > SAFE_LOW, norms < SAFE_HIGH).all(-1)
+    safe = np.all((norms > SAFE_LOW) & (norms < SAFE_HIGH), axis=-1, keepdims=True)[..., None]
     if safe.all():
         return cos2_of_gram(products)
     largest = vectors.abs().amax(-1, keepdim=True).double()
     scaled = cos2_of_gram(gram(vectors.double() / torch.where(largest > 0, largest, 1.0)))
-    return np.where(safe[:, None, None], cos2_of_gram(products), scaled)
+    return np.where(safe, cos2_of_gram(products), scaled)
 
 
 def between(cos2: Float[np.ndarray, "s E E"], routed: int, shared: bool = False) -> Float[np.ndarray, "s P"]:

@@ -9,7 +9,7 @@ from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
 
 # Beyond this many vectors on a token a Gram product beats the kernel's pairwise loop.
 KERNEL_MAX = 16
-# Numbers gathered at a time on the torch path.
+# Numbers held at a time in each array of the torch path.
 GATHERED = 1 << 22
 
 
@@ -44,30 +44,35 @@ def token_cos2_torch(
 ) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """`token_cos2` as tensor operations, on any device."""
     n, m = index.shape
-    i, j = torch.triu_indices(m, m, offset=1, device=rows.device)
+    paired = torch.ones(m, m, dtype=torch.bool, device=rows.device).triu(1)
     if lead is not None:
-        across = (i < lead) & (j >= lead)
-        i, j = i[across], j[across]
+        paired[lead:] = False
+        paired[:, :lead] = False
     if len(rows) == 0:
         return np.zeros(n), np.zeros(n, np.int64)
     cos2, pairs = [], []
-    step = max(1, GATHERED // max(1, m * rows.shape[-1]))
+    step = tokens_at_once(m, rows.shape[-1])
     for start in range(0, n, step):
         at = index[start : start + step]
         vectors = rows[at.clamp(min=0)].double()
         largest = vectors.abs().amax(-1, keepdim=True)
         defined = (at >= 0) & (largest[..., 0] != 0)
         vectors = vectors / torch.where(largest > 0, largest, 1.0)
-        products = torch.bmm(vectors, vectors.mT)
-        norms = torch.where(defined, products.diagonal(dim1=1, dim2=2), 1.0)
-        exists = defined[:, i] & defined[:, j]
-        values = torch.where(exists, (products[:, i, j].square() / (norms[:, i] * norms[:, j])).clamp(max=1), 0.0)
-        count = exists.sum(1)
-        mean = values.sum(1) / count.clamp(min=1)
+        table = torch.bmm(vectors, vectors.mT)
+        norms = torch.where(defined, table.diagonal(dim1=1, dim2=2), 1.0)
+        table = table.square_().div_(norms[:, :, None]).div_(norms[:, None, :]).clamp_(max=1)
+        exists = defined[:, :, None] & defined[:, None, :] & paired
+        count = exists.sum((1, 2))
+        mean = torch.where(exists, table, 0.0).sum((1, 2)) / count.clamp(min=1)
         broken = ((at >= 0) & ~torch.isfinite(largest[..., 0])).any(1)
         cos2.append(torch.where(broken, torch.nan, mean).cpu().numpy())
         pairs.append(count.cpu().numpy())
     return (np.concatenate(cos2), np.concatenate(pairs)) if cos2 else (np.empty(0), np.empty(0, np.int64))
+
+
+def tokens_at_once(m: int, width: int) -> int:
+    """Tokens whose vectors and tables of products the torch path holds together."""
+    return max(1, GATHERED // (m * max(m, width)))
 
 
 def undefined_vectors(rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], first: int = 0, most: int = 3) -> tuple[str, bool]:

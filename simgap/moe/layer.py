@@ -107,7 +107,7 @@ def checked(prepared: object, drawn: Weights) -> Weights:
         before, after = getattr(drawn, name), getattr(prepared, name)
         if (before is None) != (after is None):
             raise ValueError(f"prepare: {name} must stay {'None' if before is None else 'a tensor'}")
-        if before is after:
+        if after is None or before is None:
             continue
         if not isinstance(after, Tensor) or after.shape != before.shape or after.dtype != before.dtype or after.device != before.device:
             got = f"{tuple(after.shape)} {after.dtype} on {after.device}" if isinstance(after, Tensor) else type(after).__name__
@@ -149,5 +149,8 @@ def group_bytes(spec: LayerSpec, run: RunSpec, trials: int, sites: Collection[st
     temporaries = 2 + spec.gated + 2 * (spec.norm != "none")
     vectors = rows * (spec.d_ff * (temporaries + len([site for site in sites if site != "output"])) + spec.d_model * 3)
     weights = (3 if spec.gated else 2) * experts * spec.d_ff * spec.d_model
-    routing = run.tokens * (spec.n_experts * 2 + spec.top_k * 4)
-    return trials * item * (weights + 2 * run.tokens * spec.d_model + vectors + routing)
+    # 64-bit keys, noise and tables of the routers; the tables of an "all" reading, a few million numbers at a time.
+    routing = run.tokens * (spec.n_experts * 8 + spec.top_k * 8)
+    tables = 8 * (1 << 22) if all_pairs and spec.n_experts > 16 else 0
+    centres = spec.inputs.n_clusters * spec.d_model if spec.inputs.kind == "clusters" else 0
+    return trials * item * (weights + 2 * run.tokens * spec.d_model + vectors + routing + centres) + 8 * tables

@@ -45,15 +45,17 @@ def test_printed_widths_are_judged_by_their_own_numbers():
         return expert(width, int(row["d_ff"]), int(row["n_experts"]), int(row["top_k"]))
 
     sentence, found = beside.width_verdict(table(1)[:1], spec1, 10, "[stated]")
-    assert "d = 128: excluded at 5 sigma" in sentence
+    assert "d = 128, by the number of trials that each value is a mean of: unlikely at 1 " in sentence
+    assert "excluded at 5 sigma at 2 " in sentence
+    assert "excluded at 5 sigma at 10 " in sentence
     assert 64 in found
     assert 128 not in found
     sentence, found = beside.width_verdict(table(3), spec3, 1, "[unknown]")
-    assert "d = 128: excluded at 5 sigma" in sentence
+    assert "excluded at 5 sigma at 1 " in sentence
     assert 64 in found
     for row in table(2):
         sentence, found = beside.width_verdict([row], lambda row, width: expert(width, int(row["d_ff"])), 1, "[unknown]")
-        assert "consistent" in sentence
+        assert "consistent at 1 " in sentence
         assert int(row["d_model"]) in found
 
 
@@ -65,7 +67,7 @@ def test_the_judge_acquits_a_table_that_is_what_it_says():
         weight, activation = relu_layer(spec, 64, np.random.default_rng(seed), 0.0, 0, 0.0)
         rows.append(row | {"activation_mso": f"{activation:.4f}", "gap": f"{activation - weight:.4f}"})
     sentence, found = beside.width_verdict(rows, table3._spec, 1, "[unknown]")
-    assert "d = 128: consistent" in sentence
+    assert "consistent at 1 " in sentence
     assert 128 in found
 
 
@@ -132,8 +134,9 @@ def test_an_artefact_from_end_to_end(monkeypatch, capsys, tmp_path, name):
     assert "[stated]" in text
     with open(tmp_path / f"{name}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    judged = [row for row in rows if row["quantity"] == "activation MSO"]
-    assert len(judged) == len(table(int(name[-1])))
+    judged = [row for row in rows if row["quantity"] in ("activation MSO", "gap")]
+    assert len(judged) == 2 * len(table(int(name[-1])))
+    assert [row["published"] for row in judged if row["quantity"] == "gap"] == [str(float(r["gap"])) for r in table(int(name[-1]))]
     for row in judged:
         assert abs(float(row["z of ours"])) < 5
         assert math.isfinite(float(row["z published, 10 trials"]))

@@ -5,6 +5,7 @@ lose pairs. The line is 5 sigma: |z| < 5 where the null's sd is exact, and the s
 the trials.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -141,14 +142,30 @@ def test_z_scores_spread_as_they_should(cross):
     assert abs(spread - 1) < 5 / math.sqrt(2 * n)
 
 
+def output_z(prepare) -> tuple[float, float]:
+    """z of the mean-vector and of the token overlap of outputs of linear experts, after a change of the weights."""
+    spec = sg.LayerSpec(d_model=D, d_ff=F, n_experts=EXPERTS, top_k=2, activation="identity")
+    chosen = {"tokens": TOKENS, "trials": TRIALS, "readings": ("mean", "token"), "sites": ("output",)}
+    calibration = sg.calibrate(sg.measure(spec, prepare=prepare, **chosen), sg.predict(spec, **chosen))
+    return tuple(calibration.activation_mso[reading]["output"].z for reading in ("mean", "token"))
+
+
 def test_a_router_that_reads_w_down_breaks_the_law():
-    """N2's hypothesis, broken: sending each token to the experts whose outputs align most lifts the overlap far above 1/d."""
-    spec = sg.LayerSpec(d_model=D, d_ff=F, n_experts=EXPERTS, top_k=2, activation="relu")
+    """N2 lets a router read W_up and never W_down: one that scores tokens by the experts' outputs sends them where outputs align."""
 
-    def aligned(weights):
-        shared = weights.down[:, :1].expand_as(weights.down)
-        return sg.Weights(weights.up, None, 0.9 * weights.down + 0.4 * shared, None, None, weights.router, weights.trials)
+    def by_output(weights):
+        rows = weights.up.mT @ weights.down[..., 0, :, None]
+        return dataclasses.replace(weights, router=rows.squeeze(-1).contiguous())
 
-    measured = sg.measure(spec, tokens=TOKENS, trials=TRIALS, readings=("mean",), prepare=aligned)
-    calibration = sg.calibrate(measured, sg.predict(spec, tokens=TOKENS, trials=TRIALS, readings=("mean",)))
-    assert calibration.activation_mso["mean"]["output"].z > 5
+    def by_hidden(weights):
+        return dataclasses.replace(weights, router=weights.up[:, :, 0].contiguous())
+
+    assert min(output_z(by_output)) > 5
+    assert max(map(abs, output_z(by_hidden))) < 5
+
+
+def test_experts_that_share_w_down_break_the_law():
+    def shared(weights):
+        return dataclasses.replace(weights, down=weights.down + weights.down[:, :1])
+
+    assert min(output_z(shared)) > 5

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from simgap.metrics import token_cos2, token_cos2_torch, undefined_vectors
 from simgap.metrics import token_overlap as module
+from simgap.metrics.token_overlap import tokens_at_once
 from tests import reference
 
 DTYPES = (torch.float32, torch.float64)
@@ -220,3 +221,9 @@ def test_parallel_vectors_never_exceed_one(path):
     cos2, _ = path(torch.cat([x, 3 * x]), torch.arange(400).view(2, 200).T)
     assert cos2.max() <= 1
     assert cos2.min() > 1 - 1e-14
+
+
+def test_many_vectors_on_a_token_are_held_a_few_tokens_at_a_time():
+    """The table of products counts, not only the vectors: 512 narrow vectors make a table 128 times their size."""
+    for m, width in ((512, 4), (32, 1024), (2, 10**7)):
+        assert tokens_at_once(m, width) * m * max(m, width) <= max(1 << 22, m * max(m, width))

@@ -1,6 +1,7 @@
 """Tokens: each law's moments at a fixed n, and files that are read or refused with a reason."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -304,3 +305,18 @@ def test_values_beyond_the_dtype_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.full((4, 6), 1e300))
     with pytest.raises(ValueError, match=r"^inputs\.path: row 0 of '.*x\.npy' "):
         open_inputs(file_spec(tmp_path / "x.npy"), 6)(0, [0], 3, "float32")
+
+
+def test_a_header_that_breaks_numpys_parser_is_refused(tmp_path):
+    header = b"{'a\0':1\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(ValueError, match=r"^inputs\.path: cannot read '.*x\.npy': "):
+        read_rows(file_spec(tmp_path / "x.npy"), 6)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.npy")
+    spec = file_spec(tmp_path / "x.npy")
+    for read in (lambda: read_rows(spec, 6), spec.file_hash):
+        with pytest.raises(ValueError, match="not a regular file"):
+            read()
