@@ -7,4 +7,5 @@ would pre-empt.
 from jaxtyping import install_import_hook
 
 MOE = [f"simgap.moe.{name}" for name in ("inputs", "routers", "dispatch", "experts", "layer")]
-install_import_hook([*MOE, "simgap.metrics", "simgap.gap", "simgap.training"], "beartype.beartype")
+GAP = ["simgap.gap.arrays", "simgap.gap.measured"]
+install_import_hook([*MOE, *GAP, "simgap.metrics", "simgap.training"], "beartype.beartype")

@@ -156,7 +156,7 @@ def test_a_reader_that_leaves_and_a_terminal_without_the_sign():
     gone = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env={"PATH": "/usr/bin:/bin"})
     assert (gone.returncode, gone.stderr) == (0, "")
     plain = {"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"}
-    shown = subprocess.run([sys.executable, "-m", "simgap.cli", "measure", *SMALL], capture_output=True, text=True, timeout=60, env=plain)
+    shown = subprocess.run([sys.executable, "-m", "simgap.cli", "measure", *SMALL, "--sites", "output"], capture_output=True, text=True, timeout=60, env=plain)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "output overlap is " in shown.stdout
 

@@ -54,7 +54,7 @@ def draw(panels: Sequence[Panel], title: str, stem: Path) -> list[Path]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 4.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 5.2), layout="constrained", squeeze=False)
     try:
         for axis, panel in zip(axes[0], panels, strict=True):
             _draw_panel(axis, panel)
@@ -98,4 +98,5 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
     axis.grid(alpha=0.25, linewidth=0.6)
-    axis.legend(fontsize=8, framealpha=0.9)
+    # Below the axes, where it hides no point.
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False)
