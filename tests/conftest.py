@@ -7,5 +7,4 @@ would pre-empt.
 from jaxtyping import install_import_hook
 
 MOE = [f"simgap.moe.{name}" for name in ("inputs", "routers", "dispatch", "experts", "layer")]
-GAP = ["simgap.gap.arrays", "simgap.gap.measured"]
-install_import_hook([*MOE, *GAP, "simgap.metrics", "simgap.training"], "beartype.beartype")
+install_import_hook([*MOE, "simgap.gap.arrays", "simgap.metrics", "simgap.training"], "beartype.beartype")

@@ -1,9 +1,31 @@
-"""The two sides of the gap in one shape, measured and predicted, and what puts them together."""
+"""The two sides of the gap in one shape, measured and predicted, and what puts them together.
 
-from simgap.gap.arrays import Overlap, mean_mso, token_mso, weight_mso
-from simgap.gap.calibration import Calibrated, calibrate
-from simgap.gap.measured import measure
-from simgap.gap.predicted import Prediction, predict
-from simgap.gap.shape import Gap
+Names load on first use: predictions and calibration need no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simgap.gap.arrays import Overlap, mean_mso, token_mso, weight_mso
+    from simgap.gap.calibration import Calibrated, calibrate
+    from simgap.gap.measured import measure
+    from simgap.gap.predicted import Prediction, predict
+    from simgap.gap.shape import Gap
 
 __all__ = ["Calibrated", "Gap", "Overlap", "Prediction", "calibrate", "mean_mso", "measure", "predict", "token_mso", "weight_mso"]
+
+_ROOMS = {
+    "arrays": ("Overlap", "mean_mso", "token_mso", "weight_mso"),
+    "calibration": ("Calibrated", "calibrate"),
+    "measured": ("measure",),
+    "predicted": ("Prediction", "predict"),
+    "shape": ("Gap",),
+}
+_HOME = {name: f"simgap.gap.{room}" for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'simgap.gap' has no attribute {name!r}")

@@ -50,7 +50,7 @@ def cross() -> dict[Cell, tuple[sg.Gap, sg.Gap]]:
     torch.set_num_threads(1)
     for seed, (cell, spec) in enumerate(specs()):
         readings = ("mean", "all") if spec.router.kind == "soft" else ("mean", "token")
-        tokens = TOKENS // 4 if spec.router.kind == "soft" else TOKENS
+        tokens = TOKENS // 16 if spec.router.kind == "soft" else TOKENS
         chosen = {"tokens": tokens, "trials": TRIALS, "readings": readings}
         found[cell] = sg.measure(spec, seed=seed, **chosen), sg.predict(spec, **chosen)
     torch.set_num_threads(threads)
