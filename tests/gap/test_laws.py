@@ -52,6 +52,9 @@ def cross() -> dict[Cell, tuple[sg.Gap, sg.Gap]]:
         readings = ("mean", "all") if spec.router.kind == "soft" else ("mean", "token")
         tokens = TOKENS // 16 if spec.router.kind == "soft" else TOKENS
         chosen = {"tokens": tokens, "trials": TRIALS, "readings": readings}
+        # Only the sites that have a law.
+        lawful = sg.predict(spec, **chosen).activation_mso["mean"]
+        chosen["sites"] = [site for site, prediction in lawful.items() if prediction.mean is not None]
         found[cell] = sg.measure(spec, seed=seed, **chosen), sg.predict(spec, **chosen)
     torch.set_num_threads(threads)
     return found

@@ -93,7 +93,7 @@ def bits(gap: sg.Gap) -> list[tuple]:
 
 
 REQUESTS = {
-    "many small trials": (sg.LayerSpec(d_model=24, d_ff=40, n_experts=5, top_k=2, n_shared_experts=1), {"tokens": 70, "trials": 60}),
+    "many small trials": (sg.LayerSpec(d_model=24, d_ff=40, n_experts=5, top_k=2, n_shared_experts=1), {"tokens": 70, "trials": 24}),
     "odd sizes": (sg.LayerSpec(d_model=33, d_ff=65, n_experts=3, top_k=2, gated=True, norm="layernorm"), {"tokens": 101, "trials": 9}),
     "large trials": (sg.LayerSpec(d_model=96, d_ff=300, n_experts=8, top_k=2, activation="gelu"), {"tokens": 1500, "trials": 5}),
     "one trial": (sg.LayerSpec(d_model=128, d_ff=2500, n_experts=8, top_k=2, activation="relu"), {"tokens": 64, "trials": 1}),

@@ -1,0 +1,97 @@
+"""Hard cases for a user's own arrays: what is missing, extreme, or not an array at all."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import simgap as sg
+
+
+def test_zero_vectors_do_not_widen_the_null():
+    """A zero vector says nothing of how tokens depend on each other: with half the vectors zero, tokens are still independent."""
+    rng = np.random.default_rng(41)
+    vectors = rng.standard_normal((5000, 2, 8))
+    vectors[rng.random((5000, 2)) < 0.5] = 0
+    overlap = sg.token_mso(vectors)
+    assert overlap.null_sd < 1.5 * math.sqrt(2 * 7 / (64 * 10) / overlap.pairs)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_norms_beyond_float64_squares(scale):
+    vectors = np.random.default_rng(42).standard_normal((20, 2, 8))
+    plain, scaled = sg.token_mso(vectors), sg.token_mso(vectors * scale)
+    assert scaled.z == pytest.approx(plain.z, rel=1e-9)
+    assert sg.mean_mso(vectors * scale, np.tile([0, 1], (20, 1))).mean == pytest.approx(
+        sg.mean_mso(vectors, np.tile([0, 1], (20, 1))).mean, rel=1e-9
+    )
+
+
+def test_sums_near_the_largest_float64_stay_finite():
+    vectors = np.full((20, 2, 8), 1e308)
+    vectors[:, 1, ::2] *= -1
+    assert sg.mean_mso(vectors, np.tile([0, 1], (20, 1))).mean == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("call", [lambda: sg.weight_mso(np.ones((3, 0))), lambda: sg.token_mso(np.ones((3, 2, 0)))])
+def test_no_entries_are_refused(call):
+    with pytest.raises(ValueError, match="got shape"):
+        call()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int16])
+def test_routing_of_any_whole_dtype(dtype):
+    vectors = np.random.default_rng(43).standard_normal((10, 2, 6))
+    routing = np.tile([0, 1], (10, 1))
+    assert sg.mean_mso(vectors, routing.astype(dtype)) == sg.mean_mso(vectors, routing)
+
+
+def test_a_huge_expert_index_costs_nothing():
+    vectors = np.random.default_rng(44).standard_normal((10, 2, 6))
+    overlap = sg.mean_mso(vectors, np.tile([0, 10**12], (10, 1)))
+    assert overlap.pairs == 1
+    assert overlap.dropped_at == "expert 1, expert 2, expert 3"
+
+
+@pytest.mark.parametrize("design", ["frozen pair beside padding", "each slot kept three times in ten", "four frozen slots"])
+def test_z_is_calibrated_whatever_slots_are_missing(design):
+    """120 seeds each; the standard deviation of z is 1 within 5 standard errors, one sided: cautious is allowed, careless is not."""
+    zs = []
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        if design == "frozen pair beside padding":
+            h = np.zeros((100, 4, 32))
+            h[:, :2] = rng.standard_normal((2, 32))
+        else:
+            k = 4 if design == "four frozen slots" else 8
+            base = rng.standard_normal((8, 32))
+            slots = np.argsort(rng.random((100, 8)), 1)[:, :k]
+            h = base[slots] if k == 4 else 0.8 * base[slots] + 0.6 * rng.standard_normal((100, k, 32))
+            h = h if k == 4 else np.where(rng.random((100, k, 1)) < 0.3, h, 0)
+        zs.append(sg.token_mso(h).z)
+    assert np.std(zs, ddof=1) < 1 + 5 * math.sqrt((4.5 - 1) / 4 / 120)
+    assert abs(np.mean(zs)) < 5 / math.sqrt(120)
+
+
+def test_normed_vectors_have_one_dimension_less():
+    rng = np.random.default_rng(8)
+    h = rng.standard_normal((400, 2, 8))
+    h -= h.mean(-1, keepdims=True)
+    normed, output = sg.token_mso(h, kind="normed"), sg.token_mso(h)
+    assert (normed.null, output.null) == (1 / 7, 1 / 8)
+    assert abs(normed.z) < 5
+    assert sg.mean_mso(h, np.tile([0, 1], (400, 1)), kind="normed").null == 1 / 7
+    with pytest.raises(ValueError, match="kind: expected one of output, normed, got 'norm'; did you mean 'normed'"):
+        sg.token_mso(h, kind="norm")
+
+
+@pytest.mark.parametrize("value", [torch.eye(3).to_sparse(), torch.empty(3, 4, device="meta")])
+def test_tensors_without_plain_memory_are_refused(value):
+    with pytest.raises(ValueError, match="weights: expected a plain dense tensor"):
+        sg.weight_mso(value)
+
+
+def test_ragged_lists_are_refused_by_name():
+    with pytest.raises(ValueError, match="weights: expected an array"):
+        sg.weight_mso([[1.0, 2.0], [3.0]])
