@@ -178,10 +178,7 @@ def permutation_within(x: Float[np.ndarray, "s l"], y: Float[np.ndarray, "s l"],
     the conditions, and left in it would hide one of the other sign. The smallest p it can give is 1 / (n + 1); p is 1 where no condition
     moves anything.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.shape != y.shape or x.ndim != 2 or x.shape[1] < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError(f"x, y: expected two finite (seeds, conditions) arrays with at least 2 conditions, got {x.shape} and {y.shape}")
-    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    x, y = _centred_rows(x, y)
     scale = math.sqrt(float((x**2).sum() * (y**2).sum()))
     if scale == 0:
         return 1.0
@@ -198,10 +195,8 @@ def sign_flip(x: Float[np.ndarray, "s l"], y: Float[np.ndarray, "s l"], generato
     `permutation_within` then calls every such response an association, whichever way each row happens to turn. Here rows are exchangeable
     with their mirror images under the null, and only their agreement counts. Exact up to 12 rows (all 2^s flips), n random ones beyond.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.shape != y.shape or x.ndim != 2 or x.shape[1] < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError(f"x, y: expected two finite (seeds, conditions) arrays with at least 2 conditions, got {x.shape} and {y.shape}")
-    covariance = ((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True))).sum(1)
+    x, y = _centred_rows(x, y)
+    covariance = (x * y).sum(1)
     rows = len(covariance)
     if rows <= 12:
         signs = 1 - 2 * (np.arange(2**rows)[:, None] >> np.arange(rows) & 1)
@@ -209,6 +204,14 @@ def sign_flip(x: Float[np.ndarray, "s l"], y: Float[np.ndarray, "s l"], generato
         return float(extreme.mean())
     signs = generator.choice([-1.0, 1.0], (n, rows))
     return float((1 + np.count_nonzero(np.abs(signs @ covariance) >= abs(covariance.sum()) * (1 - 1e-12))) / (n + 1))
+
+
+def _centred_rows(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two (seeds, conditions) arrays, each row less its mean; ValueError where they do not fit."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.shape != y.shape or x.ndim != 2 or x.shape[1] < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError(f"x, y: expected two finite (seeds, conditions) arrays with at least 2 conditions, got {x.shape} and {y.shape}")
+    return x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

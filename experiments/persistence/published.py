@@ -12,7 +12,6 @@ from simgap.gap.reported import Reported
 
 LAMBDAS = (0.0, 0.01, 0.1, 1.0, 5.0)
 TRIALS = 10  # [stated] for the regularisation scan, [unknown] for the others
-TOKENS = 1024  # [unknown]; no law below depends on it
 D_FF_TABLE1 = 128  # [reading]: Table 1's first row has Std-8E's values
 MARKS = (
     "Published values, d, E, k, d_ff = 4d (Table 2) and d_ff (Table 3), ReLU and Kaiming init: [stated]. Weight overlap of W_up alone, "

@@ -48,22 +48,22 @@ def fill_normals(seeds, out, std):
     for row in range(out.shape[0]):
         a, b, c, counter = seeds[row, 0], seeds[row, 1], seeds[row, 2], np.uint64(1)
         for _ in range(12):
-            word = a + b + counter
-            counter += np.uint64(1)
-            a = b ^ (b >> np.uint64(11))
-            b = c + (c << np.uint64(3))
-            c = ((c << np.uint64(24)) | (c >> np.uint64(40))) + word
+            _, a, b, c, counter = _next_word(a, b, c, counter)
         for start in range(0, size, NORMALS_AT_ONCE):
             piece = out[row, start : start + NORMALS_AT_ONCE]
             half = (piece.size + 1) // 2
             for i in range(half):
-                word = a + b + counter
-                counter += np.uint64(1)
-                a = b ^ (b >> np.uint64(11))
-                b = c + (c << np.uint64(3))
-                c = ((c << np.uint64(24)) | (c >> np.uint64(40))) + word
+                word, a, b, c, counter = _next_word(a, b, c, counter)
                 uniform[i] = (word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
             box_muller(uniform[:half], piece, std)
+
+
+@njit(nogil=True, cache=True)
+def _next_word(a, b, c, counter):
+    """One step of SFC64: the word it gives, and the state after it."""
+    word = a + b + counter
+    mixed = ((c << np.uint64(24)) | (c >> np.uint64(40))) + word
+    return word, b ^ (b >> np.uint64(11)), c + (c << np.uint64(3)), mixed, counter + np.uint64(1)
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})

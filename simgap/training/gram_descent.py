@@ -9,6 +9,7 @@ from torch import Tensor
 
 from simgap.kernels.spectrum import descend_spectrum
 from simgap.moe import Weights
+from simgap.training.checks import check_descent
 
 
 def gram_descent(
@@ -24,8 +25,7 @@ def gram_descent(
     strength >= 0, rate > 0, steps >= 0 (the paper gives the strengths and none of the rest). At a minimum, where the norm is not
     differentiable, the gradient is taken as 0.
     """
-    if not strength >= 0 or not rate > 0 or steps < 0:
-        raise ValueError(f"strength, rate, steps: expected >= 0, > 0 and >= 0, got {strength!r}, {rate!r}, {steps!r}")
+    check_descent(strength, steps, rate)
     if strength == 0 or steps == 0:
         return weight
     if plain:

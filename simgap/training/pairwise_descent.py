@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simgap.moe import Weights
+from simgap.training.checks import check_descent
 
 # A direction this much shorter than the longest is round-off of the E x E table, whose squares it comes from.
 RANK_TOLERANCE = 1e-7
@@ -24,8 +25,7 @@ def pairwise_descent(
 
     strength >= 0, rate > 0, steps >= 0.
     """
-    if not strength >= 0 or not rate > 0 or steps < 0:
-        raise ValueError(f"strength, rate, steps: expected >= 0, > 0 and >= 0, got {strength!r}, {rate!r}, {steps!r}")
+    check_descent(strength, steps, rate)
     if strength == 0 or steps == 0:
         return weight
     flat = weight.flatten(-2)
