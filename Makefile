@@ -19,14 +19,14 @@ test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 lint: .venv/installed
-	$(BIN)/ruff format --check simgap experiments tests
-	$(BIN)/ruff check simgap experiments tests
+	$(BIN)/ruff format --check simgap experiments proofs tests
+	$(BIN)/ruff check simgap experiments proofs tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: .venv/installed
-	$(BIN)/ruff format simgap experiments tests
-	$(BIN)/ruff check --fix simgap experiments tests
+	$(BIN)/ruff format simgap experiments proofs tests
+	$(BIN)/ruff check --fix simgap experiments proofs tests
 
 bench: .venv/installed
 	$(BIN)/python -m experiments benchmarks --device $(DEVICE) --out runs/benchmarks
@@ -34,7 +34,7 @@ bench: .venv/installed
 # The stamp is written last, so an interrupted install is done again.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[figures,test,lint]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[figures,proofs,test,lint]"
 	touch $@
 
 clean:

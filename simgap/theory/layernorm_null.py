@@ -1,5 +1,9 @@
 """N4: what LayerNorm leaves of the overlap of independent hidden vectors."""
 
+from typing import Any
+
+from simgap.theory.context import Context
+from simgap.theory.floats import FLOAT
 from simgap.theory.weight_null import null_mso
 
 ID = "N4"
@@ -10,9 +14,9 @@ HYPOTHESES = (
 )
 
 
-def null_layernorm_mso(d_ff):
+def null_layernorm_mso(d_ff: Any, *, ctx: Context = FLOAT) -> Any:
     """E cos^2 = 1/(f - 1), exactly, for LayerNormed hidden vectors and for their means over tokens (law N4). d_ff >= 2.
 
     Centring takes one dimension, and with it the mean that every activation shares.
     """
-    return null_mso(d_ff - 1)
+    return null_mso(ctx.number(d_ff) - 1, ctx=ctx)

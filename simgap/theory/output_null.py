@@ -1,5 +1,9 @@
 """N2: outputs of untrained experts overlap by 1/d, whatever the experts compute."""
 
+from typing import Any
+
+from simgap.theory.context import Context
+from simgap.theory.floats import FLOAT
 from simgap.theory.weight_null import null_mso
 
 ID = "N2"
@@ -12,9 +16,9 @@ HYPOTHESES = (
 GAUSSIAN = "W_down isotropic on the left (Gaussian or Haar): given the hidden vectors, cos^2 ~ Beta(1/2, (d-1)/2)"
 
 
-def null_output_mso(d_model):
+def null_output_mso(d_model: Any, *, ctx: Context = FLOAT) -> Any:
     """E cos^2 of any two experts' outputs = 1/d, exactly: a token's, or means over the tokens routed to each (law N2). d_model >= 1.
 
     Whatever the activation, gate, norm, router, top-k, d_ff or inputs; a linear expert has the same value.
     """
-    return null_mso(d_model)
+    return null_mso(d_model, ctx=ctx)

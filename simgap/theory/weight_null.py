@@ -1,5 +1,10 @@
 """N1: the overlap of independent vectors in R^N is 1/N on average, and how far it spreads."""
 
+from typing import Any
+
+from simgap.theory.context import Context
+from simgap.theory.floats import FLOAT
+
 ID = "N1"
 HYPOTHESES = (
     "the two vectors are independent",
@@ -10,40 +15,43 @@ GAUSSIAN = "one of them is isotropic (Gaussian entries): cos^2 ~ Beta(1/2, (N-1)
 HAAR = "both are Haar-distributed orthogonal matrices: second moments are isotropic and the norm is constant"
 
 
-def null_mso(width):
-    """E cos^2 = 1/N, exactly, in any arithmetic that divides (law N1). width: N >= 1."""
-    return 1 / width
+def null_mso(width: Any, *, ctx: Context = FLOAT) -> Any:
+    """E cos^2 = 1/N, exactly (law N1). width: N >= 1."""
+    return 1 / ctx.number(width)
 
 
-def null_weight_mso(d_model, d_ff):
+def null_weight_mso(d_model: Any, d_ff: Any, *, ctx: Context = FLOAT) -> Any:
     """E weight MSO = 1/(d f) for one flattened matrix of each expert, exactly (law N1 with N = d f)."""
-    return null_mso(d_model * d_ff)
+    return null_mso(ctx.number(d_model) * ctx.number(d_ff), ctx=ctx)
 
 
-def null_variance(width):
+def null_variance(width: Any, *, ctx: Context = FLOAT) -> Any:
     """Var cos^2 = 2(N-1) / (N^2 (N+2)) where one vector is isotropic: the variance of Beta(1/2, (N-1)/2) (law N1).
 
     Pairs that share a vector are uncorrelated, so the mean over P pairs and T trials has this over P T as its exact variance.
     """
-    return 2 * (width - 1) / (width * width * (width + 2))
+    n = ctx.number(width)
+    return 2 * (n - 1) / (n * n * (n + 2))
 
 
-def null_variance_general(width, a, b):
+def null_variance_general(width: Any, a: Any, b: Any, *, ctx: Context = FLOAT) -> Any:
     """Var cos^2 = N A B + 3 N (1/N - A)(1/N - B)/(N-1) - 1/N^2 for any two independent sign-symmetric exchangeable vectors (law N1).
 
     a, b: E[(u_1^2 / ||u||^2)^2] of either side, in [1/N^2, 1/N]; 3/(N(N+2)) for a Gaussian side, and then `null_variance` returns.
     width: N >= 2.
     """
-    return width * a * b + 3 * width * (1 / width - a) * (1 / width - b) / (width - 1) - 1 / (width * width)
+    n, a, b = ctx.number(width), ctx.number(a), ctx.number(b)
+    return n * a * b + 3 * n * (1 / n - a) * (1 / n - b) / (n - 1) - 1 / (n * n)
 
 
-def share_moment(width, kurtosis):
+def share_moment(width: Any, kurtosis: Any, *, ctx: Context = FLOAT) -> Any:
     """E[(u_1^2 / ||u||^2)^2] as a ratio of expectations, kappa / (N (kappa + N - 1)), for i.i.d. entries.
 
     kurtosis: kappa = E u^4 / (E u^2)^2 >= 1. Exact for Gaussian entries (kappa = 3) and for signs (kappa = 1);
     otherwise relative error O(1/N).
     """
-    return kurtosis / (width * (kurtosis + width - 1))
+    n, kurtosis = ctx.number(width), ctx.number(kurtosis)
+    return kurtosis / (n * (kurtosis + n - 1))
 
 
 def haar_variance(d_model, d_ff):

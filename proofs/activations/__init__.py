@@ -1,0 +1,1 @@
+"""A1-A7: what the activation does to angles."""

@@ -1,0 +1,1 @@
+"""S1-S2: how a trial-by-trial correlation behaves."""

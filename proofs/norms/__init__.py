@@ -1,0 +1,1 @@
+"""L1-L2: what normalisation does to angles."""

@@ -1,0 +1,1 @@
+"""N1-N7: overlap that means nothing."""

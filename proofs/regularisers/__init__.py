@@ -1,0 +1,1 @@
+"""R1-R7: what regularisers can and cannot do."""

@@ -1,0 +1,135 @@
+"""Laws in floating point: Python numbers and numpy arrays, element by element."""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+# Panels of the Gaussian quadrature: dyadic towards 0, where an activation of a wide normal varies on the scale 1/std, then of unit length.
+# Gauss-Legendre with 16 points on each is exact to round-off for functions analytic beside a half-line, at every std up to about 2^20.
+DYADIC = 30
+REACH = 16
+POINTS = 16
+
+
+class Floats:
+    """The float context. Parameters that are ints and Fractions pass unchanged, so that a rational law of them stays exact; text becomes a
+    float, everything else float64."""
+
+    pi = math.pi
+
+    def number(self, value: Any) -> Any:
+        if isinstance(value, int | float | Fraction):
+            return value
+        if isinstance(value, str):
+            return float(Fraction(value))
+        array = np.asarray(value, np.float64)
+        return array if array.ndim else float(array)
+
+    def sqrt(self, x: Any) -> Any:
+        return np.sqrt(_float(x))
+
+    def exp(self, x: Any) -> Any:
+        return np.exp(_float(x))
+
+    def log(self, x: Any) -> Any:
+        return np.log(_float(x))
+
+    def erf(self, x: Any) -> Any:
+        from scipy.special import erf
+
+        return erf(_float(x))
+
+    def tanh(self, x: Any) -> Any:
+        return np.tanh(_float(x))
+
+    def logistic(self, x: Any) -> Any:
+        x = _float(x)
+        small = np.exp(-np.abs(x))
+        return np.where(x >= 0, 1.0, small) / (1 + small)
+
+    def asin(self, x: Any) -> Any:
+        return np.arcsin(_float(x))
+
+    def magnitude(self, x: Any) -> Any:
+        return np.abs(_float(x))
+
+    def positive_part(self, x: Any) -> Any:
+        return np.maximum(_float(x), 0.0)
+
+    def step(self, x: Any) -> Any:
+        return np.where(_float(x) > 0, 1.0, 0.0)
+
+    def expect(self, f: Callable[[Any], Any], std: Any = 1, degree: int = 2) -> Any:
+        """E f(std z), element by element in std; relative error about 1e-14 where f does not change sign."""
+        nodes, weights = _normal_rule()
+        std = np.asarray(self.number(std), np.float64)
+        values = f(std[..., None] * nodes) * np.ones_like(nodes)
+        return _plain(values @ weights)
+
+    def expect_pair(self, f: Callable[[Any], Any], g: Callable[[Any], Any], rho: Any, std: Any = 1, degree: int = 1) -> Any:
+        """E f(std u) g(std v), element by element in rho and std: the plain route, 10 ms a value. In polar coordinates of the plane a kink
+        at 0 is a ray, so between the four rays where u or v vanishes the integrand is analytic."""
+        rho, std = np.broadcast_arrays(np.asarray(rho, np.float64), np.asarray(std, np.float64))
+        radii, radial = _radial_rule()
+        result = np.empty(rho.shape)
+        for at in np.ndindex(rho.shape):
+            between = math.acos(rho[at])
+            total = 0.0
+            # u = r cos t and v = r cos(t - between): both positive, u alone, both negative, v alone.
+            rays = [between - math.pi / 2, math.pi / 2, between + math.pi / 2, 3 * math.pi / 2, between + 3 * math.pi / 2]
+            for start, stop in pairwise(rays):
+                angles, angular = _sector_rule(start, stop)
+                u = std[at] * np.outer(np.cos(angles), radii)
+                v = std[at] * np.outer(np.cos(angles - between), radii)
+                total += float(angular @ (f(u) * g(v) * np.ones_like(u)) @ radial)
+            result[at] = total / (2 * math.pi)
+        return _plain(result)
+
+
+def _float(x: Any) -> Any:
+    return float(x) if isinstance(x, int | Fraction) else x
+
+
+def _plain(array: Any) -> Any:
+    """A Python float for an array without axes."""
+    return float(array) if np.ndim(array) == 0 else array
+
+
+@lru_cache(maxsize=1)
+def _half_line() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Composite Gauss-Legendre on [0, REACH], dyadic towards 0."""
+    edges = np.concatenate([[0.0], 2.0 ** np.arange(-DYADIC, 1), np.arange(2.0, REACH + 1)])
+    x, w = np.polynomial.legendre.leggauss(POINTS)
+    half = np.diff(edges)[:, None] / 2
+    return (edges[:-1, None] + half * (1 + x)).ravel(), (half * w).ravel()
+
+
+@lru_cache(maxsize=1)
+def _normal_rule() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    z, w = _half_line()
+    w = w * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    return np.concatenate([-z[::-1], z]), np.concatenate([w[::-1], w])
+
+
+@lru_cache(maxsize=1)
+def _radial_rule() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    r, w = _half_line()
+    return r, w * r * np.exp(-r * r / 2)
+
+
+def _sector_rule(start: float, stop: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Nodes on an arc, dyadic towards both ends."""
+    unit, w = _half_line()
+    near = unit < 1
+    arc = (stop - start) / 2
+    unit, w = arc * unit[near], arc * w[near]
+    return np.concatenate([start + unit, stop - unit]), np.concatenate([w, w])
+
+
+FLOAT = Floats()
