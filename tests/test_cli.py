@@ -64,8 +64,9 @@ def test_what_does_not_exist_is_null_with_a_reason(capsys):
     assert token["mean"] is None
     assert "no token meets two experts" in token["why"]
     assert found["weight_mso"]["up"]["sem"] is None
-    assert found["predicted"]["activation_mso"]["mean"]["hidden"]["mean"] is None
-    assert "common mean" in found["predicted"]["activation_mso"]["mean"]["hidden"]["why"]
+    assert found["predicted"]["weight_mso"]["gate"]["mean"] is None
+    assert "there is no W_gate" in found["predicted"]["weight_mso"]["gate"]["why"]
+    assert found["predicted"]["activation_mso"]["mean"]["hidden"]["order"].startswith("O(")
 
 
 def test_readable_output_ends_in_a_sentence(capsys):

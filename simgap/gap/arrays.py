@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from simgap.gap.calibration import verdict
 from simgap.metrics import between, means_by_routing, pair_cos2, token_cos2, undefined_vectors
 from simgap.specs import nearest
 from simgap.stats import moment_matched_p
+from simgap.theory.mso_law import mso_p
 from simgap.theory.weight_null import null_mso, null_variance
 
 TOKENS_AT_ONCE = 1024
@@ -27,7 +28,8 @@ class Overlap:
 
     mean: in [0, 1]. sem: standard error over pairs (weights, means) or over tokens, None where there is one. pairs: how many it rests on.
     null: 1/width, what independent vectors without a common mean give. null_sd: how far such a mean strays from it. excess = mean / null.
-    z = (mean - null) / null_sd. p: two-sided, from the Beta law with the null's mean and sd. dropped: vectors left out because they are
+    z = (mean - null) / null_sd. p: two-sided, from the law of the mean over all pairs of isotropic vectors (law N1B); over tokens from the
+    Beta law with the null's mean and sd. dropped: vectors left out because they are
     zero or belong to an expert that no token reached; dropped_at names the first.
     """
 
@@ -55,8 +57,8 @@ def weight_mso(weights: Any) -> Overlap:
     """Mean squared overlap of E experts' flattened weights, beside the null 1/N of independent matrices (law N1).
 
     weights: (E, ...) numpy array, memory map or torch tensor on any device, E >= 2; N is the product of the other axes. One matrix of each
-    expert: matrices of different scale flattened together have a larger null (`simgap.theory.null_all_weights_mso`). The moments of the
-    null are exact, its p is not where experts outnumber N: many pairs among few dimensions give a heavier tail than the Beta law.
+    expert: matrices of different scale flattened together have a larger null (`simgap.theory.null_all_weights_mso`). null_sd and p are
+    those of isotropic vectors: exact moments, and the law that has four of them (law N1B).
 
     Raises ValueError for fewer than 2 experts, for values that are not finite, and where no two experts are non-zero.
     """
@@ -209,7 +211,9 @@ def _of_vectors(name: str, vectors: Tensor, numbers: list[int] | None = None, ki
     variance = (null_variance(width) if width > 1 else 0.0) / values.size
     sem = float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
     places = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])
-    return _overlap(float(values.mean()), sem, values.size, width, variance, len(missing) + idle, places)
+    found = _overlap(float(values.mean()), sem, values.size, width, variance, len(missing) + idle, places)
+    p = mso_p(min(found.mean, 1.0), width, values.size, 1, len(vectors) - len(missing)) if width > 1 else 1.0
+    return replace(found, p=p)
 
 
 def _overlap(mean: float, sem: float | None, pairs: int, width: int, variance: float, dropped: int, where: str) -> Overlap:

@@ -1,12 +1,13 @@
 """Put measured and predicted together: how much of an overlap is more than its null?"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from simgap.gap.predicted import Prediction
 from simgap.gap.shape import Gap
 from simgap.stats import Estimate, moment_matched_p, normal_p, student_p
+from simgap.theory.mso_law import mso_p
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Calibrated:
 
     excess = mean / null, from 0 to 1/null, so not comparable across spaces; scaled_excess = (mean - null) / (1 - null), at most 1 and
     comparable. z: deviations in units of the null's sd where that is known (z_unit "null sd"), else of the measured sem ("sem").
-    p: two-sided, from the Beta law with the null's mean and sd, which keeps its skew; from Student's t where only the sem is known.
+    p: two-sided; from the law of the mean over all pairs of isotropic vectors (law N1B) where the null is that, from the Beta law with the
+    null's mean and sd elsewhere, which keeps a skew too; from Student's t where only the sem is known.
     effective_dimension = 1 / mean: the dimension in which independent vectors would overlap as much. null_kind: "leading" says that the
     null's mean has an error of its own, which z and p do not know. None where a part is missing. A gap measured with `prepare` is held
     against untrained experts all the same: that is the question it is asked.
@@ -52,11 +54,20 @@ def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction]) -> Gap[Calibr
         raise ValueError("measured, predicted: expected gaps of one spec, got two different ones")
     if measured.run.trials != predicted.run.trials:
         raise ValueError(f"predicted: expected trials = {measured.run.trials} as measured, got {predicted.run.trials}")
-    return measured.combine(predicted, lambda path, m, p: calibrated(m, p, overlap=path[0] not in ("gap", "ratio")))
+
+    def of_side(experts: int) -> Any:
+        return lambda path, m, p: calibrated(m, p, overlap=path[0] not in ("gap", "ratio"), experts=experts)
+
+    found = replace(measured, shared=None).combine(predicted, of_side(measured.spec.n_experts))
+    if measured.shared is None or predicted.shared is None:
+        return found
+    # Pairs with a shared expert are not all pairs of anything.
+    return replace(found, shared=measured.shared.combine(predicted.shared, of_side(0)))
 
 
-def calibrated(measured: Estimate, null: Prediction, overlap: bool = True) -> Calibrated:
-    """One estimate against one prediction; overlap says that it lies in [0, 1], as gaps and ratios need not."""
+def calibrated(measured: Estimate, null: Prediction, overlap: bool = True, experts: int = 0) -> Calibrated:
+    """One estimate against one prediction; overlap says that it lies in [0, 1], as gaps and ratios need not. experts: how many the pairs
+    are all pairs of, in each trial; 0 where they are not."""
     if measured.mean is None:
         return Calibrated(None, null.mean, why=measured.why)
     dimension = 1 / measured.mean if overlap and measured.mean > 0 else None
@@ -64,7 +75,7 @@ def calibrated(measured: Estimate, null: Prediction, overlap: bool = True) -> Ca
         return Calibrated(measured.mean, None, effective_dimension=dimension, why=null.why)
     excess = measured.mean / null.mean if null.mean else None
     scaled = (measured.mean - null.mean) / (1 - null.mean) if overlap and null.mean != 1 else None
-    z, unit, p = _deviation(measured, null, overlap)
+    z, unit, p = _deviation(measured, null, overlap, experts)
     why = ""
     if z is None:
         why = (
@@ -75,13 +86,17 @@ def calibrated(measured: Estimate, null: Prediction, overlap: bool = True) -> Ca
     return Calibrated(measured.mean, null.mean, excess, scaled, z, unit, p, dimension, null.kind, why)
 
 
-def _deviation(measured: Estimate, null: Prediction, overlap: bool) -> tuple[float | None, str | None, float | None]:
+def _deviation(measured: Estimate, null: Prediction, overlap: bool, experts: int) -> tuple[float | None, str | None, float | None]:
     if measured.mean is None or null.mean is None:
         return None, None, None
     deviation = measured.mean - null.mean
     if null.sd is not None and null.sd > 0:
         sd = null.sd * _widened(measured, null)
         proper = overlap and sd * sd < null.mean * (1 - null.mean)
+        of_each_trial = experts * (experts - 1) // 2
+        if proper and null.isotropic and measured.pairs == null.pairs == of_each_trial * measured.trials:
+            p = mso_p(min(measured.mean, 1.0), 1 / null.mean, of_each_trial, measured.trials, experts)
+            return deviation / sd, "null sd", p
         return deviation / sd, "null sd", moment_matched_p(measured.mean, null.mean, sd) if proper else normal_p(deviation / sd)
     if measured.sem:
         return deviation / measured.sem, "sem", student_p(deviation / measured.sem, measured.trials - 1)
@@ -91,6 +106,8 @@ def _deviation(measured: Estimate, null: Prediction, overlap: bool) -> tuple[flo
 def _widened(measured: Estimate, null: Prediction) -> float:
     """By how much lost pairs widen the null's sd: the mean is over trials, so a trial with few pairs weighs as much as one with all."""
     counts = measured.per_trial[measured.per_trial > 0]
+    if not null.pairs:
+        return 1.0
     if counts.size:
         return math.sqrt(float((1 / counts).sum()) * null.pairs) / counts.size
     return math.sqrt(null.pairs / measured.pairs) if 0 < measured.pairs < null.pairs else 1.0

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from simgap.gap.predicted_sites import UPCYCLED, SiteNull, sign_symmetric, site_null, token_spread
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap, chosen_names
-from simgap.specs import GAUSSIAN_INITS, ODD_ACTIVATIONS, LayerSpec, RunSpec
-from simgap.theory import gap_law, layernorm_null, output_null, weight_null
+from simgap.specs import GAUSSIAN_INITS, LayerSpec, RunSpec
+from simgap.theory import gap_law, output_null, weight_null
 
 UNIFORM_KURTOSIS = 9 / 5  # E u^4 / (E u^2)^2 of a uniform number
 
@@ -16,9 +17,10 @@ UNIFORM_KURTOSIS = 9 / 5  # E u^4 / (E u^2)^2 of a uniform number
 class Prediction:
     """The null of one quantity: its mean, and the standard deviation sd that the reported mean has around it.
 
-    kind: "exact" or "leading" for the mean, None where no law applies, and then `why` says so. sd_kind: the same for sd; sd is None where
-    its law is not known. law: its number. hypotheses: all that the value rests on. pairs: independent expert pairs behind sd, so that sd
-    can be rescaled where a run lost some.
+    kind: "exact" or "leading" for the mean, None where no law applies, and then `why` says so. order: the order of a leading mean's error.
+    sd_kind: the same for sd; sd is None where its law is not known. law: its number. hypotheses: all that the value rests on. pairs:
+    uncorrelated expert pairs behind sd, so that sd can be rescaled where a run lost some; 0 where it is not theirs alone (over tokens).
+    isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and not only its sd (law N1B).
     """
 
     mean: float | None
@@ -29,6 +31,8 @@ class Prediction:
     hypotheses: tuple[str, ...] = ()
     pairs: int = 0
     why: str = ""
+    order: str = ""
+    isotropic: bool = False
 
     @classmethod
     def missing(cls, why: str) -> "Prediction":
@@ -38,12 +42,13 @@ class Prediction:
         if self.mean is None:
             return f"no null: {self.why}"
         spread = "" if self.sd is None else f", sd {self.sd:.2g}"
-        return f"{self.mean:.4g}{spread} ({self.kind}, law {self.law})"
+        error = f" up to {self.order}" if self.order else ""
+        return f"{self.mean:.4g}{spread} ({self.kind}{error}, law {self.law})"
 
     def as_dict(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"mean": self.mean, "sd": self.sd, "kind": self.kind, "sd_kind": self.sd_kind, "law": self.law}
         plain["hypotheses"] = list(self.hypotheses)
-        return plain | ({"why": self.why} if self.why else {})
+        return plain | {name: getattr(self, name) for name in ("order", "why") if getattr(self, name)}
 
 
 def predict(
@@ -55,9 +60,11 @@ def predict(
     readings: Sequence[str] = READINGS,
     weights: Sequence[str] = WEIGHT_KINDS,
 ) -> Gap[Prediction]:
-    """The overlaps of untrained experts by laws N1-N4: a Gap of Predictions, in the shape that `measure` returns.
+    """The overlaps of untrained experts by theory: a Gap of Predictions, in the shape that `measure` returns.
 
-    Where a law's hypotheses fail (upcycled experts, hidden vectors with a common mean, ...) the prediction is None and says why.
+    Exact by laws N1-N4 and A7 wherever signs or exchangeability decide; to leading order, with the order of the error, by A5 (rectified
+    vectors on a token), A6 (their means) and L1 (after a norm with gain and bias). Where a law's hypotheses fail (upcycled experts, ...)
+    the prediction is None and says why.
     """
     run = RunSpec(tokens=tokens, trials=trials)
     sites = chosen_names("sites", sites, SITES)
@@ -84,9 +91,9 @@ def _side(
     """One side's predictions: pairs of routed experts, or (across) of a routed with a shared one."""
     weight = {kind: _weight(spec, kind, pairs) for kind in WEIGHT_KINDS if kind in weights}
     activation = {
-        r: {site: _activation(spec, r, site, pairs, across) for site in SITES if site in sites} for r in READINGS if r in readings
+        r: {site: _activation(spec, run, r, site, pairs, across) for site in SITES if site in sites} for r in READINGS if r in readings
     }
-    output, up = _activation(spec, "mean", "output", pairs, across), _weight(spec, "up", pairs)
+    output, up = _activation(spec, run, "mean", "output", pairs, across), _weight(spec, "up", pairs)
     return Gap(spec, run, weight, activation, _gap(spec, output, up), _ratio(spec, output, up, pairs), shared)
 
 
@@ -116,42 +123,34 @@ def _all_weights(spec: LayerSpec, pairs: int) -> Prediction:
     return _prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
 
 
-def _activation(spec: LayerSpec, reading: str, site: str, pairs: int, across: bool) -> Prediction:
+def _activation(spec: LayerSpec, run: RunSpec, reading: str, site: str, pairs: int, across: bool) -> Prediction:
     if not across and reading == "token" and spec.top_k == 1 and spec.router.kind != "expert_choice":
         return Prediction.missing("top_k = 1: no token meets two experts")
-    if site == "normed" and spec.norm == "none":
-        return Prediction.missing("norm = none: there is no normed site")
-    if spec.init == "upcycled":
-        return Prediction.missing(UPCYCLED)
-    given = _hidden_law(spec, site) if site != "output" else (output_null.null_output_mso(spec.d_model), spec.d_model, output_null)
-    if isinstance(given, str):
-        return Prediction.missing(given)
-    mean, width, law = given
-    hypotheses = law.HYPOTHESES if site != "output" or spec.n_shared_experts == 0 else (*law.HYPOTHESES[:3], SHARED_APART)
-    if site in ("pre", "hidden", "normed"):
-        hypotheses = (*hypotheses, "W_up and W_gate independent of the tokens and of the routing")
+    null = site_null(spec, site, reading, run.tokens, across)
+    if isinstance(null, str):
+        return Prediction.missing(null)
+    variance, sd_kind, extra = _spread(spec, run, null, reading, site, pairs, across)
+    found = _prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, (*null.hypotheses, extra))
+    return replace(found, order=null.order, pairs=found.pairs if reading == "mean" else 0)
+
+
+def _spread(
+    spec: LayerSpec, run: RunSpec, null: SiteNull, reading: str, site: str, pairs: int, across: bool
+) -> tuple[float | None, Any, str]:
+    """Variance of one pair's contribution, how it is known, and the hypothesis that it adds or the reason why it is not known."""
+    if null.width is None:
+        return None, None, COMMON_MEAN
     if reading != "mean":
-        return _prediction(mean, "exact", None, None, pairs, law.ID, (*hypotheses, TOKENS_SHARE_EXPERTS))
+        spread = token_spread(spec, site, reading, run.tokens, pairs, across)
+        return (None, None, spread) if isinstance(spread, str) else (spread[0] ** 2 * pairs, "leading", spread[1])
     linear = site in ("pre", "output") or (site == "hidden" and spec.activation == "identity" and not spec.gated)
     if not linear:
-        return _prediction(mean, "exact", None, None, pairs, law.ID, (*hypotheses, EVERY_EXPERT, HEAVY_TAILS))
-    variance, sd_kind, extra = _variance(spec, width)
+        variance = weight_null.null_variance(null.width) if null.width > 1 else 0.0
+        return variance, "leading", HEAVY_TAILS if sign_symmetric(spec) else EXCHANGEABLE
+    variance, sd_kind, extra = _variance(spec, null.width)
     if site != "output" and sd_kind == "exact":
         extra = ISOTROPIC_UP
-    return _prediction(mean, "exact", variance, sd_kind, pairs, law.ID, (*hypotheses, EVERY_EXPERT, extra))
-
-
-def _hidden_law(spec: LayerSpec, site: str) -> tuple[float, int, Any] | str:
-    """Null mean, dimension and law of a site before W_down, or why there is none."""
-    if site == "pre":
-        return weight_null.null_mso(spec.d_ff), spec.d_ff, weight_null
-    if site == "normed" and spec.norm_affine != "none":
-        return "the norm's learned gain and bias scale the entries unequally and give them a mean: no null is known"
-    if site == "normed" and spec.norm == "layernorm":
-        return layernorm_null.null_layernorm_mso(spec.d_ff), spec.d_ff - 1, layernorm_null
-    if spec.gated or spec.activation in ODD_ACTIVATIONS:
-        return weight_null.null_mso(spec.d_ff), spec.d_ff, weight_null
-    return f"{spec.activation} gives hidden vectors a common mean: not sign-symmetric, so N1 does not hold"
+    return variance, sd_kind, f"{EVERY_EXPERT}; {extra}"
 
 
 def _variance(spec: LayerSpec, width: int, *, weights: bool = False) -> tuple[float | None, Any, str]:
@@ -172,8 +171,10 @@ def _variance(spec: LayerSpec, width: int, *, weights: bool = False) -> tuple[fl
 def _prediction(
     mean: float, kind: Any, variance: float | None, sd_kind: Any, pairs: int, law: str, hypotheses: tuple[str, ...]
 ) -> Prediction:
-    sd = None if variance is None else math.sqrt(max(variance, 0.0) / pairs)
-    return Prediction(mean, sd, kind, sd_kind, law, hypotheses, pairs)
+    if variance is None:
+        return Prediction(mean, None, kind, None, law, hypotheses, pairs)
+    isotropic = kind == sd_kind == "exact" and 0 < mean < 1 and math.isclose(variance, weight_null.null_variance(1 / mean), rel_tol=1e-9)
+    return Prediction(mean, math.sqrt(max(variance, 0.0) / pairs), kind, sd_kind, law, hypotheses, pairs, isotropic=isotropic)
 
 
 def _gap(spec: LayerSpec, output: Prediction, up: Prediction) -> Prediction:
@@ -194,9 +195,8 @@ def _ratio(spec: LayerSpec, output: Prediction, up: Prediction, pairs: int) -> P
     return Prediction(float(gap_law.null_ratio(spec.d_ff)), math.sqrt(variance), "leading", "leading", gap_law.ID, hypotheses, pairs)
 
 
-UPCYCLED = "init = upcycled: experts share a base, so they are not independent and no null law holds"
-SHARED_APART = "no residual added to the vectors, no norm after W_down; shared experts kept apart, not added"
-TOKENS_SHARE_EXPERTS = "tokens share experts: the variance over tokens has a floor whose law is open, so no sd"
 ISOTROPIC_UP = "W_up (W_gate, where gated) isotropic on the left (Gaussian or Haar): cos^2 ~ Beta(1/2, (f-1)/2)"
-HEAVY_TAILS = "entries of activated and gated vectors have heavier tails than a normal's, by how much is open here: no sd"
 EVERY_EXPERT = "every expert receives a token (else fewer pairs)"
+HEAVY_TAILS = f"{EVERY_EXPERT}; sd: as if isotropic, error O(K^2/f) relative, K the kurtosis of an entry (laws N1, A7)"
+EXCHANGEABLE = f"{EVERY_EXPERT}; sd: as if isotropic in f - 1 dimensions, error O(K^2/f) relative, K the kurtosis of an entry"
+COMMON_MEAN = "sd: the two vectors share a mean, and how far their overlap spreads about it is open"

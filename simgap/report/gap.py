@@ -38,7 +38,7 @@ def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
 
 def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
     """One line per predicted quantity with its law, then each law's hypotheses, then the quantities that have none, with the reason."""
-    rows: list[tuple[str, ...]] = [("quantity", "null", "sd", "kind", "law")]
+    rows: list[tuple[str, ...]] = [("quantity", "null", "sd", "kind", "error", "law")]
     missing: dict[str, list[str]] = {}
     laws: dict[str, dict[str, None]] = {}
     for prefix, side in (("", predicted), ("shared ", predicted.shared)):
@@ -46,7 +46,16 @@ def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
             if value.mean is None:
                 missing.setdefault(value.why, []).append(prefix + _name(path))
                 continue
-            rows.append((prefix + _name(path), _number(value.mean), _number(value.sd), value.kind or "-", value.law or "-"))
+            rows.append(
+                (
+                    prefix + _name(path),
+                    _number(value.mean),
+                    _number(value.sd),
+                    value.kind or "-",
+                    value.order.replace(" ", "") or "-",
+                    value.law or "-",
+                )
+            )
             laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
     stated = [f"{law} holds where: {'; '.join(hypotheses)}" for law, hypotheses in laws.items()]
     return _aligned(rows) + stated + _reasons(missing)

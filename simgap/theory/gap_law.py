@@ -8,6 +8,10 @@ from simgap.theory.output_null import null_output_mso
 from simgap.theory.weight_null import null_weight_mso
 
 ID = "N3"
+HYPOTHESES = (
+    "weight MSO of W_up by law N1, activation MSO of outputs by law N2: W_down independent of W_up, of the tokens and of the routing",
+    "every trial has a pair of defined vectors",
+)
 
 
 def null_gap(d_model: Any, d_ff: Any, *, ctx: Context = FLOAT) -> Any:
@@ -18,9 +22,20 @@ def null_gap(d_model: Any, d_ff: Any, *, ctx: Context = FLOAT) -> Any:
 def null_ratio(d_ff: Any, *, ctx: Context = FLOAT) -> Any:
     """E activation MSO / E weight MSO = f: it grows with the hidden width, and is not constant across scale (law N3).
 
-    The expectation of the ratio is larger than this ratio of expectations, by about the squared relative error of the weight MSO.
+    The expectation of the ratio is larger: see `null_ratio_floor`.
     """
     return ctx.number(d_ff)
+
+
+def null_ratio_floor(d_ff: Any, relative_sd: Any, skewness: Any, *, ctx: Context = FLOAT) -> Any:
+    """E (activation MSO / weight MSO) >= f (1 + c^2 / (1 + g c)) > f, c the weight MSO's sd over its mean, g its skewness (law N3).
+
+    Given W_up the activation MSO has expectation 1/d, so E ratio = (1/d) E [1 / weight MSO]; c^2 / (1 + g c) is Cauchy-Schwarz on
+    E [(w - m)^2 / w]. The expectation is infinite where P T independent pairs of isotropic W_up are 2 or fewer: w has density w^(P T/2 - 1)
+    near 0. relative_sd: c > 0; skewness: g > -1/c.
+    """
+    f, c, g = ctx.number(d_ff), ctx.number(relative_sd), ctx.number(skewness)
+    return f * (1 + c * c / (1 + g * c))
 
 
 def ratio_variance(activation_mean: Any, activation_variance: Any, weight_mean: Any, weight_variance: Any) -> Any:

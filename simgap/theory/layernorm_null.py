@@ -8,8 +8,9 @@ from simgap.theory.weight_null import null_mso
 
 ID = "N4"
 HYPOTHESES = (
-    "LayerNorm with unit gain and zero bias",
-    "the two hidden vectors independent given the tokens, the entries of one of them exchangeable (rows of W_up i.i.d. or Haar)",
+    "LayerNorm with unit gain and zero bias, any eps",
+    "the two hidden vectors independent given tokens and routing, the entries of one of them exchangeable: rows of W_up i.i.d. or Haar, "
+    "one activation for all units, a router that does not tell the units apart",
     "both non-constant",
 )
 

@@ -27,6 +27,13 @@ def isotropic(dimension: Q) -> Q:
     return 2 * (dimension - 1) / (dimension**2 * (dimension + 2))
 
 
+# Law A5 as printed, at the moments of a rectified standard normal: E z_+^p = 1/sqrt(2 pi), 1/2, sqrt(2/pi), 3/2; f = 6.
+M1, M2, M3, M4 = 1 / math.sqrt(2 * math.pi), 0.5, math.sqrt(2 / math.pi), 1.5
+K0 = M1**2 / M2
+V = K0**2 * ((M2**2 - M1**4) / M1**4 + (M4 - M2**2) / (2 * M2**2) - 2 * (M3 * M1 - M1**2 * M2) / (M1**2 * M2))
+B = K0 * (3 / 4 * (M4 - M2**2) / M2**2 - (M3 * M1 - M1**2 * M2) / (M1**2 * M2))
+RECTIFIED_6 = K0**2 + (2 * K0 * B + V) / 6
+
 PLAIN = sg.LayerSpec(d_model=4, d_ff=6, n_experts=3, activation="relu")
 GATED = sg.LayerSpec(d_model=3, d_ff=5, n_experts=3, gated=True, norm="layernorm", init="xavier_uniform")
 ORTHOGONAL = sg.LayerSpec(d_model=6, d_ff=4, n_experts=3, activation="tanh", norm="rmsnorm", init="orthogonal")
@@ -40,7 +47,7 @@ BY_HAND = {
             "down": (Q(1, 24), "exact", BETA[24], "exact", "N1"),
             "all": (ALL_PLAIN, "leading", isotropic(1 / ALL_PLAIN), "leading", "N1"),
             "pre": (Q(1, 6), "exact", BETA[6], "exact", "N1"),
-            "hidden": None,
+            "hidden": (RECTIFIED_6, "leading", None, None, "A5"),
             "normed": None,
             "output": (Q(1, 4), "exact", BETA[4], "exact", "N2"),
             "gap": (Q(5, 24), "exact", BETA[4] + BETA[24], "exact", "N3"),
@@ -53,8 +60,8 @@ BY_HAND = {
             **dict.fromkeys(("up", "gate", "down"), (Q(1, 15), "exact", UNIFORM_15, "leading", "N1")),
             "all": (Q(1, 45), "exact", BETA[45], "leading", "N1"),
             "pre": (Q(1, 5), "exact", BETA[5], "leading", "N1"),
-            "hidden": (Q(1, 5), "exact", None, None, "N1"),
-            "normed": (Q(1, 4), "exact", None, None, "N4"),
+            "hidden": (Q(1, 5), "exact", BETA[5], "leading", "A7"),
+            "normed": (Q(1, 4), "exact", BETA[4], "leading", "N4"),
             "output": (Q(1, 3), "exact", BETA[3], "leading", "N2"),
             "gap": (Q(4, 15), "exact", BETA[3] + UNIFORM_15, "leading", "N3"),
             "ratio": (Q(5), "leading", 25 * (BETA[3] * 9 + UNIFORM_15 * 225), "leading", "N3"),
@@ -68,8 +75,8 @@ BY_HAND = {
             "down": (Q(1, 24), "exact", HAAR_24, "exact", "N1"),
             "all": (Q(1, 48), "exact", isotropic(Q(48)), "leading", "N1"),
             "pre": (Q(1, 4), "exact", BETA[4], "exact", "N1"),
-            "hidden": (Q(1, 4), "exact", None, None, "N1"),
-            "normed": (Q(1, 4), "exact", None, None, "N1"),
+            "hidden": (Q(1, 4), "exact", BETA[4], "leading", "N1"),
+            "normed": (Q(1, 4), "exact", BETA[4], "leading", "N1"),
             "output": (Q(1, 6), "exact", BETA[6], "exact", "N2"),
             "gap": (Q(1, 8), "exact", BETA[6] + HAAR_24, "exact", "N3"),
             "ratio": (Q(4), "leading", 16 * (BETA[6] * 36 + HAAR_24 * 576), "leading", "N3"),
@@ -80,7 +87,8 @@ BY_HAND = {
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_every_quantity_by_hand(name):
-    """sd is the root of one pair's variance over 3 pairs x 5 trials, except over tokens, where no law is known."""
+    """sd is the root of one pair's variance over 3 pairs x 5 trials, except over tokens, which share experts. Means of rectified vectors
+    have a law of their own (A6)."""
     spec, expected = BY_HAND[name]
     seen = set()
     for path, value in sg.predict(spec, tokens=9, trials=TRIALS).items():
@@ -90,11 +98,20 @@ def test_every_quantity_by_hand(name):
             assert value.why, path
             continue
         mean, kind, variance, sd_kind, law = expected[path[-1]]
-        assert value.mean == pytest.approx(float(mean), rel=1e-14), path
-        assert (value.kind, value.law, value.pairs, value.why) == (kind, law, 15, ""), path
+        over_tokens = path[0] == "activation_mso" and path[1] in ("token", "all")
+        if law == "A5" and not over_tokens:
+            assert (value.kind, value.law, value.order, value.sd) == ("leading", "A6", "O(1/d_model + 1/d_ff)", None), path
+            assert K0**2 < value.mean < 1, path
+            continue
+        assert value.mean == pytest.approx(float(mean), rel=1e-9 if law == "A5" else 1e-14), path
+        assert (value.kind, value.law, value.pairs, value.why) == (kind, law, 0 if over_tokens else 15, ""), path
+        assert bool(value.order) == (law == "A5"), path
         assert value.hypotheses, path
-        if variance is None or (path[1:2] in (("token",), ("all",)) and path[0] == "activation_mso"):
+        if variance is None:
             assert (value.sd, value.sd_kind) == (None, None), path
+        elif over_tokens:
+            assert value.sd_kind == "leading", path
+            assert value.sd < math.sqrt(variance / 15), path
         else:
             assert value.sd == pytest.approx(math.sqrt(variance / 15), rel=1e-12), path
             assert value.sd_kind == sd_kind, path
@@ -113,32 +130,61 @@ def test_upcycled_experts_have_no_null():
 
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 @pytest.mark.parametrize("affine", ["per_expert", "shared"])
-def test_a_learned_gain_takes_the_normed_null_and_leaves_the_outputs(norm, affine):
-    gap = predicted(norm=norm, norm_affine=affine, gated=True)
-    for reading in gap.activation_mso.values():
-        assert reading["normed"].mean is None
-        assert reading["normed"].why.startswith("the norm's learned gain and bias")
-        assert (reading["hidden"].mean, reading["output"].mean) == (1 / 8, 1 / 6)
+def test_a_learned_gain_changes_the_normed_null_and_leaves_the_outputs(norm, affine):
+    """Law L1: a shared bias of spread t gives vectors of independent experts the cosine t^2 / (1 + 2 t^2), in the wide limit."""
+    gap = predicted(norm=norm, norm_affine=affine, norm_affine_std=0.5, gated=True, d_ff=10**6)
+    for reading, sites in gap.activation_mso.items():
+        assert (sites["normed"].law, sites["normed"].kind) == ("L1", "leading")
+        assert sites["normed"].order.startswith("O(")
+        if reading != "mean":
+            assert sites["normed"].mean == pytest.approx((0.25 / 1.5) ** 2 if affine == "shared" else 1e-6, rel=1e-3)
+        assert (sites["hidden"].mean, sites["output"].mean) == (1e-6, 1 / 6)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_hidden_vectors_need_an_odd_activation_or_a_gate(activation):
+def test_hidden_vectors_are_sign_symmetric_by_an_odd_activation_or_a_gate(activation):
     odd = activation in ("identity", "tanh", "erf")
     for gated, norm in ((False, "rmsnorm"), (True, "rmsnorm"), (False, "layernorm"), (True, "layernorm")):
-        sites = predicted(activation=activation, gated=gated, norm=norm).activation_mso["mean"]
-        assert sites["hidden"].mean == (1 / 8 if odd or gated else None)
-        assert sites["normed"].mean == (1 / 7 if norm == "layernorm" else sites["hidden"].mean)
-        assert sites["normed"].law == ("N4" if norm == "layernorm" else sites["hidden"].law)
-        assert sites["hidden"].why == ("" if odd or gated else f"{activation} gives hidden vectors a common mean: "
-                                       "not sign-symmetric, so N1 does not hold")  # fmt: skip
-        assert sites["output"].mean == 1 / 6
+        for reading, sites in predicted(activation=activation, gated=gated, norm=norm, d_ff=64).activation_mso.items():
+            hidden, normed = sites["hidden"], sites["normed"]
+            if odd or gated:
+                assert (hidden.mean, hidden.kind, hidden.law) == (1 / 64, "exact", "A7" if gated else "N1")
+            else:
+                assert (hidden.kind, hidden.law) == ("leading", "A6" if reading == "mean" else "A5")
+                assert hidden.mean > 1 / 64
+            # RMSNorm changes no angle on a token; over means it only evens out the tokens' norms.
+            assert (normed.mean, normed.law) == ((1 / 63, "N4") if norm == "layernorm" else (hidden.mean, hidden.law))
+            assert sites["output"].mean == 1 / 6
 
 
-def test_only_a_linear_site_has_a_spread():
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"inputs": sg.InputSpec("student", dof=3.0)}, "squared norms have no variance"),
+        ({"inputs": sg.InputSpec("powerlaw")}, "law A6 needs isotropic tokens"),
+        ({"inputs": sg.InputSpec("sphere", mean=0.5)}, "inputs = sphere, with a mean: law A6 needs isotropic tokens"),
+        ({"router": "expert_choice"}, "the common direction of its tokens follows no law here"),
+        ({"router": "sigmoid"}, "the common direction of its tokens follows no law here"),
+    ],
+)
+def test_rectified_vectors_without_a_law_say_why(change, reason):
+    hidden = predicted(**change).activation_mso["mean"]["hidden"]
+    heavy = "no variance" in reason
+    if heavy:
+        hidden = predicted(**change).activation_mso["token"]["hidden"]
+    assert hidden.mean is None
+    assert reason in hidden.why
+
+
+def test_only_a_linear_site_has_an_exact_spread():
     mean = predicted(activation="identity").activation_mso["mean"]
     assert mean["hidden"].sd_kind == "exact"
-    assert predicted(activation="identity", gated=True).activation_mso["mean"]["hidden"].sd is None
-    assert predicted(activation="tanh").activation_mso["mean"]["hidden"].sd is None
+    assert mean["hidden"].isotropic
+    for change in ({"activation": "identity", "gated": True}, {"activation": "tanh"}):
+        hidden = predicted(**change).activation_mso["mean"]["hidden"]
+        assert (hidden.sd_kind, hidden.isotropic) == ("leading", False)
+        assert any("kurtosis" in h for h in hidden.hypotheses)
+    assert predicted().activation_mso["mean"]["hidden"].sd is None
 
 
 def test_one_expert_to_a_token_leaves_no_token_reading():
@@ -170,8 +216,12 @@ def test_pairs_of_routed_and_shared_experts():
     assert gap.shared.gap.pairs == 4 * 2 * 3
     assert gap.shared.shared is None
     for (path, routed), (_, across) in zip(gap.items(), gap.shared.items(), strict=True):
-        assert across.mean == routed.mean, path
-        if routed.sd is not None and path != ("ratio",):
+        if routed.law == "A6":
+            # A shared expert's mean is over all tokens: more of them, and no common direction.
+            assert across.mean > routed.mean, path
+        else:
+            assert across.mean == routed.mean, path
+        if routed.sd is not None and path != ("ratio",) and path[1:2] not in (("token",), ("all",)):
             assert across.sd == pytest.approx(routed.sd * math.sqrt(18 / 24), rel=1e-13), path
     assert any("shared experts kept apart" in h for h in gap.activation_mso["mean"]["output"].hypotheses)
 

@@ -76,10 +76,10 @@ def test_pairs_left_out_are_noted():
 
 
 def test_routing_has_a_line_and_every_missing_null_a_reason():
-    measured, _, lines = lines_of(SPECS["plain"])
+    measured, _, lines = lines_of(dataclasses.replace(SPECS["plain"], inputs="powerlaw"))
     load = measured.routing["load"]
     after = [line for line in lines if not line.startswith("no null for ")]
-    assert any("gives hidden vectors a common mean" in line for line in lines if line not in after)
+    assert any("law A6 needs isotropic tokens" in line for line in lines if line not in after)
     assert after[-1] == f"load per expert {min(load):.3f} to {max(load):.3f} (balanced 0.250), idle experts 0, dropped tokens 0 of 27"
 
 
@@ -98,7 +98,13 @@ def test_every_prediction_has_a_line_or_a_reason(which):
                 assert shown in reason[0].removeprefix("no null for ").removesuffix(f": {value.why}").split(", ")
             else:
                 line = next(line for line in lines if line.startswith(shown + "  "))
-                assert line.split()[-4:] == [f"{value.mean:.4g}", "-" if value.sd is None else f"{value.sd:.4g}", value.kind, value.law]
+                assert line.split()[-5:] == [
+                    f"{value.mean:.4g}",
+                    "-" if value.sd is None else f"{value.sd:.4g}",
+                    value.kind,
+                    value.order.replace(" ", "") or "-",
+                    value.law,
+                ]
             checked += 1
     assert checked == (18 if which != "everything" else 36)
 
@@ -107,7 +113,7 @@ def test_every_law_states_its_hypotheses_once():
     predicted = sg.predict(SPECS["everything"], tokens=9, trials=3)
     lines = prediction_lines(predicted)
     laws = [line.partition(" holds where: ")[0] for line in lines if " holds where: " in line]
-    assert sorted(laws) == ["N1", "N2", "N3", "N4"]
+    assert sorted(laws) == ["A7", "N1", "N2", "N3", "N4"]
     for law in laws:
         text = next(line for line in lines if line.startswith(f"{law} holds where: "))
         values = [value for side in (predicted, predicted.shared) for _, value in side.items() if value.law == law]
@@ -117,7 +123,7 @@ def test_every_law_states_its_hypotheses_once():
 
 def test_upcycled_experts_get_nothing_but_reasons():
     lines = prediction_lines(sg.predict(SPECS["no null"], tokens=9, trials=3))
-    assert lines[0].split() == ["quantity", "null", "sd", "kind", "law"]
+    assert lines[0].split() == ["quantity", "null", "sd", "kind", "error", "law"]
     assert len(lines) > 1
     assert all(line.startswith("no null for ") for line in lines[1:])
     assert any("init = upcycled" in line for line in lines)

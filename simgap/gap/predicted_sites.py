@@ -1,0 +1,221 @@
+"""The null of each activation site and reading of a spec: which law gives it, under what hypotheses, and to what order."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from simgap.specs import GAUSSIAN_INITS, ODD_ACTIVATIONS, LayerSpec
+from simgap.theory import layernorm_null, output_null, weight_null
+from simgap.theory.activations import Activation, activation_of
+from simgap.theory.dual_map import dual_map
+from simgap.theory.floats import FLOAT
+from simgap.theory.mean_vectors import routed_mean_cosine
+from simgap.theory.normalisation import layernorm_map
+from simgap.theory.preactivations import over_cosines, over_norms, preactivation_std
+from simgap.theory.token_variance import output_alignment
+from simgap.theory.wide_overlap import affine_moments, overlap_from_moments
+
+Kind = Literal["exact", "leading"]
+
+
+@dataclass(frozen=True)
+class SiteNull:
+    """One pair's null at a site: mean of cos^2, its law and hypotheses, how it is known, and the order of its error where that is leading.
+
+    width: the dimension in which the two vectors are isotropic as far as second moments go, None where they share a mean.
+    """
+
+    mean: float
+    law: str
+    hypotheses: tuple[str, ...]
+    kind: Kind = "exact"
+    order: str = ""
+    width: int | None = None
+
+
+def site_null(spec: LayerSpec, site: str, reading: str, tokens: int, across: bool) -> SiteNull | str:
+    """The null of a site in a reading, or why there is none. across: pairs of a routed expert with a shared one."""
+    if spec.init == "upcycled":
+        return UPCYCLED
+    if site == "normed" and spec.norm == "none":
+        return "norm = none: there is no normed site"
+    if site == "output":
+        hypotheses = output_null.HYPOTHESES if spec.n_shared_experts == 0 else (*output_null.HYPOTHESES[:3], SHARED_APART)
+        return SiteNull(output_null.null_output_mso(spec.d_model), output_null.ID, hypotheses, width=spec.d_model)
+    independent = (*weight_null.HYPOTHESES, W_UP_INDEPENDENT)
+    affine = site == "normed" and spec.norm_affine != "none"
+    if site == "normed" and spec.norm == "layernorm" and not affine:
+        mean = layernorm_null.null_layernorm_mso(spec.d_ff)
+        return SiteNull(mean, layernorm_null.ID, (*layernorm_null.HYPOTHESES, W_UP_INDEPENDENT), width=spec.d_ff - 1)
+    if not affine and (site == "pre" or sign_symmetric(spec)):
+        return SiteNull(
+            weight_null.null_mso(spec.d_ff), "A7" if spec.gated and site != "pre" else weight_null.ID, independent, width=spec.d_ff
+        )
+    if reading == "mean":
+        return _mean_vectors(spec, site, tokens, across)
+    return _one_token(spec, site)
+
+
+def sign_symmetric(spec: LayerSpec) -> bool:
+    """Whether flipping the sign of a row of W_up flips the hidden entry: a gated or an odd unit."""
+    return spec.gated or spec.activation in ODD_ACTIVATIONS
+
+
+def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
+    """Two experts on one token: laws A5 and L1, averaged over the tokens' norms."""
+    norms = norm_law(spec)
+    if isinstance(norms, str):
+        return norms
+    power, dimension = norms
+    centred, affine = _norm_of(spec, site)
+
+    def overlap(std: np.ndarray) -> Any:
+        moments = _entry_moments(spec, std, centred)
+        return overlap_from_moments(affine_moments(lambda p: moments[p], *affine), spec.d_ff)
+
+    mean = over_norms(overlap, preactivation_std(spec.init, spec.d_model, spec.d_ff, power), dimension)
+    order = "O(1/d_ff^2)" if spec.init in GAUSSIAN_INITS and not centred else "O(1/d_model + 1/d_ff^2)"
+    hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, "both vectors non-zero", *((AFFINE,) if affine[0] else ()))
+    return SiteNull(mean, "L1" if affine[0] else "A5", hypotheses, "leading", order)
+
+
+def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> SiteNull | str:
+    """Two experts' means over their tokens: law A6, with the routed tokens' common direction, and L1 for a gain and bias."""
+    if spec.inputs.kind not in ("gaussian", "sphere") or spec.inputs.mean:
+        return f"inputs = {spec.inputs.kind}{', with a mean' if spec.inputs.mean else ''}: law A6 needs isotropic tokens"
+    if spec.router.kind == "expert_choice" or (spec.router.kind == "sigmoid" and spec.router.bias):
+        return f"router = {spec.router.kind}: the common direction of its tokens follows no law here"
+    centred, affine = _norm_of(spec, site)
+    std = preactivation_std(spec.init, spec.d_model, spec.d_ff)
+    # Signed: an entry has mean sqrt(kappa0) after RMSNorm or none, 0 after centring.
+    kappa0 = 0.0 if centred or sign_symmetric(spec) else dual_map(spec.activation, 0.0, std)
+
+    def common(cosine: float, count: float) -> float:
+        alike = over_cosines(lambda rho: _map(spec, rho, std, centred), spec.d_model, cosine)
+        return 1 / count + (1 - 1 / count) * alike
+
+    routed = common(routed_cosine(spec), max(1.0, tokens * spec.top_k / spec.n_experts))
+    other = common(0.0, tokens) if across else routed
+    sides = [_normal_moments(math.sqrt(kappa0), max(side - kappa0, 0.0)) for side in (routed, other)]
+    joint = affine_moments(lambda p: sides[0][p], *affine, second=lambda p: sides[1][p])
+    hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, "every expert receives its share of the tokens", *((AFFINE,) if affine[0] else ()))
+    if spec.router.kind not in ("uniform", "hash", "soft"):
+        hypotheses = (*hypotheses, "d_model far above n_experts: the router's rows are nearly orthogonal")
+    mean = float(overlap_from_moments(joint, spec.d_ff))
+    return SiteNull(mean, "L1" if affine[0] else "A6", hypotheses, "leading", "O(1/d_model + 1/d_ff)")
+
+
+def _norm_of(spec: LayerSpec, site: str) -> tuple[bool, tuple[float, bool]]:
+    """Whether the site is centred, and the standard deviation of its gain and bias with whether experts share them."""
+    if site != "normed":
+        return False, (0.0, False)
+    shared = spec.norm_affine == "shared"
+    return spec.norm == "layernorm", (0.0 if spec.norm_affine == "none" else spec.norm_affine_std, shared)
+
+
+def _entry_moments(spec: LayerSpec, std: np.ndarray, centred: bool) -> list[Any]:
+    """E x^p, p = 0..4, of a hidden entry scaled to E x^2 = 1, centred where LayerNorm does it."""
+    act = activation_of(spec.activation)
+    raw = [_moment(act, p, std) for p in range(5)]
+    if spec.gated:
+        # Times a standard normal: odd moments vanish, the fourth gains a factor 3.
+        raw = [raw[0], 0 * raw[1], raw[2], 0 * raw[3], 3 * raw[4]]
+    if centred:
+        mean = raw[1]
+        raw = [sum(math.comb(p, i) * raw[i] * (-mean) ** (p - i) for i in range(p + 1)) for p in range(5)]
+    return [moment / raw[2] ** (p / 2) for p, moment in enumerate(raw)]
+
+
+def _moment(act: Activation, p: int, std: np.ndarray) -> Any:
+    return FLOAT.expect(lambda x: act.value(x, FLOAT) ** p, std, degree=p)
+
+
+def _normal_moments(mean: float, variance: float) -> tuple[float, ...]:
+    """E x^p, p = 0..4, of N(mean, variance): a mean over many tokens is nearly normal about the mean that all entries share."""
+    m, v = mean, variance
+    return (1.0, m, m * m + v, m**3 + 3 * m * v, m**4 + 6 * m * m * v + 3 * v * v)
+
+
+def _map(spec: LayerSpec, rho: np.ndarray, std: float, centred: bool) -> np.ndarray:
+    """The cosine of one expert's vectors for two tokens of cosine rho, wide limit (laws A1, A7, L1)."""
+    if centred and not spec.gated:
+        return layernorm_map(spec.activation, rho, std)
+    return dual_map(spec.activation, rho, std, gated=spec.gated)
+
+
+def norm_law(spec: LayerSpec) -> tuple[float, float] | str:
+    """E ||x||^2 / d and the effective dimension 2 (E r^2)^2 / Var r^2 of the tokens' norm, r = ||x|| / sqrt(d); or why none is known."""
+    inputs, d = spec.inputs, spec.d_model
+    if inputs.kind == "file":
+        return "inputs = file: the norms of its rows follow no law"
+    power = 1 + inputs.mean**2
+    spread = 2.0 / d
+    if inputs.kind == "sphere":
+        spread = 0.0
+    elif inputs.kind == "powerlaw":
+        spectrum = np.arange(1, d + 1) ** -inputs.alpha
+        spread = float(2 * (spectrum**2).sum() / spectrum.sum() ** 2)
+    elif inputs.kind == "student":
+        if inputs.dof <= 4:
+            return f"inputs = student with dof = {inputs.dof:g}: the tokens' squared norms have no variance"
+        spread = (3 * (inputs.dof - 2) / (inputs.dof - 4) - 1) / d
+    # The cross term 2 <mean, x> has variance 4 mean^2 / d in units of d.
+    spread += 4 * inputs.mean**2 / d
+    return power, 2 * power**2 / spread if spread else math.inf
+
+
+def routed_cosine(spec: LayerSpec) -> float:
+    """The cosine that two isotropic tokens of one expert have on average, leading order in 1/d (law A6)."""
+    if spec.router.kind in ("uniform", "hash", "soft"):
+        return 0.0
+    noise = spec.router.noise * spec.router.temperature if spec.router.kind == "noisy" else 0.0
+    return float(routed_mean_cosine(spec.d_model, spec.n_experts, spec.top_k, noise))
+
+
+def token_spread(spec: LayerSpec, site: str, reading: str, tokens: int, pairs: int, across: bool) -> tuple[float, str] | str:
+    """Standard deviation of the mean over tokens and pairs at a site without a common mean, and its hypothesis; or why none is known.
+
+    Tokens share experts: for one pair, Cov(cos^2(t), cos^2(t')) = 2 (Q_1 - 1/D)(Q_2 - 1/D) / ((D + 2)(D - 1)), Q_e the alignment of one
+    expert's vectors at the two tokens (law N2): a floor that no number of tokens removes.
+    """
+    if spec.inputs.kind not in ("gaussian", "sphere") or spec.inputs.mean:
+        return f"sd: inputs = {spec.inputs.kind}{', with a mean' if spec.inputs.mean else ''}: the tokens' cosines follow no law here"
+    if spec.router.kind in ("expert_choice", "sigmoid"):
+        return f"sd: router = {spec.router.kind}: tokens per pair of experts vary, how much is open"
+    width = {"output": spec.d_model, "normed": spec.d_ff - 1 if spec.norm == "layernorm" else spec.d_ff}.get(site, spec.d_ff)
+    if width < 2:
+        return "sd: one dimension, every cos^2 is 1"
+    std = preactivation_std(spec.init, spec.d_model, spec.d_ff)
+    cosine = 0.0 if reading == "all" else routed_cosine(spec)
+
+    def alignment(rho: np.ndarray) -> np.ndarray:
+        """Q - 1/D at two tokens of cosine rho."""
+        if site == "pre":
+            return output_alignment(width, rho) - 1 / width
+        vectors = _map(spec, rho, std, centred=spec.norm == "layernorm" and site in ("normed", "output"))
+        if site == "output":
+            return output_alignment(width, vectors) - 1 / width
+        return vectors**2 * (1 - 1 / width)
+
+    shared = over_cosines(lambda rho: alignment(rho) ** 2, spec.d_model, cosine)
+    own = 2 * (width - 1) / (width**2 * (width + 2))
+    floor = 2 * shared / ((width + 2) * (width - 1))
+    if reading == "all":
+        per_pair = float(tokens)
+    elif across:
+        per_pair = tokens * spec.top_k / spec.n_experts
+    else:
+        per_pair = tokens * spec.top_k * (spec.top_k - 1) / (spec.n_experts * (spec.n_experts - 1))
+    # Pairs are chosen at random: a pair's share of the tokens has a Poisson's spread where they are few.
+    variance = own / per_pair + floor * (1.0 if reading != "all" else 1 - 1 / per_pair)
+    return math.sqrt(variance / pairs), TOKENS_SHARE
+
+
+UPCYCLED = "init = upcycled: experts share a base, so they are not independent and no null law holds"
+SHARED_APART = "no residual added to the vectors, no norm after W_down; shared experts kept apart, not added"
+W_UP_INDEPENDENT = "W_up and W_gate independent of the tokens and of the routing"
+NEAR_GAUSSIAN = "pre-activations Gaussian given the token (Gaussian W_up; otherwise up to O(1/d_model)), entries independent"
+AFFINE = "gain 1 + N(0, norm_affine_std^2), bias N(0, norm_affine_std^2), entry by entry"
+TOKENS_SHARE = "sd: tokens share experts, with the floor of N2's covariance; isotropic tokens spread evenly over the pairs of experts"

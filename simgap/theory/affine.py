@@ -1,0 +1,36 @@
+"""L1B: what a gain and a bias after the norm do to angles."""
+
+from typing import Any
+
+from simgap.theory.context import Context
+from simgap.theory.floats import FLOAT
+
+ID = "L1B"
+HYPOTHESES = (
+    "wide: d_ff to infinity; the units (a_i, b_i) of the two normed vectors independent of each other and alike, of mean square 1",
+    "gain and bias independent of the normed vectors and of each other, drawn unit by unit: gain of mean 1, bias of mean 0",
+)
+SHARED = "one gain and one bias for both experts"
+PER_EXPERT = "each expert has a gain and a bias of its own"
+
+
+def affine_token_cosine(cosine: Any, gain_std: Any, bias_std: Any, shared: bool, *, ctx: Context = FLOAT) -> Any:
+    """The cosine of g a + b and g' a' + b' in the wide limit, from the cosine c of the normed vectors a and a' (law L1B).
+
+    shared (g' = g, b' = b): ((1 + t^2) c + v^2) / (1 + t^2 + v^2); per expert: c / (1 + t^2 + v^2). t = gain_std, v = bias_std, both >= 0.
+    cosine: 0 for independent experts under LayerNorm, kappa0 under RMSNorm. The mean entry of a and a' does not enter, as the bias has mean 0.
+    """
+    c, gain, bias = ctx.number(cosine), 1 + ctx.number(gain_std) ** 2, ctx.number(bias_std) ** 2
+    return (gain * c + bias) / (gain + bias) if shared else c / (gain + bias)
+
+
+def learned_affine_cosine(cosine: Any, mean: Any, gain_square: Any, gain_bias: Any, bias_square: Any, *, ctx: Context = FLOAT) -> Any:
+    """The same for one given gain g and bias b shared by both experts: c' = c + (1 - c) B / (G + B), B = 2 mu <g b> + <b^2>, G = <g^2>.
+
+    <.>: mean over units. mean: the mean entry mu of both normed vectors: 0 after LayerNorm, +- sqrt(kappa0) after RMSNorm. A gain alone
+    (b = 0) changes no cosine; a bias raises every c < 1 iff B > 0, always under LayerNorm (law L1B). Wide limit: no few units may hold most
+    of sum g_i^2. Undefined where G + B = 0.
+    """
+    c, gain = ctx.number(cosine), ctx.number(gain_square)
+    bias = 2 * ctx.number(mean) * ctx.number(gain_bias) + ctx.number(bias_square)
+    return c + (1 - c) * bias / (gain + bias)

@@ -1,0 +1,63 @@
+"""What reaches an activation: the standard deviation of W x for each init, and how much the tokens' norms and cosines vary."""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+NORM_NODES = 15
+COSINE_PANELS = 64
+
+
+def preactivation_std(init: str, d_model: int, d_ff: int, power: float = 1.0) -> float:
+    """s with W x ~ N(0, s^2) at ||x||^2 = power d_model, for a (d_ff, d_model) matrix of that init.
+
+    s^2 / power: 2 for Kaiming fan-in, 2 d / (d + f) for Xavier, d / max(d, f) for orthogonal. Gaussian entries give a normal exactly;
+    uniform and orthogonal ones up to O(1/d).
+    """
+    if init.startswith("kaiming"):
+        variance = 2.0
+    elif init.startswith("xavier"):
+        variance = 2 * d_model / (d_model + d_ff)
+    elif init == "orthogonal":
+        variance = d_model / max(d_model, d_ff)
+    else:
+        raise ValueError(f"init: expected a kaiming, xavier or orthogonal one, got {init!r}")
+    return math.sqrt(variance * power)
+
+
+def over_norms(f: Callable[[Any], Any], std: float, dimension: float) -> float:
+    """E f(std r), r^2 ~ chi^2_D / D, by Gauss-Hermite in the cube root of r^2, which is nearly normal (Wilson and Hilferty 1931).
+
+    dimension: D = 2 / Var r^2, the effective dimension of the tokens' norm; infinity for tokens of one norm. The approximation shifts
+    moments of r^2 by O(1/D^2). f takes an array.
+    """
+    if math.isinf(dimension):
+        return float(np.asarray(f(np.array([std])))[0])
+    z, weights = np.polynomial.hermite_e.hermegauss(NORM_NODES)
+    spread = 2 / (9 * dimension)
+    root = np.maximum(1 - spread + z * math.sqrt(spread), 1e-3)
+    return float(np.asarray(f(std * root**1.5)) @ (weights / weights.sum()))
+
+
+def over_cosines(f: Callable[[Any], Any], d_model: int, mean_cosine: float = 0.0) -> float:
+    """E f(rho), rho the cosine of two independent tokens of an isotropic law in R^d that share a component: rho = b + (1 - b) rho_0,
+    rho_0 the cosine of two points of the sphere, b = mean_cosine. Exact at b = 0, leading order in b otherwise. f takes an array."""
+    rho, weights = _cosine_rule(d_model)
+    return float(np.asarray(f(mean_cosine + (1 - mean_cosine) * rho)) @ weights)
+
+
+@lru_cache(maxsize=64)
+def _cosine_rule(d_model: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Nodes and weights for the cosine of two uniform points: density sin^(d - 2) of the angle; two points, +-1, in one dimension."""
+    if d_model == 1:
+        return np.array([-1.0, 1.0]), np.array([0.5, 0.5])
+    # 8 standard deviations 1/sqrt(d) about the right angle, or all of it.
+    half = min(math.pi / 2, 8 / math.sqrt(d_model))
+    x, w = np.polynomial.legendre.leggauss(COSINE_PANELS)
+    angle = half * x
+    weights = w * np.cos(angle) ** (d_model - 2)
+    return np.sin(angle), weights / weights.sum()

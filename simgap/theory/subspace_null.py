@@ -1,0 +1,42 @@
+"""N5: how much a random subspace of R^d overlaps with any other."""
+
+from fractions import Fraction
+from typing import Any
+
+from simgap.theory.context import Context
+from simgap.theory.floats import FLOAT
+
+ID = "N5"
+HYPOTHESES = (
+    "one of the two subspaces is uniform (Haar): the span of Gaussian vectors, or of any with an isotropic law",
+    "the other is independent of it, and may be anything",
+    "U1, U2 orthonormal bases, of the subspaces' own ranks",
+)
+
+
+def null_subspace_overlap(d_model: Any, rank: Any, other_rank: Any = None, *, ctx: Context = FLOAT) -> Any:
+    """E ||U1' U2||_F^2 / min(r1, r2) = max(r1, r2) / d, exactly (law N5): r/d for equal ranks, 1 where one subspace is everything.
+
+    rank, other_rank: r1 and r2, in 1..d_model; r2 = r1 where not given. Raises ValueError for a rank out of range.
+    """
+    d, first, second = _checked(d_model, rank, other_rank, ctx)
+    return max(first, second) / d
+
+
+def null_subspace_variance(d_model: Any, rank: Any, other_rank: Any = None, *, ctx: Context = FLOAT) -> Any:
+    """Var ||U1' U2||_F^2 / min(r1, r2)^2 = 2 r1 r2 (d - r1)(d - r2) / (d^2 (d-1)(d+2) min(r1, r2)^2), exactly (law N5). d_model >= 2.
+
+    At r1 = r2 = 1 it is the variance of cos^2 of law N1, 2(d-1) / (d^2 (d+2)). Raises ValueError for a rank out of range.
+    """
+    d, first, second = _checked(d_model, rank, other_rank, ctx)
+    return 2 * max(first, second) * (d - first) * (d - second) / (d * d * (d - 1) * (d + 2) * min(first, second))
+
+
+def _checked(d_model: Any, rank: Any, other_rank: Any, ctx: Context) -> tuple[Any, Any, Any]:
+    d, first = ctx.number(d_model), ctx.number(rank)
+    second = first if other_rank is None else ctx.number(other_rank)
+    for name, value in (("rank", rank), ("other_rank", other_rank)):
+        # A symbol has no place in an order; every number has.
+        if isinstance(value, int | float | Fraction) and isinstance(d_model, int | float | Fraction) and not 1 <= value <= d_model:
+            raise ValueError(f"{name}: expected a whole number in 1..{d_model}, got {value!r}")
+    return d, first, second

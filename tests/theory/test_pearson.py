@@ -1,0 +1,56 @@
+"""Pearson's system: moments by integration of the tails, type IV against its density in mpmath."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+
+from simgap.theory.pearson import law_from, pearson_law
+
+FAMILIES = [(1.0, 0.1, 0.02, -0.002), (0.0, 2.0, 2.0, 1.5 * 4 / 2), (0.5, 0.1, 0.03, 0.016), (0.0, 1.0, 0.3, 0.5), (2.0, 1.0, 1.0, 1.7)]
+
+
+@pytest.mark.parametrize("cumulants", FAMILIES, ids=["I", "III", "VI", "IV", "VI far"])
+def test_pearson_laws_have_the_cumulants_asked_for(cumulants):
+    law, low = pearson_law(*cumulants)
+    mean, variance, third, fourth = cumulants
+    sd = math.sqrt(variance)
+    # E (x - mean)^p = p int t^(p-1) [P(x > mean + t) + (-1)^p P(x < mean - t)] dt, with a grid even in log t for the power tails.
+    t = np.exp(np.linspace(math.log(1e-5), math.log(1e4), 1500)) * sd
+    upper, lower = law.sf(mean + t), law.cdf(mean - t)
+    moments = [np.trapezoid(p * t**p * (upper + (-1) ** p * lower), np.log(t)) for p in (1, 2, 3, 4)]
+    assert moments == pytest.approx([0, variance, third, fourth + 3 * variance**2], rel=2e-3, abs=2e-4)
+    assert law.cdf(low if math.isfinite(low) else -1e9) == pytest.approx(0, abs=1e-12)
+    for q in (1e-4, 0.3, 0.999):
+        assert law.cdf(law.ppf(q)) == pytest.approx(q, rel=1e-8)
+        assert law.sf(law.isf(q)) == pytest.approx(q, rel=1e-8)
+
+
+def test_three_moment_laws_start_where_told():
+    law = law_from(0.25, 0.5, 1 / 24, 1 / 144)
+    assert law.support()[0] == 0.25
+    assert law.stats("mvs") == pytest.approx((0.5, 1 / 24, (1 / 144) * 24**1.5), rel=1e-9)
+    steep = law_from(0.0, 1.0, 0.01, 0.005)
+    assert steep.stats("mvs") == pytest.approx((1.0, 0.01, 5.0), rel=1e-9)
+    with pytest.raises(ValueError, match="so small a skewness"):
+        law_from(0.0, 1.0, 4.0, 0.0)
+
+
+def test_type_four_against_its_density():
+    law, _ = pearson_law(0.0, 1.0, 0.3, 0.5)
+
+    def density(z):
+        t = (z - law.centre) / law.scale
+        return mpmath.exp(-law.m * mpmath.log(1 + t * t) - law.nu * mpmath.atan(t))
+
+    whole = mpmath.quad(density, [-mpmath.inf, -3, 0, 3, mpmath.inf])
+    for z in (-4.0, 0.2, 3.0, 9.0):
+        assert law.sf(z) == pytest.approx(float(mpmath.quad(density, [z, z + 3, z + 20, mpmath.inf]) / whole), rel=1e-9)
+
+
+def test_errors_name_the_argument():
+    with pytest.raises(ValueError, match="variance, third"):
+        pearson_law(0.0, 1.0, -0.1, 0.0)
+    with pytest.raises(ValueError, match="fourth: expected more"):
+        pearson_law(0.0, 1.0, 1.0, -1.5)

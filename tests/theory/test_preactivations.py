@@ -1,0 +1,57 @@
+"""Standard deviations by hand, norms and cosines against their exact laws."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from simgap.theory.preactivations import over_cosines, over_norms, preactivation_std
+
+
+@pytest.mark.parametrize(
+    "init, expected",
+    [("kaiming_normal", 2), ("kaiming_uniform", 2), ("xavier_normal", 2 * 8 / 40), ("xavier_uniform", 2 * 8 / 40), ("orthogonal", 8 / 32)],
+)
+def test_std_by_hand(init, expected):
+    assert preactivation_std(init, 8, 32) == pytest.approx(math.sqrt(expected))
+    assert preactivation_std(init, 8, 32, power=4.0) == pytest.approx(2 * math.sqrt(expected))
+
+
+def test_experts_that_share_a_base_have_none():
+    with pytest.raises(ValueError, match="init: expected a kaiming, xavier or orthogonal one, got 'upcycled'"):
+        preactivation_std("upcycled", 8, 32)
+
+
+@pytest.mark.parametrize("dimension", [8, 32, 256])
+def test_norms_are_chi(dimension):
+    """Against the integral over chi^2: the cube root's normal law is off by O(1/D^2), which 1/D would not hide."""
+
+    def f(s):
+        return 1 / (1 + s * s)
+
+    density = stats.chi2(dimension).pdf
+    exact = integrate.quad(lambda q: f(1.3 * math.sqrt(q / dimension)) * density(q), 0, 8 * dimension)[0]
+    assert abs(over_norms(f, 1.3, dimension) - exact) < 0.05 / dimension**2
+    assert abs(f(1.3) - exact) > 0.05 / dimension
+
+
+def test_tokens_of_one_norm():
+    assert over_norms(lambda s: s**3, 2.0, math.inf) == 8.0
+
+
+@pytest.mark.parametrize("d", [2, 3, 16, 1000])
+def test_cosines_of_the_sphere(d):
+    """E rho^2 = 1/d and E rho^4 = 3 / (d (d + 2)), and |rho| against its Beta law."""
+    assert over_cosines(lambda r: r**2, d) == pytest.approx(1 / d, rel=1e-12)
+    assert over_cosines(lambda r: r**4, d) == pytest.approx(3 / (d * (d + 2)), rel=1e-12)
+    assert over_cosines(lambda r: np.exp(r), d) == pytest.approx(
+        integrate.quad(lambda t: math.exp(math.cos(t)) * math.sin(t) ** (d - 2), 0, math.pi)[0]
+        / integrate.quad(lambda t: math.sin(t) ** (d - 2), 0, math.pi)[0],
+        rel=1e-8,
+    )
+
+
+def test_cosines_in_one_dimension_and_with_a_common_part():
+    assert over_cosines(lambda r: (1 + r) ** 2, 1) == 2.0
+    assert over_cosines(lambda r: r, 9, mean_cosine=0.25) == pytest.approx(0.25, abs=1e-15)
