@@ -137,6 +137,7 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
 def _jacobian_panel(records: Sequence[Record]) -> Panel:
     kinds = [r for r in records if r["labels"]["kind"] in JACOBIAN_ACTIVATIONS]
     widths = sorted({r["spec"]["d_model"] for r in kinds})
+    curve = sorted({round(d) for d in np.geomspace(widths[0], widths[-1], 24)})
     panel = Panel("Jacobians at one token", "d_model", "d^2 mean cos^2", x_ticks=widths, y_limits=(0.85, 1.45))
     for name, label in zip(JACOBIAN_ACTIVATIONS, ("ReLU", "SiLU", "tanh"), strict=True):
         mine = [r for r in kinds if r["labels"]["kind"] == name]
@@ -144,5 +145,5 @@ def _jacobian_panel(records: Sequence[Record]) -> Panel:
         at = [r["spec"]["d_model"] for r in mine]
         means = [d * d * (v.mean or 0.0) for d, v in zip(at, values, strict=True)]
         panel.ours.append(Series(label, at, means, [d * d * (v.sem or 0.0) for d, v in zip(at, values, strict=True)]))
-        panel.laws.append(Series(label, widths, [d * d * null_jacobian_alignment(d, JACOBIAN_WIDTH, name, std=2**0.5) for d in widths]))
+        panel.laws.append(Series(label, curve, [d * d * null_jacobian_alignment(d, JACOBIAN_WIDTH, name, std=2**0.5) for d in curve]))
     return panel

@@ -13,6 +13,8 @@ from simgap.report.figure import Panel, Series, draw
 from simgap.report.table import Table
 from simgap.stats import Estimate
 
+ROUND_OFF = 1e-12
+
 
 @dataclass(frozen=True)
 class Point:
@@ -34,11 +36,15 @@ class Point:
         return self.found.sem or 0.0
 
     @property
+    def met(self) -> bool:
+        return abs(self.z) < 5
+
+    @property
     def z(self) -> float:
-        """Deviation from the law in standard errors; where trials do not vary at all, 0 if the law is met up to float32's round-off."""
+        """Deviation from the law in standard errors; where trials do not vary but for round-off, 0 if the law is met up to it."""
         away = self.mean - self.law
-        if self.sem <= 1e-6 * abs(self.law):
-            return 0.0 if abs(away) <= 1e-5 * abs(self.law) else math.inf
+        if self.sem <= ROUND_OFF:
+            return 0.0 if abs(away) <= 10 * ROUND_OFF else math.inf
         return away / self.sem
 
 
@@ -82,11 +88,13 @@ def write(
     """The figure, and under the same name the table of its points: law, simulation, standard error and z."""
     page = Table(title, ["line", "x", "law", "simulated", "sem", "trials", "z"])
     page.rows = [[p.line, p.x, p.law, p.mean, p.sem, p.found.trials, p.z] for p in points]
-    worst = max(points, key=lambda p: abs(p.z))
-    squares = sum(p.z**2 for p in points) / len(points)
+    random = [p for p in points if p.sem > ROUND_OFF]
+    worst = max(random, key=lambda p: abs(p.z))
+    squares = sum(p.z**2 for p in random) / len(random)
+    exact = f" {len(points) - len(random)} more have no error, and meet it up to round-off." if len(random) < len(points) else ""
     page.notes = [
-        f"{len(points)} points; the mean of z^2 is {squares:.2f}, the largest |z| is {abs(worst.z):.1f} ({worst.line}, x = {worst.x:.4g}). "
-        "Five standard errors are the line that none may cross.",
+        f"{len(random)} points: the mean of z^2 is {squares:.2f}, the largest |z| is {abs(worst.z):.1f} ({worst.line}, x = {worst.x:.4g}). "
+        f"Five standard errors are the line that none may cross.{exact}",
         *notes,
     ]
     return page.write(stem) + draw(panels, title, stem, columns)

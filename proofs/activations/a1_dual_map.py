@@ -32,7 +32,11 @@ STATEMENT = Statement(
         r"\ \text{on } [0,1] \text{ increasing unless } \sigma \text{ is constant, strictly convex unless it is affine}"
     ),
     hypotheses=(
-        "u and v standard normal, jointly Gaussian with correlation rho; the pre-activations are (s u_i, s v_i), i = 1..f, independent over i",
+        "u and v standard normal, jointly Gaussian with"
+        " correlation rho; the"
+        " pre-activations"
+        " are (s u_i, s"
+        " v_i), i = 1..f, independent over i",
         "act measurable, not almost everywhere 0, E act(sz)^2 finite",
         "the limit is f to infinity (almost surely)",
     ),
@@ -42,7 +46,11 @@ STATEMENT = Statement(
         cited("Hermite polynomials are complete in L^2 of the normal law (Szego 1939, 5.7)"),
         computed("A2, for GELU's closed form"),
     ),
-    tight="an equality; kappa is not increasing on [-1, 0] in general (x^2: kappa(-1) = 1), and may be negative (SiLU: kappa(-1) = -0.4054 at s = 1)",
+    tight="an equality; kappa is not increasing on [-1, 0] in"
+    " general (x^2:"
+    " kappa(-1) = 1),"
+    " and may be"
+    " negative (SiLU: kappa(-1) = -0.4054 at s = 1)",
 )
 
 
@@ -99,7 +107,8 @@ def _kappa_of_quadratics(claimed: Callable[..., Any]) -> Any:
 
 
 def symbolic(law: Law = LAW) -> Check:
-    """The moment generating function gives E h_i(u) h_j(v) = delta_ij rho^j; expanding act in h_j gives the series, and the series the rest."""
+    """The moment generating function gives E h_i(u) h_j(v) = delta_ij rho^j; expanding act in h_j gives the series, and the series the
+    rest."""
     proof = Derivation()
     proof.step("v = rho u + sqrt(1 - rho^2) w with w independent of u, so that t u + r v = (t + r rho) u + r sqrt(1 - rho^2) w")
     proof.equal("E exp(t u - t^2/2) exp(r v - r^2/2), two integrals against the normal density", _joint(), sp.exp(T * R * RHO))
@@ -132,7 +141,11 @@ def symbolic(law: Law = LAW) -> Check:
     proof.step("so on [0, 1] kappa rises unless a_j = 0 for all j >= 1 (act constant), strictly convex unless for all j >= 2 (act affine)")
     proof.step("|sum a_j^2 rho^j| <= sum a_j^2 |rho|^j; at rho = 1 it is sum a_j^2 = E act^2 (Parseval): kappa(1) = 1")
     proof.step(
-        "the pairs act(s u_i), act(s v_i) are i.i.d. with finite second moments: h_1.h_2/f, |h_1|^2/f, |h_2|^2/f converge, so the cosine does"
+        "the pairs act(s u_i), act(s v_i) are i.i.d. with finite"
+        " second moments:"
+        " h_1.h_2/f,"
+        " |h_1|^2/f,"
+        " |h_2|^2/f converge, so the cosine does"
     )
     square = series.subs({C[0]: 0, C[1]: 0})
     proof.holds(f"not increasing on [-1, 0]: x^2 has kappa = {sp.factor(square)}, 1 at rho = -1", sp.simplify(square.subs(RHO, -1)) == 1)
@@ -141,8 +154,13 @@ def symbolic(law: Law = LAW) -> Check:
 
 @cache
 def _gelu_series(bits: int) -> Any:
-    """Squared Hermite coefficients of GELU at s = 1, enough for |rho| <= 1/3; bits keys the cache, as balls of one precision are not another's."""
-    return BALL.pair_series(*(2 * [lambda x: activation_of("gelu").value(x, BALL)]), 1, 1, Fraction(1, 3))
+    """Squared Hermite coefficients of GELU at s = 1, enough for |rho| <= 1/3; bits keys the cache, as balls of one precision are not
+    another's."""
+
+    def gelu(x: Any) -> Any:
+        return activation_of("gelu").value(x, BALL)
+
+    return BALL.pair_series(gelu, gelu, 1, 1, Fraction(1, 3))
 
 
 @cache

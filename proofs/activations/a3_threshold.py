@@ -103,7 +103,11 @@ def symbolic(law: Law = LAW) -> Check:
     by_parts = sp.simplify(sp.diff(g * density, X) / density)
     proof.equal("(g p)' / p for the density p of x = sz", by_parts, sp.diff(g, X) - X * g / STD**2)
     proof.step(
-        "g = a^2/x is 0 at 0, as a(0) = 0 and a' is bounded there, so either half-line gives s^2 E g' = E x g = E a^2: s^2 E (a' - a/x)^2 = s^2 E a'^2 - E a^2"
+        "g = a^2/x is 0 at 0, as a(0) = 0 and a' is bounded"
+        " there, so either"
+        " half-line gives s^2"
+        " E g' = E x"
+        " g = E a^2: s^2 E (a' - a/x)^2 = s^2 E a'^2 - E a^2"
     )
     derived = sp.factor(STD**2 * _mean(sp.diff(act, X) ** 2) - _mean(act * act))
     proof.equal(f"act = {act}: s^2 E act'^2 - E act^2", derived, sp.factor(STD**2 * _mean((C * X) ** 2)))
@@ -219,9 +223,10 @@ def _squared_mean(activation: Any, std: Any = 1, *, ctx: Any = FLOAT) -> Any:
 
 def control() -> list[Wrong]:
     return [
-        Wrong("kappa'(1) without s^2", replace(LAW, slope=lambda a, std=1, *, ctx=FLOAT: dual_slope(a, std, ctx=ctx) / ctx.number(std) ** 2)),
-        Wrong("kappa'(1) = s^2 (E act')^2 / E act^2", replace(LAW, slope=_squared_mean)),
-        Wrong("half the excess", replace(LAW, excess=lambda a, std=1, *, ctx=FLOAT: slope_excess(a, std, ctx=ctx) / 2), ("symbolic", "numeric"),
+        Wrong("kappa'(1) without s^2", replace(LAW, slope=lambda a, std=1, *, ctx=FLOAT: dual_slope(a, std, ctx=ctx) / ctx.number(std) **
+        2)), Wrong("kappa'(1) = s^2 (E act')^2 / E act^2", replace(LAW, slope=_squared_mean)),
+        Wrong("half the excess", replace(LAW, excess=lambda a, std=1, *, ctx=FLOAT: slope_excess(a, std, ctx=ctx) / 2), ("symbolic",
+        "numeric"),
               "in balls the excess is enclosed from SiLU's own form, which needs no division at 0"),
         Wrong("rho* = 1/2, its limit for small s", replace(LAW, threshold=lambda a, std: 0.5), ("certified", "numeric"),
               "rho* is no closed form: the derivation shows that it is unique"),

@@ -1,9 +1,10 @@
-"""A5: the overlap of independent hidden vectors at finite width, exactly by their share of the all-ones vector, and to order 1/f in moments."""
+"""A5: the overlap of independent hidden vectors at finite width, exactly by their share of the all-ones vector, and to order 1/f in
+moments."""
 
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import flint
@@ -13,7 +14,14 @@ import sympy as sp
 from proofs.statement import EQUAL, Check, Derivation, Statement, Wrong, generator, mean_and_sem
 from simgap.certify import BALL, sign
 from simgap.theory.activations import activation_of
-from simgap.theory.finite_width import constant_from_moments, exact_token_mso, exchangeable_mso, hidden_token_mso, relu_token_mso
+from simgap.theory.finite_width import (
+    constant_from_moments,
+    exact_token_mso,
+    exchangeable_mso,
+    finite_width_constant,
+    hidden_token_mso,
+    relu_token_mso,
+)
 from simgap.theory.floats import FLOAT
 from simgap.theory.symbols import SYMBOLIC
 
@@ -25,7 +33,11 @@ STATEMENT = Statement(
     title="independent hidden vectors overlap by kappa0^2 + C/f; exactly, by a single integral",
     claim=(
         r"\mathbb{E}\cos^2(h_1,h_2) = \frac1f + \frac{(f c_1 - 1)(f c_2 - 1)}{f(f-1)},\ c_e = \mathbb{E}\cos^2(h_e, \mathbf 1)"
-        r"\ \text{exactly};\quad = \kappa_0^2 + C/f + O(1/f^2),\ C = 1 + k^2(1 + 2m_4/m_2^2) - 4 k m_1 m_3/m_2^2,\ k = \kappa_0 = m_1^2/m_2,"
+        r"\ \text{exactly};\quad = \kappa_0^2 + C/f +"
+        r" O(1/f^2),\ C ="
+        r" 1 + k^2(1 +"
+        r" 2m_4/m_2^2) - 4 k m_1"
+        r" m_3/m_2^2,\ k = \kappa_0 = m_1^2/m_2,"
         r"\ m_p = \mathbb{E}\sigma(sz)^p;\ C = 1 \text{ if } m_1 = 0;\quad"
         r"\text{ReLU: } \frac1f + f(f-1)\frac{G^2}{(1-2^{-f})^2},\ G = \frac1\pi\Big[\frac{2(1-2^{-f})}{f} - \frac{1-2^{1-f}}{f-1}\Big];"
         r"\quad \text{the error of } \kappa_0^2 + C/f \text{ is below } 1/f^2 \text{ for ReLU at } f = 16, 64, 256, 4096"
@@ -135,10 +147,14 @@ def symbolic(law: Law = LAW) -> Check:
     return proof.check()
 
 
+def _power(name: str, power: int, ctx: Any, x: Any) -> Any:
+    return activation_of(name).value(x, ctx) ** power
+
+
 @cache
 def _silu_moments(bits: int) -> list[Any]:
     """bits keys the cache, as balls of one precision are not another's."""
-    return [BALL.expect(lambda x, p=p: activation_of("silu").value(x, BALL) ** p, 1, degree=p) for p in (1, 2, 3, 4)]
+    return [BALL.expect(partial(_power, "silu", p, BALL), 1, degree=p) for p in (1, 2, 3, 4)]
 
 
 @cache
@@ -210,7 +226,7 @@ def numeric(law: Law = LAW) -> Check:
     for (name, f), (cos2, ones) in _simulate().items():
         mean, error = mean_and_sem(cos2)
         proof.estimate(f"{name}, f = {f}: mean cos^2, leading order", mean, error, float(law.mso(name, f, 1)), 1 / f**2)
-        moments = [FLOAT.expect(lambda x, n=name, p=p: activation_of(n).value(x, FLOAT) ** p) for p in (1, 2, 3, 4)]
+        moments = [FLOAT.expect(partial(_power, name, p, FLOAT)) for p in (1, 2, 3, 4)]
         by_moments = (moments[0] ** 2 / moments[1]) ** 2 + law.constant(*moments) / f
         proof.estimate(f"{name}, f = {f}: the same by moments", mean, error, float(by_moments), 1 / f**2)
         share, share_error = mean_and_sem(ones)
@@ -234,10 +250,7 @@ def _constant_without(term: str) -> Callable[..., Any]:
 
 
 def _mso_with_one(activation: Any, d_ff: Any, std: Any = 1, *, ctx: Any = FLOAT) -> Any:
-    leading = hidden_token_mso(activation, d_ff, std, ctx=ctx)
-    act = activation_of(activation)
-    m1, m2, m3, m4 = (ctx.expect(lambda x, p=p: act.value(x, ctx) ** p, std, degree=p) for p in (1, 2, 3, 4))
-    return leading + (1 - constant_from_moments(m1, m2, m3, m4, ctx=ctx)) / ctx.number(d_ff)
+    return hidden_token_mso(activation, d_ff, std, ctx=ctx) + (1 - finite_width_constant(activation, std, ctx=ctx)) / ctx.number(d_ff)
 
 
 def _relu_dead_kept(d_ff: Any, *, ctx: Any = FLOAT) -> Any:
@@ -246,13 +259,18 @@ def _relu_dead_kept(d_ff: Any, *, ctx: Any = FLOAT) -> Any:
     return 1 / f + f * (f - 1) * ((2 * (1 - dead) / f - (1 - 2 * dead) / (f - 1)) / ctx.number(ctx.pi)) ** 2
 
 
+def _other_first_term(f: Any, first: Any, second: Any, *, ctx: Any = FLOAT) -> Any:
+    return exchangeable_mso(f, first, second, ctx=ctx) + 1 / (ctx.number(f) - 1) - 1 / ctx.number(f)
+
+
 def control() -> list[Wrong]:
+    dead = "the change, 2^-f, is below the certificate's bound 1/f^2 and below the simulation's error"
     fine = "too small a change for 4e4 pairs within the leading order's own error"
     return [
         Wrong("C without the third moment", replace(LAW, constant=_constant_without("skew"))),
         Wrong("C with m4 once, not twice", replace(LAW, constant=_constant_without("fourth"))),
         Wrong("C without k^2", replace(LAW, constant=_constant_without("square")), ("symbolic", "certified"), fine),
         Wrong("E cos^2 = kappa0^2 + 1/f", replace(LAW, mso=_mso_with_one)),
-        Wrong("exchangeable with 1/(f-1) for its own 1/f", replace(LAW, exchangeable=lambda f, a, b, *, ctx=FLOAT: exchangeable_mso(f, a, b, ctx=ctx) + 1 / (ctx.number(f) - 1) - 1 / ctx.number(f))),
-        Wrong("ReLU with the dead vectors' share kept", replace(LAW, relu=_relu_dead_kept), ("symbolic",), "the change, 2^-f, is below the certificate's bound 1/f^2 and below the simulation's error"),
-    ]  # fmt: skip
+        Wrong("exchangeable with 1/(f-1) for its own 1/f", replace(LAW, exchangeable=_other_first_term)),
+        Wrong("ReLU with the dead vectors' share kept", replace(LAW, relu=_relu_dead_kept), ("symbolic",), dead),
+    ]

@@ -14,7 +14,7 @@ from typing import Any
 import flint
 import numpy as np
 import sympy as sp
-from flint import arb
+from flint import acb, arb
 
 from proofs.statement import EQUAL, Check, Derivation, Statement, Wrong, cited, computed, generator, mean_and_sem
 from simgap.certify import BALL, sign
@@ -161,7 +161,7 @@ def _sphere(proof: Derivation, law: Law) -> None:
     proof.step("ReLU: E_w [E_x relu(<w,x>)]^2 = E ||w||^2 d (E|rho|/2)^2 with E ||w||^2 = s^2, over E relu(sz)^2 = s^2/2: (d/2)(E|rho|)^2")
     for width in (2, 3, 4, 7):
         proof.equal(f"d = {width}: E kappa(rho)", sp.simplify((d * magnitude**2 / 2).subs(d, width)), law.relu(width, ctx=SYMBOLIC))
-    for width in (2, 3, 5):
+    for width in (2, 3):
         proof.equal(f"d = {width}: the same from ReLU's arc-cosine kernel", _arc_cosine_mean(width), law.relu(width, ctx=SYMBOLIC))
 
 
@@ -182,9 +182,9 @@ def certified(law: Law = LAW) -> Check:
     proof = Derivation()
     close = BALL.number("1e-20")
     for name, width in (("silu", 1024), ("relu", 1024)):
-        mean, shares, kappa_tenth = _series_mean(name, width, flint.ctx.prec)
+        mean, shares, kappa_small = _series_mean(name, width, flint.ctx.prec)
         proof.ball(f"{name}, d = {width}: E kappa(rho)", mean)
-        left = mean - law.leading(hermite_shares(name, 1, ctx=BALL), width, ctx=BALL)
+        left = mean - law.leading(_shares(name, flint.ctx.prec), width, ctx=BALL)
         proof.record(f"{name}: E kappa(rho) - kappa0 - kappa''(0)/(2d) > -1e-20", sign(left + close, ">"))
         bound = sphere_remainder(tuple(shares), width, ctx=BALL)
         proof.record(f"{name}: and at most 3(1-c0-c1-c2)/(d(d+2))", sign(bound - left, ">"))
@@ -193,10 +193,10 @@ def certified(law: Law = LAW) -> Check:
             f"{name}: 1 - MSO at n = 10^40 is above kappa''(0)/(2 d kappa0)", sign(1 - limit - shares[2] / (width * shares[0]), ">")
         )
         proof.record(f"{name}: and below twice kappa''(0)/(d kappa0)", sign(4 * shares[2] / (width * shares[0]) - 1 + limit, ">"))
-        pairs = sum((1 if t == s else kappa_tenth) for t, s in itertools.product(range(3), repeat=2)) / 9
+        pairs = sum((1 if t == s else kappa_small) for t, s in itertools.product(range(3), repeat=2)) / 9
         proof.record(
-            f"{name}: three tokens at mutual rho = 1/10, D no further from the law than 1e-20",
-            sign(close - abs(pairs - law.pairs(3, kappa_tenth, ctx=BALL)), ">"),
+            f"{name}: three tokens at mutual rho = 1/50, D no further from the law than 1e-20",
+            sign(close - abs(pairs - law.pairs(3, kappa_small, ctx=BALL)), ">"),
         )
         if name == "relu":
             gap = mean - law.relu(width, ctx=BALL)
@@ -206,14 +206,21 @@ def certified(law: Law = LAW) -> Check:
 
 
 @cache
+def _shares(name: str, bits: int) -> tuple[arb, ...]:
+    return hermite_shares(name, 1, ctx=BALL)
+
+
+@cache
 def _series_mean(name: str, width: int, bits: int) -> tuple[arb, list[arb], arb]:
-    """E kappa(rho) on the sphere, the shares c_j and kappa(1/10), from Hermite coefficients by quadrature at the precision of `bits`."""
+    """E kappa(rho) on the sphere, the shares c_j and kappa(1/50), from Hermite coefficients by quadrature at the precision of `bits`."""
+    if name == "relu":
+        return _relu_mean(width)
     act = activation_of(name)
 
     def value(x: Any) -> Any:
         return act.value(x, BALL)
 
-    series = BALL.pair_series(value, value, 1, up_to=BALL.number("0.1"))
+    series = BALL.pair_series(value, value, 1, up_to=BALL.number("0.03"))
     size = BALL.expect(lambda x: value(x) ** 2, 1, degree=2)
     shares = [product / size for product in series.products]
     total = arb(0)
@@ -222,7 +229,21 @@ def _series_mean(name: str, width: int, bits: int) -> tuple[arb, list[arb], arb]
     # Beyond the last coefficient E rho^j only falls, and the shares left are >= 0.
     even = len(shares) + len(shares) % 2
     rest = series.rest / size * sphere_cosine_moment(width, even, ctx=BALL)
-    return total + arb(0).union(rest), shares, series.at(BALL.number(Fraction(1, 10))) / size
+    return total + arb(0).union(rest), shares, series.at(BALL.number(Fraction(1, 50))) / size
+
+
+def _relu_mean(width: int) -> tuple[arb, list[arb], arb]:
+    """The same for ReLU by its arc-cosine kernel: (sin t + (pi - t) cos t)/pi at rho = cos t, density sin(t)^(d-2)."""
+
+    def kernel(t: acb) -> acb:
+        return (t.sin() + (acb.pi() - t) * t.cos()) / acb.pi()
+
+    goal, ends = arb(2) ** -flint.ctx.prec, (0, acb.pi())
+    size = acb.integral(lambda t, _: t.sin() ** (width - 2), *ends, abs_tol=goal).real
+    mean = acb.integral(lambda t, _: kernel(t) * t.sin() ** (width - 2), *ends, abs_tol=goal).real / size
+    pi = arb.pi()
+    small = kernel(acb(BALL.number(Fraction(1, 50)).acos())).real
+    return mean, [1 / pi, arb(1) / 2, 1 / (2 * pi)], small
 
 
 D, N, HALF_F, TRIALS = 16, 8, 512, 200

@@ -187,16 +187,15 @@ def numeric(law: Law = LAW) -> Check:
         proof.bounded("  c <= kappa", layer[0] - plain[0], layer[1] + plain[1], high=0.0)
         edge, raised = float(law.raises(zero)), layer[0] ** 2 > plain[0] ** 2
         proof.holds(f"  cos^2 is {'raised' if raised else 'lowered'}: kappa = {kappa:.4f}, edge {edge:.4f}", raised == (kappa < edge))
-    name, zero = "silu", float(kappa_zero("silu", 1))
-    edge = float(law.raises(zero))
+    zero = float(kappa_zero("relu", 1))
     low, high = -0.9, 0.9
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if dual_map(name, middle, 1.0) < edge else (low, middle)
+        low, high = (middle, high) if dual_map("relu", middle, 1.0) < float(law.raises(zero)) else (low, middle)
     u, w = generator("L1", "edge").standard_normal((2, ENTRIES))
-    a, b = (activation_of(name).value(x, FLOAT) for x in (u, low * u + np.sqrt(1 - low * low) * w))
+    a, b = (np.maximum(x, 0) for x in (u, low * u + np.sqrt(1 - low * low) * w))
     plain, layer = _cosine(a, b), _cosine(a - a.mean(), b - b.mean())
-    proof.estimate(f"SiLU, s = 1, at the edge rho = {low:.4f}: kappa + c", plain[0] + layer[0], plain[1] + layer[1], 0.0)
+    proof.estimate(f"ReLU at the edge, rho = {low:.4f}: kappa + c", plain[0] + layer[0], plain[1] + layer[1], 0.0)
     return proof.check()
 
 

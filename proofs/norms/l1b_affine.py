@@ -11,7 +11,7 @@ import sympy as sp
 
 from proofs.statement import EQUAL, Check, Derivation, Statement, Wrong, computed, generator
 from simgap.theory.activations import activation_of
-from simgap.theory.affine import affine_token_cosine, learned_affine_cosine
+from simgap.theory.affine import affine_token_cosine, learned_affine_cosine, unequal_units_cosine
 from simgap.theory.dual_map import kappa_zero
 from simgap.theory.finite_width import exchangeable_mso
 from simgap.theory.floats import FLOAT
@@ -23,14 +23,32 @@ STATEMENT = Statement(
     title="a shared bias after the norm is a common component; a gain alone turns nothing; per-expert ones shrink cosines",
     claim=(
         r"\text{shared: } c' = \frac{(1+t^2)c + v^2}{1+t^2+v^2};\quad \text{per expert: } c' = \frac{c}{1+t^2+v^2};"
-        r"\quad \text{LayerNorm, independent experts, } t = v = \tau:\ c' = \frac{\tau^2}{1+2\tau^2} \text{ shared},\ 0 \text{ per expert, where }"
+        r"\quad \text{LayerNorm, independent"
+        r" experts, } t = v ="
+        r" \tau:\ c' ="
+        r" \frac{\tau^2}{1+2\tau^2} \text{"
+        r" shared},\ 0 \text{ per expert, where }"
         r"\mathbb{E}\cos^2 = 1/f + O(1/f^2);"
-        r"\quad \text{given } g, b:\ c' - c = (1-c)\frac{B}{G+B},\ B = 2\mu\langle gb\rangle + \langle b^2\rangle,\ G = \langle g^2\rangle"
+        r"\quad \text{given } g, b:\ c' - c = (1-c)\frac{B}{G+B},\ B = 2\mu\langle gb\rangle + \langle b^2\rangle,\ G = \langle g^2\rangle;"
+        r"\quad \text{LayerNorm on units of means } m_i \text{ shared by the experts: } c = \frac{\mathrm{Var}(m) + r}{\mathrm{Var}(m) + N}"
     ),
     hypotheses=(
-        "wide limit; the units (a_i, a'_i) of the normed vectors i.i.d. of mean square 1, mean mu each, cosine c; independent of gain and bias",
+        "wide limit; the units (a_i, a'_i) of the normed"
+        " vectors i.i.d. of"
+        " mean square 1,"
+        " mean mu each,"
+        " cosine c; independent of gain and bias",
         "drawn: gains i.i.d. of mean 1 and variance t^2, biases i.i.d. of mean 0 and variance v^2, independent of each other",
-        "given: any gain and bias shared by both, whose averages over units <.> converge, max_i g_i^2 = o(f), max_i b_i^2 = o(f), G + B > 0",
+        "given: any gain and bias shared by both, whose averages"
+        " over units"
+        " <.> converge,"
+        " max_i g_i^2 ="
+        " o(f), max_i b_i^2 = o(f), G + B > 0",
+        "unequal units: unit i of both has mean m_i; N and r are"
+        " the mean over"
+        " units of its"
+        " variance and of"
+        " the experts' covariance, averages converge",
     ),
     box={"t": (0, None), "v": (0, None), "c": (-1, 1), "mu": (-1, 1)},
     premises=(
@@ -47,6 +65,7 @@ class Law:
 
     drawn: Callable[..., Any] = affine_token_cosine
     given: Callable[..., Any] = learned_affine_cosine
+    unequal: Callable[..., Any] = unequal_units_cosine
     bias_mean: int = 0
 
 
@@ -58,7 +77,7 @@ NAMES = sp.symbols("g1 g2 b1 b2 a1 a2")
 
 def _mean(expression: Any, shared: bool, bias_mean: int, given: bool = False) -> Any:
     """Expectation of a polynomial of degree 2 in each unit's gain, bias and two normed entries."""
-    g1, g2, b1, b2, a1, a2 = NAMES
+    g1, g2, b1, b2 = NAMES[:4]
     if shared or given:
         expression = expression.subs({g2: g1, b2: b1})
     total = sp.Integer(0)
@@ -100,13 +119,22 @@ def symbolic(law: Law = LAW) -> Check:
     proof.equal("given g, b: averages G = <g^2>, K = <g b>, B = <b^2>", given, claimed)
     proof.equal("a gain alone: c' at b = 0", sp.simplify(given.subs({K: 0, B: 0})), C)
     proof.equal("c' - c after LayerNorm, mu = 0", sp.factor(given.subs(MU, 0) - C), sp.factor(law.given(C, 0, G, K, B, ctx=SYMBOLIC) - C))
+    first, second, n, r = sp.symbols("m1 m2 N r", positive=True)
+    proof.step("unequal units: mean h = <m>, mean h^2 = <m^2> + N, mean h h' = <m^2> + r; centring takes <m>^2 from either")
+    variance = second - first**2
+    centred = (second + r - first * first) / (second + n - first * first)
+    proof.equal("unequal units: cosine after LayerNorm", centred, law.unequal(variance, n, r, ctx=SYMBOLIC))
     tau, f = sp.Symbol("tau", positive=True), sp.Symbol("f", positive=True)
     shared_zero = _cosine(True, law.bias_mean).subs({C: 0, T: tau, V: tau})
     proof.equal("LayerNorm, independent experts, t = v = tau, shared", sp.simplify(shared_zero), law.drawn(0, tau, tau, True, ctx=SYMBOLIC))
     proof.equal("that is", tau**2 / (1 + 2 * tau**2), law.drawn(0, tau, tau, True, ctx=SYMBOLIC))
     # Per expert under LayerNorm the entries are exchangeable: A5 needs the share of the all-ones vector.
     proof.step(
-        "per expert, LayerNorm: sum_i a_i = 0, so sum_i y_i = sum (g_i - 1) a_i + sum b_i, of variance f (t^2 + v^2): f c_e -> (t^2 + v^2)/(1 + t^2 + v^2)"
+        "per expert, LayerNorm: sum_i a_i = 0, so sum_i y_i = sum (g_i"
+        " - 1) a_i +"
+        " sum b_i, of"
+        " variance f"
+        " (t^2 + v^2): f c_e -> (t^2 + v^2)/(1 + t^2 + v^2)"
     )
     share = (T**2 + V**2) / (1 + T**2 + V**2) / f
     rest = sp.limit(sp.simplify(exchangeable_mso(f, share, share, ctx=SYMBOLIC) - 1 / f) * f**2, f, sp.oo)
@@ -152,6 +180,16 @@ def _simulate(bias_mean: int) -> tuple[dict[Any, tuple[float, float]], dict[Any,
     return drawn, given
 
 
+@cache
+def _unequal() -> tuple[tuple[float, float], float, float]:
+    """Independent experts' ReLU vectors whose units have standard deviations 1 and 9 by turns, after LayerNorm; Var(m) and N."""
+    random = generator("L1B", "unequal")
+    std = np.tile([1.0, 9.0], ENTRIES // 2)
+    a, b = activation_of("relu").value(std * random.standard_normal((2, ENTRIES)), FLOAT)
+    # E relu(sz) = s / sqrt(2 pi), Var = s^2 (1 - 1/pi) / 2.
+    return _measured(a - a.mean(), b - b.mean()), 16 / (2 * np.pi), 41 * (1 - 1 / np.pi) / 2
+
+
 def numeric(law: Law = LAW) -> Check:
     """Vectors with 3e5 entries, drawn and given gains and biases."""
     proof = Derivation()
@@ -161,6 +199,8 @@ def numeric(law: Law = LAW) -> Check:
         before = zero if norm == "rmsnorm" else 0.0
         text = f"{norm}, t = {t}, v = {v}, {'shared' if shared else 'per expert'}: cosine"
         proof.estimate(text, mean, error, float(law.drawn(before, t, v, shared)))
+    (mean, error), profile, spread = _unequal()
+    proof.estimate("ReLU units of std 1 and 9 by turns, LayerNorm: cosine", mean, error, float(law.unequal(profile, spread)))
     for (norm, moments), (mean, error) in given.items():
         before, mu = (zero, np.sqrt(zero)) if norm == "rmsnorm" else (0.0, 0.0)
         text = f"{norm}, given <g^2> = {moments[0]:.3f}, <g b> = {moments[1]:.3f}, <b^2> = {moments[2]:.3f}: cosine"
@@ -190,5 +230,7 @@ def control() -> list[Wrong]:
         Wrong("per expert as if shared", replace(LAW, drawn=_always_shared)),
         Wrong("given: without 2 mu <g b>", replace(LAW, given=_no_cross)),
         Wrong("given: mu <g b> once", replace(LAW, given=_single_cross)),
+        Wrong("unequal units: Var(m) / N", replace(LAW, unequal=lambda m, n, r=0, *, ctx=FLOAT: (ctx.number(m) + r) / ctx.number(n))),
+        Wrong("unequal units: 0, as if of one mean", replace(LAW, unequal=lambda m, n, r=0, *, ctx=FLOAT: ctx.number(r) / ctx.number(n))),
         Wrong("broken hypothesis: biases of mean 1", replace(LAW, bias_mean=1)),
     ]

@@ -7,7 +7,7 @@ import numpy as np
 
 from proofs.statement import generator
 
-DRAWS = 40_000
+DRAWS = 30_000
 # The kurtosis of W_down moves a share by a third of its term in 1/f: seen from here on.
 SIGN_DRAWS = 100_000
 

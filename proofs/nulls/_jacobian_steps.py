@@ -20,7 +20,6 @@ from simgap.theory.jacobian_null import SlopeMoments
 def symmetry_leaves_two_shares(n: int) -> bool:
     """J_ri J_sj averaged over signed permutations of the rows, and of the columns but the first (x's): is it 0 but for r = s, i = j,
     and there even over the rows and over the columns that the group mixes?"""
-    j = sp.Matrix(n, n, sp.symbols(f"j1:{n * n + 1}"))
     group = [
         (rows, (0, *columns), row_signs, (1, *column_signs))
         for rows in itertools.permutations(range(n))
@@ -29,16 +28,16 @@ def symmetry_leaves_two_shares(n: int) -> bool:
         for column_signs in itertools.product((1, -1), repeat=n - 1)
     ]
     for (r, i), (s, k) in itertools.product(itertools.product(range(n), repeat=2), repeat=2):
-        terms: dict[Any, int] = {}
-        for rows, columns, by_row, by_column in group:
-            product = j[rows[r], columns[i]] * j[rows[s], columns[k]]
-            terms[product] = terms.get(product, 0) + by_row[r] * by_column[i] * by_row[s] * by_column[k]
-        left = {product: count for product, count in terms.items() if count}
-        if (r, i) != (s, k):
-            expected = {}
-        else:
-            columns = (0,) if i == 0 else tuple(range(1, n))
-            expected = {j[row, column] ** 2: len(group) // (n * len(columns)) for row in range(n) for column in columns}
+        # How often each product of two entries of J stands in the average, by the places of the two.
+        counts: dict[Any, int] = {}
+        for rows, order, by_row, by_column in group:
+            places = tuple(sorted(((rows[r], order[i]), (rows[s], order[k]))))
+            counts[places] = counts.get(places, 0) + by_row[r] * by_column[i] * by_row[s] * by_column[k]
+        left = {places: count for places, count in counts.items() if count}
+        expected = {}
+        if (r, i) == (s, k):
+            mixed = (0,) if i == 0 else tuple(range(1, n))
+            expected = {((row, column),) * 2: len(group) // (n * len(mixed)) for row in range(n) for column in mixed}
         if left != expected:
             return False
     return True
@@ -46,20 +45,30 @@ def symmetry_leaves_two_shares(n: int) -> bool:
 
 @cache
 def _row_integrals() -> tuple[tuple[str, Any, Any], ...]:
-    """Of one entry x ~ N(0, sigma^2) of a row, moved by e w."""
-    x, t, s, e, w = (sp.Symbol(name, positive=True) for name in ("x", "t", "sigma", "e", "w"))
-    normal = sp.exp(-x * x / (2 * s * s)) / (s * sp.sqrt(2 * sp.pi))
-    k = 1 / (1 + 2 * t * s * s)
-    plain, square = (sp.integrate((x + e * w) ** p * sp.exp(-t * (x + e * w) ** 2) * normal, (x, -sp.oo, sp.oo)) for p in (0, 2))
+    """Of one entry x ~ N(0, sigma^2) of a row, moved by m; k = 1/(1 + 2 t sigma^2). The square is completed, and checked."""
+    x, t, s = sp.symbols("x t sigma", positive=True)
+    m = sp.Symbol("m", real=True)
+    k = 1 / (1 + 2 * t * s**2)
+    centre = -2 * t * s**2 * k * m
+    exponent = t * (x + m) ** 2 + x**2 / (2 * s**2)
     return (
-        ("E exp(-t (x + e w)^2), over sqrt(k) exp(-t k e^2 w^2)", sp.simplify(plain / (sp.sqrt(k) * sp.exp(-t * k * e**2 * w**2))), 1),
-        ("E (x + e w)^2 exp(-t (x + e w)^2), over that", sp.simplify(square / plain), sp.simplify(s**2 * k + (e * w * k) ** 2)),
+        (
+            "t (x + m)^2 + x^2/(2 sigma^2), less t k m^2, is (x - centre)^2 / (2 sigma^2 k)",
+            sp.cancel(exponent - t * k * m**2 - (x - centre) ** 2 / (2 * s**2 * k)),
+            sp.Integer(0),
+        ),
+        # The normal of variance sigma^2 k about the centre has sqrt(k) times the mass of that of variance sigma^2.
+        (
+            "so E (x + m)^2 exp(-t (x + m)^2) over E exp(-t (x + m)^2) = sqrt(k) exp(-t k m^2) is (centre + m)^2 + sigma^2 k",
+            sp.cancel((centre + m) ** 2 + s**2 * k),
+            sp.cancel(s**2 * k + (m * k) ** 2),
+        ),
     )
 
 
 def first_order(proof: Derivation, terms: Callable[..., Any]) -> None:
     """alpha = E phi(sum_i A_i v_i'), phi(J) = |J x|^2 / |J|^2, v_i = D_i (z_i, g_i), E D^2 = 1: the Gaussian limit, and its correction."""
-    rational, u, q, c, b, a4, kappa, d, z2, g2 = field("u,q,c,b,a4,kappa,d,z2,g2", QQ)
+    _, u, q, c, b, a4, kappa, d, z2, g2 = field("u,q,c,b,a4,kappa,d,z2,g2", QQ)
     moments = SlopeMoments(q, c, b, a4)
     y = u / (1 + u)
     h = 1 / (1 + (q - 1) * y)
@@ -76,10 +85,8 @@ def first_order(proof: Derivation, terms: Callable[..., Any]) -> None:
     proof.holds("k_x = (1-y) h", along == (1 - y) * h)
     proof.step("so k_x^(d/2) k^(d(d-1)/2) du = h^(d/2) (1-y)^(d^2/2-2) dy, and (1-y)^(d^2/2-1) dy = (2/d^2) exp(-T) dT: (d/2)(2/d^2) = 1/d")
     proof.holds(f"q k_x / (1-y) is the law's first term: {first.as_expr()}", q * along / (1 - y) == first)
-    proof.step(
-        "Edgeworth, odd cumulants 0 as A -> -A: alpha_1 = (1/24) [E d^4/de^4 phi(G + e A v') - 3 E E d^4 (G + e A v' / A~ v~' in pairs)]"
-    )
-    proof.step("the pairs are the second derivative of E phi(sqrt(1 + e) G), which is constant: phi ignores scale. They vanish")
+    proof.step("Edgeworth, odd cumulants 0 as A -> -A: alpha_1 = (1/24) E d^4 phi(G) on the fourth cumulant of A v': moment less pairs")
+    proof.step("the pairs give 3 times 4 times the second derivative in e of E phi(sqrt(1 + e) G), and phi ignores scale: they give 0")
     proof.step("G and phi ignore rotations of the rows: A v' may be |A| v' in row 1, and E |A|^4 = d (E A^4 - 1) + d^2, E A^4 = 3 + kappa")
     length4 = d * (3 + kappa - 1) + d * d
     size = along * z2 + across * g2
@@ -96,13 +103,15 @@ def first_order(proof: Derivation, terms: Callable[..., Any]) -> None:
     derived = _averaged(length4 * moved / 24 / d / (1 - y), z2, g2, {(2, 0): a4, (1, 1): (d - 1) * b, (0, 2): (d * d - 1) * c})
     proof.step("averaged over v: E D^4 z^4 = a4, E D^4 z^2 |g|^2 = (d-1) b, E D^4 |g|^4 = (d-1)(d+1) c")
     proof.holds(f"E |A|^4 / 24 times that is the law's second term: {second.as_expr()}", derived == second)
-    v = sp.Symbol("v", positive=True)
     for n in (2, 4):
+        # Polynomials in y at q = 1: E y^p (1-y)^r for y of density (d^2/2)(1-y)^(d^2/2-1).
+        v = sp.Symbol("v")
         flat = terms(v, sp.Integer(n), SlopeMoments(sp.Integer(1), sp.Integer(2), sp.Integer(2), sp.Integer(6)), sp.Integer(-1))
-        weight = sp.Rational(n * n, 2) * (1 - v) ** (n * n // 2 - 1)
-        ends = [sp.integrate(sp.expand(term * weight), (v, 0, 1)) / n for term in flat]
+        half = sp.Rational(n * n, 2)
+        means = [sum(a * half * sp.beta(p + 1, half).rewrite(sp.gamma) for (p,), a in sp.Poly(term, v).terms()) / n for term in flat]
         proof.holds(
-            f"consistency, d = {n}, ReLU (q = 1; 2, 2, 6), kappa = -1: share 1/d and no term in 1/f: {ends}", ends == [sp.Rational(1, n), 0]
+            f"consistency, d = {n}, ReLU (q = 1; 2, 2, 6), kappa = -1: share 1/d and no term in 1/f: {means}",
+            means == [sp.Rational(1, n), 0],
         )
 
 
@@ -133,7 +142,7 @@ def shared_moments(proof: Derivation, shared: Callable[..., Any]) -> None:
     inner, length = _given_up()
     proof.equal("shared W_up, d = f = 2: E <J1,J2>^2 - d tr S^2 given B = D W_up, S = B'B", inner, sp.Integer(0))
     proof.equal("E |J|^2 - d tr S", length, sp.Integer(0))
-    rational, d, x, phi, q, c, b, a4 = field("d,x,phi,q,c,b,a4", QQ)
+    _, d, x, phi, q, c, b, a4 = field("d,x,phi,q,c,b,a4", QQ)
     moments = SlopeMoments(q, c, b, a4)
     f = phi * d
     own = a4 + 2 * (d - 1) * b + (d - 1) * (d + 1) * c

@@ -15,7 +15,7 @@ import sympy as sp
 
 from proofs.nulls._jacobian_draws import overlaps, shared_overlaps, shares
 from proofs.nulls._jacobian_steps import first_order, shared_moments, symmetry_leaves_two_shares
-from proofs.statement import EQUAL, Check, Derivation, Statement, Wrong, cited, mean_and_sem
+from proofs.statement import EQUAL, Check, Derivation, Statement, Way, Wrong, cited, mean_and_sem
 from simgap.certify import BALL, sign
 from simgap.theory import jacobian_null as theory
 from simgap.theory.jacobian_null import SlopeMoments
@@ -24,10 +24,11 @@ from simgap.theory.symbols import SYMBOLIC
 STATEMENT = Statement(
     id="N6",
     kind=EQUAL,
-    title="untrained Jacobians overlap by 1/d^2, and by more where slopes follow the input",
+    title="untrained Jacobians overlap by 1/d^2, by more where slopes follow the size of a reading",
     claim=(
         r"\mathbb{E}\cos^2(J_1,J_2) = \frac1d\Big[\alpha^2 + \frac{(1-\alpha)^2}{d-1}\Big],\ \alpha = \mathbb{E}\|J\hat x\|^2/\|J\|^2;\quad"
-        r"\alpha = \frac qd\,{}_2F_1(1,\tfrac d2+1;\tfrac{d^2}2+1;1-q) + \frac{\alpha_1}f + O(f^{-2}),\ q = \mathbb{E}D^2z^2/\mathbb{E}D^2;\quad"
+        r"\alpha = \frac qd\,{}_2F_1(1,\tfrac d2+1;\tfrac{d^2}2+1;1-q) + \frac{\alpha_1}f + O(f^{-2}),"
+        r"\ q = \mathbb{E}D^2z^2/\mathbb{E}D^2;\quad"
         r"\text{shared } W_{up}: \frac{\mathbb{E}\langle J_1,J_2\rangle^2}{\mathbb{E}\|J_1\|^2\|J_2\|^2} \sim \frac1{d^2}"
         r"\Big(1+\frac df\frac{\mathbb{E}D^4}{(\mathbb{E}D^2)^2}\Big)"
     ),
@@ -35,16 +36,12 @@ STATEMENT = Statement(
         "J = W_down diag(D) W_up, D_i = act'(W_up,i x), at one non-zero x, the same for both experts, which are independent",
         "W_up Gaussian, pre-activations sz; W_down with i.i.d. entries symmetric about 0; both Jacobians non-zero",
         "alpha = 1/d at every f if |act'(x)| depends on the sign of x alone, and at f = 1 for every act",
-        "expansion: d fixed, f to infinity; the entries of W_down and D z have all moments, z -> D has a slope almost everywhere and no "
-        "interval of zeros (Cramer's condition); alpha_1 as in simgap.theory.jacobian_null.share_terms",
+        "expansion: d fixed, f to infinity; the entries of W_down and D z have all moments, D is smooth in z somewhere "
+        "with D and (z D)' not 0 (Cramer's condition); alpha_1 as in simgap.theory.jacobian_null.share_terms",
         "shared W_up: exact as a ratio of expectations; E cos^2 itself is within a relative 1/d of it in the simulations, not proved",
     ),
     box={"d": (2, None), "f": (1, None)},
-    premises=(
-        cited(
-            "Bhattacharya and Rao 1976, Normal Approximation and Asymptotic Expansions, theorem 20.1: Edgeworth expansion of E of a bounded function"
-        ),
-    ),
+    premises=(cited("Bhattacharya and Rao 1976, Normal Approximation and Asymptotic Expansions, theorem 20.1"),),
     tight="an equality; 1/d^2 is attained by linear and ReLU experts and at f = 1",
 )
 
@@ -158,8 +155,11 @@ def _share(law: Law, d: int, f: int, activation: str, kurtosis: float) -> tuple[
 def numeric(law: Law = LAW) -> Check:
     proof = Derivation()
     for d, f, activation, entries, kurtosis in (
-        (3, 16, "silu", "gaussian", 0.0), (3, 16, "tanh", "gaussian", 0.0), (8, 16, "tanh", "gaussian", 0.0), (3, 16, "tanh", "signs", -2.0),
-    ):  # fmt: skip
+        (3, 16, "silu", "gaussian", 0.0),
+        (3, 16, "tanh", "gaussian", 0.0),
+        (8, 16, "tanh", "gaussian", 0.0),
+        (3, 16, "tanh", "signs", -2.0),
+    ):
         claimed, limit = _share(law, d, f, activation, kurtosis)
         text = f"share along x, d = {d}, f = {f}, {activation}, {entries} W_down"
         proof.estimate(text, *mean_and_sem(shares(d, f, activation, entries)), claimed, SECOND_ORDER * limit / f**2)
@@ -210,7 +210,7 @@ def control() -> list[Wrong]:
         return theory.shared_overlap(d, f, SlopeMoments(m.ratio, m.fourth / m.fourth, m.ratio, 3 * m.ratio))
 
     beyond = "the certificate encloses the wide limit"
-    algebra = ("symbolic", "numeric")
+    algebra: tuple[Way, ...] = ("symbolic", "numeric")
     return [
         Wrong("(1-alpha)^2/d in place of (1-alpha)^2/(d-1)", replace(LAW, overlap=plain)),
         Wrong("q = E D^2 z^2, not over E D^2", replace(LAW, ratio=unnormalised), ("certified", "numeric", "symbolic")),

@@ -105,7 +105,7 @@ def _alignment(proof: Derivation, law: Law) -> None:
     )
     proof.step("that is cos(a + b) <= q <= cos(a - b) at p = cos a, r = cos b: angles obey the triangle inequality")
     proof.step(
-        "r_i, x_i, x'_i, q_i: at most phi, psi, phi apart, cos phi = 1 - iota, chord delta: angle(q_i, q_j) >= angle(r_i, r_j) - 4 phi - 2 psi"
+        "r_i, x_i, x'_i, q_i are within phi, psi, phi, cos phi = 1 - iota, chord delta: angle(q_i, q_j) >= angle(r_i, r_j) - 4 phi - 2 psi"
     )
     proof.step("angle(r_i, r_j) within arcsin eps of pi/2: |<q_i, q_j>| <= sin(arcsin eps + 4 phi + 2 psi) up to pi/2")
     eps, delta, iota = sp.symbols("eps delta iota", positive=True)
@@ -181,10 +181,10 @@ def certified(law: Law = LAW) -> Check:
         proof.record("the bound is its sine to within 1e-20", sign(close - abs(gap), ">"))
     eighth = arb.pi() / 8
     proof.record("arcsin u / u at u = sin(pi/8) is below 1.03", sign(BALL.number("1.03") - eighth / eighth.sin(), ">"))
-    box = [(Fraction(0), Fraction(1, 10)), (Fraction(1, 50), Fraction(1, 20)), (Fraction(1, 500), Fraction(1, 200))]
+    box = [(Fraction(0), Fraction(1, 50)), (Fraction(1, 50), Fraction(1, 20)), (Fraction(1, 500), Fraction(1, 200))]
     found = positive_over(lambda e, d, i: law.plain(e, d, i, ctx=BALL) - law.aligned(e, d, i, ctx=BALL), box)
     proof.record(
-        f"plain bound above the sine for eps <= 1/10, delta in [1/50, 1/20], iota in [1/500, 1/200] ({found.boxes} boxes)", found.verdict
+        f"plain bound above the sine for eps <= 1/50, delta in [1/50, 1/20], iota in [1/500, 1/200] ({found.boxes} boxes)", found.verdict
     )
     # From above too: 1.03 loses no more than a hundredth where eps is 0 and the angle is small.
     tight = law.aligned(0, "0.0001", "1e-8", ctx=BALL) * BALL.number("1.04") - law.plain(0, "0.0001", "1e-8", ctx=BALL)

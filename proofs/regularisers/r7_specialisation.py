@@ -23,7 +23,7 @@ from simgap.theory.symbols import SYMBOLIC
 STATEMENT = Statement(
     id="R7",
     kind=UPPER,
-    title="concentrated routers are decisive with high probability; a router with an informative choice need not be (the paper's own statement: unknown)",
+    title="concentrated routers are mostly decisive, informative choices need not be (the paper's statement is unknown)",
     claim=(
         r"\mathbb{E}M \ge 1-\eta \Rightarrow P(M \le 1-\delta) \le \eta/\delta;\quad"
         r"P(M < 1-\delta) \le \tau \Rightarrow 1-\mathbb{E}M \le \delta + \tau(1-k/E-\delta);\quad"

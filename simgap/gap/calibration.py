@@ -7,6 +7,7 @@ from typing import Any
 from simgap.gap.predicted import Prediction
 from simgap.gap.shape import Gap
 from simgap.stats import Estimate, moment_matched_p, normal_p, student_p
+from simgap.theory import calibrated as laws
 from simgap.theory.mso_law import mso_p
 
 
@@ -70,11 +71,11 @@ def calibrated(measured: Estimate, null: Prediction, overlap: bool = True, exper
     are all pairs of, in each trial; 0 where they are not."""
     if measured.mean is None:
         return Calibrated(None, null.mean, why=measured.why)
-    dimension = 1 / measured.mean if overlap and measured.mean > 0 else None
+    dimension = laws.effective_dimension(measured.mean) if overlap and measured.mean > 0 else None
     if null.mean is None:
         return Calibrated(measured.mean, None, effective_dimension=dimension, why=null.why)
-    excess = measured.mean / null.mean if null.mean else None
-    scaled = (measured.mean - null.mean) / (1 - null.mean) if overlap and null.mean != 1 else None
+    excess = laws.excess(measured.mean, null.mean) if null.mean else None
+    scaled = laws.scaled_excess(measured.mean, null.mean) if overlap and null.mean != 1 else None
     z, unit, p = _deviation(measured, null, overlap, experts)
     why = ""
     if z is None:

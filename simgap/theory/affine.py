@@ -1,4 +1,4 @@
-"""L1B: what a gain and a bias after the norm do to angles."""
+"""L1B: what a gain and a bias after the norm do to angles, and units of unequal mean before it."""
 
 from typing import Any
 
@@ -18,7 +18,8 @@ def affine_token_cosine(cosine: Any, gain_std: Any, bias_std: Any, shared: bool,
     """The cosine of g a + b and g' a' + b' in the wide limit, from the cosine c of the normed vectors a and a' (law L1B).
 
     shared (g' = g, b' = b): ((1 + t^2) c + v^2) / (1 + t^2 + v^2); per expert: c / (1 + t^2 + v^2). t = gain_std, v = bias_std, both >= 0.
-    cosine: 0 for independent experts under LayerNorm, kappa0 under RMSNorm. The mean entry of a and a' does not enter, as the bias has mean 0.
+    cosine: 0 for independent experts under LayerNorm, kappa0 under RMSNorm. The mean entry of a and a' does not enter, as the bias has
+    mean 0.
     """
     c, gain, bias = ctx.number(cosine), 1 + ctx.number(gain_std) ** 2, ctx.number(bias_std) ** 2
     return (gain * c + bias) / (gain + bias) if shared else c / (gain + bias)
@@ -34,3 +35,14 @@ def learned_affine_cosine(cosine: Any, mean: Any, gain_square: Any, gain_bias: A
     c, gain = ctx.number(cosine), ctx.number(gain_square)
     bias = 2 * ctx.number(mean) * ctx.number(gain_bias) + ctx.number(bias_square)
     return c + (1 - c) * bias / (gain + bias)
+
+
+def unequal_units_cosine(profile: Any, spread: Any, covariance: Any = 0, *, ctx: Context = FLOAT) -> Any:
+    """(M + r) / (M + N): the cosine that LayerNorm leaves where units have means m_i of their own, shared by the experts (law L1B).
+
+    profile: M, the variance of m_i over units, >= 0; spread: N > 0, a unit's variance, mean over units; covariance: r in [-N, N], of the
+    two experts' units about their means, mean over units, 0 where they are independent. LayerNorm takes away the mean of the m_i alone:
+    what is left of them is a common component. 0 for M = r = 0, law L1 at rho = 0.
+    """
+    m, n, r = ctx.number(profile), ctx.number(spread), ctx.number(covariance)
+    return (m + r) / (m + n)

@@ -17,7 +17,8 @@ HYPOTHESES = (
     "for kappa'(1) >= 1: act(0) = 0",
 )
 
-# By how much Even'(1) / Even(1) must exceed 1 to count: it is 1 for |x|, 4/3 for x^2, and 1 + 1.1e-3 for the flattest here, GELU at s = 1000.
+# By how much Even'(1) / Even(1) must exceed 1 to count: it is 1 for |x|, 4/3 for x^2, and 1 + 1.1e-3 for the flattest here, GELU at
+# s = 1000.
 MARGIN = 1e-7
 STEPS = 60
 EPSILON = 2.0**-53
@@ -57,10 +58,10 @@ def odd_bound(rho: Any, *, ctx: Context = FLOAT) -> Any:
 def compression_threshold(activation: str | Activation, std: Any = 1.0) -> Any:
     """rho* in (0, 1) with kappa(rho*) = rho*: below it the activation shrinks the angle, above it widens it (law A3).
 
-    None, or nan within an array, where there is none: odd activations, which shrink no acute angle, and kappa'(1) <= 1 (ReLU), which widens none.
-    std: a number or an array, in [1e-6, 1e3]. Absolute error below 1e-10 for std in [0.01, 100]. As the odd part is linear (identity, ReLU,
-    GELU, SiLU), it drops out of kappa(rho) = rho, which is Even(rho) = rho Even(1). Cost: about 12 evaluations of the dual map.
-    Raises ValueError for std out of range.
+    None, or nan within an array, where there is none: odd activations, which shrink no acute angle, and kappa'(1) <= 1 (ReLU), which
+    widens none. std: a number or an array, in [1e-6, 1e3]. Absolute error below 1e-10 for std in [0.01, 100]. As the odd part is linear
+    (identity, ReLU, GELU, SiLU), it drops out of kappa(rho) = rho, which is Even(rho) = rho Even(1). Cost: about 12 evaluations of the
+    dual map. Raises ValueError for std out of range.
     """
     act = activation_of(activation)
     std = np.asarray(std, np.float64)
@@ -96,8 +97,8 @@ def _crossings(act: Activation, stds: np.ndarray) -> np.ndarray:
 
 def root_between(function: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """A zero of a continuous function between low and high, element by element, to round-off: inverse quadratic steps where the last three
-    points are nearly on a monotone parabola, halving elsewhere (Chandrupatla 1997). An end of the same sign as the other is returned as it is
-    where it is nearer to 0. About 10 evaluations."""
+    points are nearly on a monotone parabola, halving elsewhere (Chandrupatla 1997). An end of the same sign as the other is returned as it
+    is where it is nearer to 0. About 10 evaluations."""
     first, last = np.array(low, np.float64), np.array(high, np.float64)
     at_first, at_last = function(first), function(last)
     share = np.full(first.shape, 0.5)

@@ -12,6 +12,7 @@ from simgap.theory.floats import FLOAT
 __all__ = [
     "correlation_t",
     "critical_correlation",
+    "degrees_of_freedom",
     "false_positive_rate",
     "implied_n",
     "null_weight_output_covariance",
@@ -69,7 +70,7 @@ def false_positive_rate(seeds: int, conditions: int, level: float = 0.05, within
         r = sqrt(B1 B2) C_between + sqrt((1 - B1)(1 - B2)) C_within,
 
     B1, B2 the shares of either side between seeds (functions of Beta variables), C the cosines of uniform directions, all independent.
-    Absolute error below 1e-6; seeds >= 3, conditions >= 1. Raises ValueError out of range.
+    Absolute error below 1e-6 from 10 seeds on, below 5e-3 at 3. seeds >= 3, conditions >= 1. Raises ValueError out of range.
     """
     from scipy.special import betainc
 

@@ -1,5 +1,6 @@
 """A5: the overlap of independent experts' hidden vectors at finite width, one token."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ HYPOTHESES = (
 )
 LEADING = "wide: relative to kappa0^2 + C/f the error is O(1/f^2)"
 
-# Lattice of log(t f E h^2) for the integral over t. The left end is where t^2 is lost; the right end is the range of exp: SiLU is exponentially
-# small, not 0, on the left, so that a wide pre-activation's small vectors need t that large. The integrand is analytic in a strip.
+# Lattice of log(t f E h^2) for the integral over t. The left end is where t^2 is lost; the right end is the range of exp: SiLU is
+# exponentially small, not 0, on the left, so that a wide pre-activation's small vectors need t that large. The integrand is analytic in a
+# strip.
 STEP = 1 / 4
 LOW, HIGH = -40, 690
 BLOCK = 256
@@ -45,8 +47,8 @@ def constant_from_moments(m1: Any, m2: Any, m3: Any, m4: Any, *, ctx: Context = 
 def exchangeable_mso(d_ff: Any, first: Any, second: Any, *, ctx: Context = FLOAT) -> Any:
     """E cos^2 = 1/f + (f c_1 - 1)(f c_2 - 1) / (f (f - 1)) of two independent vectors with exchangeable entries, exactly (law A5).
 
-    first, second: c_e = E cos^2(h_e, 1), the share that the all-ones vector has in each. d_ff: f >= 2. One vector with c = 1/f is enough for
-    1/f; one that is centred has c = 0, and two give 1/(f-1), law N4.
+    first, second: c_e = E cos^2(h_e, 1), the share that the all-ones vector has in each. d_ff: f >= 2. One vector with c = 1/f is enough
+    for 1/f; one that is centred has c = 0, and two give 1/(f-1), law N4.
     """
     f = ctx.number(d_ff)
     return 1 / f + (f * ctx.number(first) - 1) * (f * ctx.number(second) - 1) / (f * (f - 1))
@@ -68,7 +70,8 @@ def exact_token_mso(activation: str | Activation, d_ff: int, std: float = 1.0) -
 
     1/f + f (f-1) G^2,  G = int_0^inf E[h exp(-t h^2)]^2 E[exp(-t h^2)]^(f-2) dt,  h = act(sz).
 
-    d_ff: f >= 2. Relative error about 1e-10. ReLU, whose vectors may be dead, in closed form. Raises ValueError for f < 2 or std not above 0.
+    d_ff: f >= 2. Relative error about 1e-10. ReLU, whose vectors may be dead, in closed form.
+    Raises ValueError for f < 2 or std not above 0.
     """
     act = activation_of(activation)
     if d_ff < 2:
@@ -91,16 +94,20 @@ def _ones_share(act: Activation, d_ff: int, std: float) -> float:
         # One t for each row, in units in which E h^2 = 1; sqrt(t) goes with h, so that neither overflows.
         root = np.exp(block / 2)[:, None] / np.sqrt(d_ff)
 
-        def scaled(x: Any, root: Any = root) -> Any:
-            return root * act.value(x, FLOAT) / size
+        def damped(x: Any, power: int, root: Any = root) -> Any:
+            h = root * act.value(x, FLOAT) / size
+            return h**power * np.exp(-h * h)
 
-        first = FLOAT.expect(lambda x, scaled=scaled: scaled(x) * np.exp(-(scaled(x) ** 2)), std)
-        zeroth = FLOAT.expect(lambda x, scaled=scaled: np.exp(-(scaled(x) ** 2)), std)
+        first, zeroth = (FLOAT.expect(partial(damped, power=power), std) for power in (1, 0))
         pair += STEP * float(first**2 @ zeroth ** (d_ff - 2))
     return 1 / d_ff + (d_ff - 1) * pair
 
 
 def _moments(act: Activation, std: Any, ctx: Context) -> tuple[Any, Any, Any, Any]:
     std = ctx.number(std)
-    m1, m2, m3, m4 = (ctx.expect(lambda x, p=p: act.value(x, ctx) ** p, std, degree=p) for p in (1, 2, 3, 4))
+
+    def power(x: Any, p: int) -> Any:
+        return act.value(x, ctx) ** p
+
+    m1, m2, m3, m4 = (ctx.expect(partial(power, p=p), std, degree=p) for p in (1, 2, 3, 4))
     return m1, m2, m3, m4

@@ -64,7 +64,7 @@ def gated_share_moment(activation: str | Activation, std: float, d_ff: int) -> f
     """A = E[(h_1^2/||h||^2)^2] exactly at width f: int_0^inf t psi''(t) psi(t)^(f-1) dt, psi(t) = E exp(-t h^2) (law A7).
 
     Since 1/S^2 = int t exp(-tS) dt; with u normal psi(t) = E (1 + 2t a^2)^(-1/2) and psi'' = 3 E a^4 (1 + 2t a^2)^(-5/2), a = act(sz).
-    Relative error below 1e-10 for f >= 8 and std in [0.1, 10]. ReLU's dead vectors (probability 2^-f) count as 0. d_ff: f >= 2.
+    ReLU's dead vectors (probability 2^-f) count as 0. d_ff: an int >= 2. Raises ValueError below.
     """
     act = activation_of(activation)
     if d_ff < 2:

@@ -80,7 +80,11 @@ def hermite_shares(activation: str | Activation, std: Any = 1, *, ctx: Context =
     s = ctx.number(std)
     size = ctx.expect(lambda x: act.value(x, ctx) ** 2, s, degree=2)
     mean = ctx.expect(lambda x: act.value(x, ctx), s, degree=1)
-    slopes = [ctx.expect(lambda x, p=p: act.slope(x, ctx) * x**p, s, degree=p + 1) for p in range(3)]
+
+    def slope_moment(power: int) -> Any:
+        return ctx.expect(lambda x: act.slope(x, ctx) * x**power, s, degree=power + 1)
+
+    slopes = [slope_moment(power) for power in range(3)]
     first, third = s * slopes[0], slopes[2] / s - s * slopes[0]
     # Products, not powers: a ball around 0 has a square, but its power by logarithms is undefined.
     return mean * mean / size, first * first / size, slopes[1] * slopes[1] / (2 * size), third * third / (6 * size)

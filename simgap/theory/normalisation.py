@@ -42,11 +42,23 @@ def layernorm_map(activation: str | Activation, rho: Any, std: Any = 1.0) -> Any
     """c(rho) = (kappa(rho) - kappa0) / (1 - kappa0), the cosine of the LayerNormed act(su) and act(sv) in the wide limit (law L1).
 
     rho: in [-1, 1]; std: in [1e-6, 1e3]; numbers or arrays that broadcast. |c| <= |rho|, c <= kappa. Absolute error below 1e-12 for std in
-    [0.01, 100]. An RMSNorm divides a vector by its length alone: the map with it is `dual_map`. Raises ValueError for rho or std out of range.
+    [0.01, 100]. An RMSNorm divides a vector by its length alone: the map with it is `dual_map`.
+    Raises ValueError for rho or std out of range.
     """
     even, odd, size = dual_parts(activation, rho, std)
     rest = dual_parts(activation, 0.0, std)[0]
     return _plain((even - rest + odd) / (size - rest))
+
+
+def unique_above(at_minus_one: Any, lowest: Any, *, ctx: Context = FLOAT) -> Any:
+    """max(map(-1), -min map)^2: an overlap above it has one correlation in [-1, 1] alone; one in (0, limit) has more (law L2).
+
+    at_minus_one, lowest: map(-1) and the least value of map on [-1, 1], for act = linear + even part. Where map rises throughout, as
+    SiLU's does at s = 1, they are one, and negative for SiLU and GELU: the limit is map(-1)^2.
+    """
+    end, low = ctx.number(at_minus_one), ctx.number(lowest)
+    larger = (end - low + ctx.magnitude(end + low)) / 2
+    return larger * larger
 
 
 def explaining_correlation(
@@ -54,10 +66,11 @@ def explaining_correlation(
 ) -> Any:
     """The correlation rho of the pre-activations that explains an overlap, if all pairs share it: map(rho)^2 = mso, map(rho) >= 0 (law L2).
 
-    map: kappa, or `layernorm_map` for norm = "layernorm"; None and "rmsnorm" are one, an RMSNorm turns nothing. mso: in [0, 1]; std as there;
-    numbers or arrays that broadcast. The largest such rho is returned, on the branch where the map rises. Another rho has the same overlap iff
-    sqrt(mso) <= max(map(-1), -min map); where the map rises on all of [-1, 1] that is mso <= map(-1)^2.
-    Absolute error below 1e-10 for mso >= 1e-4. Raises ValueError for mso out of range, or below what any rho gives, and for an unknown norm.
+    map: kappa, or `layernorm_map` for norm = "layernorm"; None and "rmsnorm" are one, an RMSNorm turns nothing. mso: in [0, 1]; std as
+    there; numbers or arrays that broadcast. The largest such rho is returned, on the branch where the map rises. Another rho has the same
+    overlap iff sqrt(mso) <= max(map(-1), -min map); where the map rises on all of [-1, 1] that is mso <= map(-1)^2.
+    Absolute error below 1e-10 for mso >= 1e-4. Raises ValueError for mso out of range, or below what any rho gives, and for
+    an unknown norm.
     """
     act = activation_of(activation)
     if norm not in (None, "rmsnorm", "layernorm"):
@@ -85,8 +98,8 @@ def explaining_correlation(
 
 
 def _turning_point(act: Activation, std: np.ndarray) -> np.ndarray:
-    """The rho in [-1, 0] from which kappa rises. With a linear odd part kappa is convex on [-1, 1], as the even powers of rho are: a third that
-    cannot hold the minimum is dropped. Rarely needed: of the activations here none has kappa(-1) > 0."""
+    """The rho in [-1, 0] from which kappa rises. With a linear odd part kappa is convex on [-1, 1], as the even powers of rho are: a third
+    that cannot hold the minimum is dropped. Rarely needed: of the activations here none has kappa(-1) > 0."""
     low, high = np.full(std.shape, -1.0), np.zeros(std.shape)
 
     def kappa(rho: np.ndarray) -> np.ndarray:

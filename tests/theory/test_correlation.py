@@ -65,6 +65,13 @@ def test_the_rate_is_continuous_at_copies(seeds, tolerance):
     assert false_positive_rate(seeds, 5, 0.05, 0.999) == pytest.approx(false_positive_rate(seeds, 5, 0.05, 1.0), abs=tolerance)
 
 
+@pytest.mark.parametrize("seeds, conditions, within, tolerance", [(10, 5, 0.9, 1e-6), (10, 20, 0.5, 1e-6), (3, 5, 0.99, 5e-3)])
+def test_the_rate_does_not_hang_on_its_nodes(monkeypatch, seeds, conditions, within, tolerance):
+    found = false_positive_rate(seeds, conditions, 0.05, within)
+    monkeypatch.setattr(correlation, "NODES", 80)
+    assert found == pytest.approx(false_positive_rate(seeds, conditions, 0.05, within), abs=tolerance)
+
+
 def test_the_rate_rises_with_the_correlation():
     rates = [false_positive_rate(10, 5, 0.05, w) for w in (0, 0.1, 0.3, 0.6, 0.9, 0.99, 1)]
     assert all(a < b for a, b in itertools.pairwise(rates))

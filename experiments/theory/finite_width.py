@@ -1,0 +1,102 @@
+"""Hidden overlap at finite width: kappa0^2 and the 1/f that it is approached with, from 16 to 8,192 hidden units (law A5)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from experiments.cells import Bench, Cell, Record, estimate
+from experiments.theory.angles import NAMES
+from experiments.theory.points import Point, lines_of, simulated, write
+from simgap import LayerSpec
+from simgap.report.figure import Panel, Series
+from simgap.specs import Activation
+from simgap.theory.dual_map import kappa_zero
+from simgap.theory.finite_width import exact_token_mso, finite_width_constant
+
+ACTIVATIONS: tuple[Activation, ...] = ("relu", "gelu", "silu")
+STD = math.sqrt(2)  # Kaiming fan-in, and tokens on the sphere of radius sqrt(d)
+D_MODEL, EXPERTS, TOKENS = 8, 4, 32
+WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+# d_ff, and at most how many trials, fewer where wide: f times the standard error is what tells the constant.
+SETTINGS = {"smoke": (WIDTHS[::3], 100), "full": (WIDTHS, 2000)}
+TRIALS_TIMES_WIDTH = 400_000
+SCALED_UP_TO = 1024  # beyond, f times the standard error is larger than the constant
+
+
+def compute(preset: str, bench: Bench) -> list[Record]:
+    """Co-activated experts' hidden vectors on a token, at every width."""
+    widths, most = SETTINGS[preset]
+    cells = []
+    for name in ACTIVATIONS:
+        for f in widths:
+            trials = min(most, max(100, TRIALS_TIMES_WIDTH // f))
+            cells.append(Cell({"activation": name}, _spec(name, f), trials, ("hidden",), ("token",)))
+    return replace(bench, tokens=TOKENS).run(cells)
+
+
+def _spec(name: Activation, f: int) -> LayerSpec:
+    return LayerSpec(d_model=D_MODEL, d_ff=f, n_experts=EXPERTS, activation=name, inputs="sphere")  # type: ignore[arg-type]
+
+
+def points(records: Sequence[Record]) -> list[Point]:
+    """Beside the law at every width; its first order in 1/f is the figure's right panel."""
+    found = []
+    for record in records:
+        name, f = record["labels"]["activation"], record["spec"]["d_ff"]
+        found.append(Point(name, f, exact_token_mso(name, f, STD), estimate(record, "activation_mso token hidden")))
+    return found
+
+
+def render(records: Sequence[Record], out: Path) -> list[Path]:
+    found = points(records)
+    constants = ", ".join(f"{NAMES[n]} {_limit(n):.5f} and {finite_width_constant(n, STD):.4f}" for n in ACTIVATIONS)
+    notes = [
+        f"Independent experts' hidden vectors on a token, s = sqrt 2, d = {D_MODEL}, tokens on a sphere, one standard error over trials. "
+        f"Lines through the points: the law at every width. Right: what is left of it above kappa0^2, times f; dash-dotted: C. kappa0^2 and C: "
+        f"{constants}. Points beyond f = {SCALED_UP_TO} are left out on the right: their error, f times as large, hides the constant."
+    ]
+    return write(found, [_overlap(found), _constant(found)], "Hidden overlap of independent experts", notes, out / "finite_width")
+
+
+def _limit(name: Activation) -> float:
+    return float(kappa_zero(name, STD)) ** 2
+
+
+def _overlap(found: Sequence[Point]) -> Panel:
+    panel = Panel("hidden overlap on a token", "d_ff", "mean cos^2", x_ticks=WIDTHS[::3], log_y=True)
+    for name, line in _by_activation(found).items():
+        panel.laws.append(Series(NAMES[name], *_curve(name, WIDTHS[0], WIDTHS[-1])))
+        panel.ours.append(simulated(line, NAMES[name]))
+    panel.laws.append(_levels("limits kappa0^2", (WIDTHS[0], WIDTHS[-1]), [_limit(name) for name in ACTIVATIONS]))
+    return panel
+
+
+def _constant(found: Sequence[Point]) -> Panel:
+    ends = (WIDTHS[0], SCALED_UP_TO)
+    panel = Panel("approach to the limit", "d_ff", "f (mean cos^2 - kappa0^2)", x_ticks=WIDTHS[:7:2], y_limits=(0.4, 1.1))
+    for name, line in _by_activation(found).items():
+        fs, law = _curve(name, *ends)
+        panel.laws.append(Series(NAMES[name], fs, [f * (y - _limit(name)) for f, y in zip(fs, law, strict=True)]))
+        near = [p for p in line if p.x <= SCALED_UP_TO]
+        scaled = [p.x * (p.mean - _limit(name)) for p in near]
+        panel.ours.append(Series(NAMES[name], [p.x for p in near], scaled, [p.x * p.sem for p in near]))
+    panel.laws.append(_levels("C", ends, [float(finite_width_constant(name, STD)) for name in ACTIVATIONS]))
+    return panel
+
+
+def _levels(label: str, ends: tuple[float, float], levels: Sequence[float]) -> Series:
+    """Horizontal lines as one series: a NaN lifts the pen."""
+    return Series(label, [*ends, math.nan] * len(levels), [y for level in levels for y in (level, level, math.nan)])
+
+
+def _by_activation(found: Sequence[Point]) -> dict[Activation, list[Point]]:
+    lines = lines_of(found)
+    return {name: lines[name] for name in ACTIVATIONS}
+
+
+def _curve(name: Activation, first: int, last: int) -> tuple[list[float], list[float]]:
+    widths = sorted({round(f) for f in np.geomspace(first, last, 33)})
+    return [float(f) for f in widths], [exact_token_mso(name, f, STD) for f in widths]
