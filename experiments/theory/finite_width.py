@@ -14,7 +14,7 @@ from simgap import LayerSpec
 from simgap.report.figure import Panel, Series
 from simgap.specs import Activation
 from simgap.theory.dual_map import kappa_zero
-from simgap.theory.finite_width import exact_token_mso, finite_width_constant
+from simgap.theory.finite_width import exact_token_mso, finite_width_constant, hidden_token_mso
 
 ACTIVATIONS: tuple[Activation, ...] = ("relu", "gelu", "silu")
 STD = math.sqrt(2)  # Kaiming fan-in, and tokens on the sphere of radius sqrt(d)
@@ -23,6 +23,7 @@ WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 # d_ff, and at most how many trials, fewer where wide: f times the standard error is what tells the constant.
 SETTINGS = {"smoke": (WIDTHS[::3], 100), "full": (WIDTHS, 2000)}
 TRIALS_TIMES_WIDTH = 400_000
+CURVE = np.geomspace(WIDTHS[0], WIDTHS[-1], 65)
 SCALED_UP_TO = 1024  # beyond, f times the standard error is larger than the constant
 
 
@@ -42,7 +43,7 @@ def _spec(name: Activation, f: int) -> LayerSpec:
 
 
 def points(records: Sequence[Record]) -> list[Point]:
-    """Beside the law at every width; its first order in 1/f is the figure's right panel."""
+    """Beside the law at every width, of which kappa0^2 + C/f is the first order."""
     found = []
     for record in records:
         name, f = record["labels"]["activation"], record["spec"]["d_ff"]
@@ -55,8 +56,9 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     constants = ", ".join(f"{NAMES[n]} {_limit(n):.5f} and {finite_width_constant(n, STD):.4f}" for n in ACTIVATIONS)
     notes = [
         f"Independent experts' hidden vectors on a token, s = sqrt 2, d = {D_MODEL}, tokens on a sphere, one standard error over trials. "
-        f"Lines through the points: the law at every width. Right: what is left of it above kappa0^2, times f; dash-dotted: C. kappa0^2 and C: "
-        f"{constants}. Points beyond f = {SCALED_UP_TO} are left out on the right: their error, f times as large, hides the constant."
+        "Left: kappa0^2 + C/f. Right: what is left above kappa0^2, times f, by the law at every width; dash-dotted: C. "
+        f"kappa0^2 and C: {constants}. Points beyond f = {SCALED_UP_TO} are left out on the right: their error, f times as large, hides "
+        "the constant."
     ]
     return write(found, [_overlap(found), _constant(found)], "Hidden overlap of independent experts", notes, out / "finite_width")
 
@@ -68,7 +70,7 @@ def _limit(name: Activation) -> float:
 def _overlap(found: Sequence[Point]) -> Panel:
     panel = Panel("hidden overlap on a token", "d_ff", "mean cos^2", x_ticks=WIDTHS[::3], log_y=True)
     for name, line in _by_activation(found).items():
-        panel.laws.append(Series(NAMES[name], *_curve(name, WIDTHS[0], WIDTHS[-1])))
+        panel.laws.append(Series(NAMES[name], CURVE.tolist(), hidden_token_mso(name, CURVE, STD).tolist()))
         panel.ours.append(simulated(line, NAMES[name]))
     panel.laws.append(_levels("limits kappa0^2", (WIDTHS[0], WIDTHS[-1]), [_limit(name) for name in ACTIVATIONS]))
     return panel
@@ -78,9 +80,8 @@ def _constant(found: Sequence[Point]) -> Panel:
     ends = (WIDTHS[0], SCALED_UP_TO)
     panel = Panel("approach to the limit", "d_ff", "f (mean cos^2 - kappa0^2)", x_ticks=WIDTHS[:7:2], y_limits=(0.4, 1.1))
     for name, line in _by_activation(found).items():
-        fs, law = _curve(name, *ends)
-        panel.laws.append(Series(NAMES[name], fs, [f * (y - _limit(name)) for f, y in zip(fs, law, strict=True)]))
         near = [p for p in line if p.x <= SCALED_UP_TO]
+        panel.laws.append(Series(NAMES[name], [p.x for p in near], [p.x * (p.law - _limit(name)) for p in near]))
         scaled = [p.x * (p.mean - _limit(name)) for p in near]
         panel.ours.append(Series(NAMES[name], [p.x for p in near], scaled, [p.x * p.sem for p in near]))
     panel.laws.append(_levels("C", ends, [float(finite_width_constant(name, STD)) for name in ACTIVATIONS]))
@@ -95,8 +96,3 @@ def _levels(label: str, ends: tuple[float, float], levels: Sequence[float]) -> S
 def _by_activation(found: Sequence[Point]) -> dict[Activation, list[Point]]:
     lines = lines_of(found)
     return {name: lines[name] for name in ACTIVATIONS}
-
-
-def _curve(name: Activation, first: int, last: int) -> tuple[list[float], list[float]]:
-    widths = sorted({round(f) for f in np.geomspace(first, last, 33)})
-    return [float(f) for f in widths], [exact_token_mso(name, f, STD) for f in widths]

@@ -76,7 +76,7 @@ class Balls:
         return (1 + self.number(x).sgn()) / 2
 
     def expect(self, f: Callable[[Any], Any], std: Any = 1, degree: int = 2) -> Any:
-        """A ball that holds E f(std z); |f(x)| <= (1 + |x|)^degree is taken on trust (each law states it of its own integrand)."""
+        """A ball that holds E f(std z); |f(x)| <= (2 + 2|x|)^degree is taken on trust (each law states it of its own integrand)."""
         return gaussian_expectation(f, self.number(std), degree, self._watch)
 
     def expect_pair(self, f: Callable[[Any], Any], g: Callable[[Any], Any], rho: Any, std: Any = 1, degree: int = 1) -> Any:

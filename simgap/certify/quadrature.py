@@ -1,9 +1,9 @@
 """Certified Gaussian expectations: quadrature with a proved error on a segment, and a lemma for the tails.
 
-Tail lemma. Let |f(x)| <= (1 + |x|)^p and s, L > 0. For t >= L, (1 + s t)^p <= (1 + s L)^p exp(p s (t - L) / (1 + s L)), since log(1 + s t)
+Tail lemma. Let |f(x)| <= (2 + 2|x|)^p and s, L > 0. For t >= L, (1 + s t)^p <= (1 + s L)^p exp(p s (t - L) / (1 + s L)), since log(1 + s t)
 is concave, and exp(-t^2/2) <= exp(-L^2/2 - L (t - L)). So with c = L - p s / (1 + s L) > 0,
 
-    | E f(s z) 1{|z| > L} | <= 2 (1 + s L)^p exp(-L^2/2) / (c sqrt(2 pi)).
+    | E f(s z) 1{|z| > L} | <= 2 (2 + 2 s L)^p exp(-L^2/2) / (c sqrt(2 pi)).
 
 A Hermite coefficient has a factor h_j(z) more, |h_j(z)| <= 1.0865 exp(z^2/4) (Cramer; Abramowitz and Stegun 22.14.17): the same steps with
 z^2/4 in place of z^2/2 give 1.0865 times as much, with c = L/2 - p s / (1 + s L) > 0.
@@ -29,12 +29,12 @@ SLACK = 16
 
 
 def gaussian_expectation(f: Function, std: arb, degree: int, watch: Watch) -> arb:
-    """A ball around E f(std z), for |f(x)| <= (1 + |x|)^degree. f takes acb and is analytic on either side of 0; std is above 0."""
+    """A ball around E f(std z), for |f(x)| <= (2 + 2|x|)^degree. f takes acb and is analytic on either side of 0; std is above 0."""
     return _expectation(f, std, degree, watch, None)
 
 
 def hermite_coefficient(f: Function, std: arb, index: int, degree: int, watch: Watch) -> arb:
-    """A ball around a_j = E f(std z) h_j(z), h_j the orthonormal Hermite polynomial of the normal law, for |f(x)| <= (1 + |x|)^degree."""
+    """A ball around a_j = E f(std z) h_j(z), h_j the orthonormal Hermite polynomial of the normal law, for |f(x)| <= (2 + 2|x|)^degree."""
     return _expectation(f, std, degree, watch, index)
 
 
@@ -54,7 +54,7 @@ class PairSeries:
 
 
 def pair_series(f: Function, g: Function, std: arb, degree: int, watch: Watch, rho: arb | int = 1) -> PairSeries:
-    """The series for f and g with |f(x)|, |g(x)| <= (1 + |x|)^degree, long enough that at `rho` the rest is lost in the working precision,
+    """The series for f and g with |f(x)|, |g(x)| <= (2 + 2|x|)^degree, long enough that at `rho` the rest is lost in the working precision,
     or until round-off hides how fast it falls; the balls are right whatever its length."""
     left_f = gaussian_expectation(lambda x: f(x) ** 2, std, 2 * degree, watch)
     left_g = left_f if f is g else gaussian_expectation(lambda x: g(x) ** 2, std, 2 * degree, watch)
@@ -78,7 +78,7 @@ def _expectation(f: Function, std: arb, degree: int, watch: Watch, index: int | 
     # exp(-L^2 / quarter) under 2^-prec, and c > 0 because degree s / (1 + s L) < degree / L.
     reach = math.isqrt(math.ceil(quarter * math.log(2) * (flint.ctx.prec + SLACK) + quarter * degree)) + 2
     c = arb(2 * reach) / quarter - degree * std / (1 + std * reach)
-    tail = 2 * (1 + std * reach) ** degree * (-arb(reach * reach) / quarter).exp() / c
+    tail = 2 * (2 + 2 * std * reach) ** degree * (-arb(reach * reach) / quarter).exp() / c
     if index is not None:
         tail *= arb(CRAMER)
 

@@ -11,6 +11,7 @@ from simgap.theory import layernorm_null, output_null, weight_null
 from simgap.theory.activations import Activation, activation_of
 from simgap.theory.dual_map import dual_map
 from simgap.theory.floats import FLOAT
+from simgap.theory.gated import gated_share_moment
 from simgap.theory.mean_vectors import routed_mean_cosine
 from simgap.theory.normalisation import layernorm_map
 from simgap.theory.preactivations import over_cosines, over_norms, preactivation_std
@@ -200,7 +201,11 @@ def token_spread(spec: LayerSpec, site: str, reading: str, tokens: int, pairs: i
         return vectors**2 * (1 - 1 / width)
 
     shared = over_cosines(lambda rho: alignment(rho) ** 2, spec.d_model, cosine)
-    own = 2 * (width - 1) / (width**2 * (width + 2))
+    own = weight_null.null_variance(width)
+    if spec.gated and site in ("hidden", "normed"):
+        # Heavy tails: the exact moment of a gated vector's shares, at the tokens' common norm.
+        share = gated_share_moment(spec.activation, std, width)
+        own = weight_null.null_variance_general(width, share, share)
     floor = 2 * shared / ((width + 2) * (width - 1))
     if reading == "all":
         per_pair = float(tokens)

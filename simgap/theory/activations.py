@@ -18,7 +18,7 @@ class Activation:
     """An activation: value(x, ctx), its slope(x, ctx), and value = even + odd, the parts that x -> -x keeps and turns.
 
     linear: the odd part is linear x where given, else it is all of the activation, and `even` is None. kinked: not differentiable at 0.
-    |value(x)| and |slope(x)| are at most 1 + |x|, the envelope that certified tails rest on.
+    |value(x)| and |slope(x)| are at most 2 + 2|x|, the envelope that certified tails rest on.
     """
 
     name: str

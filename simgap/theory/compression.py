@@ -31,12 +31,8 @@ def dual_slope(activation: str | Activation, std: Any = 1, *, ctx: Context = FLO
     """
     act = activation_of(activation)
     std = ctx.number(std)
-    return (
-        std
-        * std
-        * ctx.expect(lambda x: act.slope(x, ctx) ** 2, std, degree=2)
-        / ctx.expect(lambda x: act.value(x, ctx) ** 2, std, degree=2)
-    )
+    square = ctx.expect(lambda x: act.value(x, ctx) ** 2, std, degree=2)
+    return std * std * ctx.expect(lambda x: act.slope(x, ctx) ** 2, std, degree=2) / square
 
 
 def slope_excess(activation: str | Activation, std: Any = 1, *, ctx: Context = FLOAT) -> Any:
@@ -111,7 +107,7 @@ def root_between(function: Callable[[np.ndarray], np.ndarray], low: np.ndarray, 
         third, at_third = np.where(same, first, last), np.where(same, at_first, at_last)
         last, at_last = np.where(same, last, first), np.where(same, at_last, at_first)
         first, at_first = point, value
-        room = np.maximum(2 * EPSILON / np.maximum(np.abs(last - first), 1e-300), 0)
+        room = 2 * EPSILON / np.maximum(np.abs(last - first), 1e-300)
         if (outside | (value == 0) | (room > 0.5)).all():
             break
         with np.errstate(divide="ignore", invalid="ignore"):

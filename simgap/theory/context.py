@@ -10,7 +10,7 @@ class Context(Protocol):
     number: an int, a Fraction, a decimal string or one of the context's own numbers, exactly where the arithmetic can hold it.
     positive_part(x) = max(x, 0) and step(x) = 1 for x > 0, 0 for x < 0 (its value at 0 is never relied on).
     expect(f, std): E f(std z), z standard normal. expect_pair(f, g, rho, std): E f(std u) g(std v) for standard normal u, v with
-    correlation rho. f and g are analytic on either side of 0, close over numbers alone, and |f(x)| <= (1 + |x|)^degree: floats and
+    correlation rho. f and g are analytic on either side of 0, close over numbers alone, and |f(x)| <= (2 + 2|x|)^degree: floats and
     symbols do not look at `degree`, but a certified enclosure rests on it.
     """
 

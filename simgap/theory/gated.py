@@ -1,8 +1,10 @@
 """A7: hidden vectors act(g) u of gated experts overlap by 1/f, like signs, and spread more than a normal vector would."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from simgap.theory.activations import Activation, activation_of
 from simgap.theory.context import Context
@@ -66,9 +68,15 @@ def gated_share_moment(activation: str | Activation, std: float, d_ff: int) -> f
     Since 1/S^2 = int t exp(-tS) dt; with u normal psi(t) = E (1 + 2t a^2)^(-1/2) and psi'' = 3 E a^4 (1 + 2t a^2)^(-5/2), a = act(sz).
     ReLU's dead vectors (probability 2^-f) count as 0. d_ff: an int >= 2. Raises ValueError below.
     """
-    act = activation_of(activation)
     if d_ff < 2:
         raise ValueError(f"d_ff: expected an int >= 2, got {d_ff}")
+    weighted_curvature, log_psi = _transform(activation_of(activation), float(std))
+    return float((weighted_curvature * np.exp((d_ff - 1) * log_psi)).sum())
+
+
+@lru_cache(maxsize=64)
+def _transform(act: Activation, std: float) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
+    """t^2 psi''(t) times the lattice's step, and log psi(t): one pair serves every width."""
     scale = FLOAT.expect(lambda x: act.value(x, FLOAT) ** 2, std, degree=2)
     # In units of 1/E a^2: psi^(f-1) falls from about t = 1/f on.
     t = np.exp(np.arange(LOG_LOW, LOG_HIGH, LOG_STEP))[:, None]
@@ -79,5 +87,4 @@ def gated_share_moment(activation: str | Activation, std: float, d_ff: int) -> f
     def curvature(x: Any) -> Any:
         return 3 * (act.value(x, FLOAT) ** 2 / scale) ** 2 * laplace(x) ** 5
 
-    log_psi = np.log(FLOAT.expect(laplace, std))
-    return float(LOG_STEP * (t[:, 0] ** 2 * FLOAT.expect(curvature, std) * np.exp((d_ff - 1) * log_psi)).sum())
+    return LOG_STEP * t[:, 0] ** 2 * FLOAT.expect(curvature, std), np.log(FLOAT.expect(laplace, std))

@@ -13,6 +13,7 @@ from simgap.theory.activations import Activation, activation_of
 from simgap.theory.context import Context
 from simgap.theory.dual_map import dual_map
 from simgap.theory.floats import FLOAT
+from simgap.theory.preactivations import cosine_rule
 
 ID = "A6"
 HYPOTHESES = (
@@ -25,11 +26,6 @@ ROUTED = (
     "tokens uniform on the sphere (Gaussian tokens: the same to this order)",
     "top-k of a linear router with entries N(0, 1/d_model), experts and top_k fixed: error O(1 / d_model^2 + 1 / (tokens d_model))",
 )
-
-# Gauss-Legendre points between the poles of the sphere of cosines, whose density is cos^(d-2) of the latitude.
-LATITUDES = 96
-# cos(t)^(d-2) <= exp(-(d-2) t^2 / 2) is below 1e-17 beyond t = 9 / sqrt(d - 2).
-REACH = 9
 
 
 def mso_of_means(kappa_zero: Any, first: Any, second: Any, *, ctx: Context = FLOAT) -> Any:
@@ -123,21 +119,10 @@ def sphere_mean_kappa(activation: str | Activation, std: Any, d_model: Any) -> A
         raise ValueError(f"d_model: expected integers >= 1, got {widths[~(widths >= 1)].flat[0]}")
     result = np.empty(widths.shape)
     for width in np.unique(widths):
-        cosines, weights = _sphere_rule(int(width))
+        cosines, weights = cosine_rule(int(width))
         at = widths == width
         result[at] = dual_map(activation, cosines, stds[at][:, None]) @ weights
     return float(result) if result.ndim == 0 else result
-
-
-def _sphere_rule(d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and weights: rho = sin t has density cos(t)^(d-2), and kappa(sin t) is smooth even where kappa has a root at rho = +-1."""
-    if d == 1:
-        return np.array([-1.0, 1.0]), np.array([0.5, 0.5])
-    x, w = np.polynomial.legendre.leggauss(LATITUDES)
-    reach = min(math.pi / 2, REACH / math.sqrt(d - 2)) if d > 2 else math.pi / 2
-    t = reach * x
-    weights = w * np.cos(t) ** (d - 2)
-    return np.sin(t), weights / weights.sum()
 
 
 def mean_hidden_mso(activation: str | Activation, std: Any, tokens: Any, d_model: Any, mean_cosine: Any = 0.0) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 NORM_NODES = 15
-COSINE_PANELS = 64
+COSINE_POINTS = 96
 
 
 def preactivation_std(init: str, d_model: int, d_ff: int, power: float = 1.0) -> float:
@@ -46,18 +46,18 @@ def over_norms(f: Callable[[Any], Any], std: float, dimension: float) -> float:
 def over_cosines(f: Callable[[Any], Any], d_model: int, mean_cosine: float = 0.0) -> float:
     """E f(rho), rho the cosine of two independent tokens of an isotropic law in R^d that share a component: rho = b + (1 - b) rho_0,
     rho_0 the cosine of two points of the sphere, b = mean_cosine. Exact at b = 0, leading order in b otherwise. f takes an array."""
-    rho, weights = _cosine_rule(d_model)
+    rho, weights = cosine_rule(d_model)
     return float(np.asarray(f(mean_cosine + (1 - mean_cosine) * rho)) @ weights)
 
 
 @lru_cache(maxsize=64)
-def _cosine_rule(d_model: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Nodes and weights for the cosine of two uniform points: density sin^(d - 2) of the angle; two points, +-1, in one dimension."""
+def cosine_rule(d_model: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Cosines and weights of E f(rho), rho the cosine of two uniform points of the sphere in R^d: rho = sin t has density cos(t)^(d - 2),
+    and maps such as ReLU's, with a root at rho = +-1, are smooth in t. Two points, +-1, in one dimension."""
     if d_model == 1:
         return np.array([-1.0, 1.0]), np.array([0.5, 0.5])
-    # 8 standard deviations 1/sqrt(d) about the right angle, or all of it.
-    half = min(math.pi / 2, 8 / math.sqrt(d_model))
-    x, w = np.polynomial.legendre.leggauss(COSINE_PANELS)
-    angle = half * x
-    weights = w * np.cos(angle) ** (d_model - 2)
-    return np.sin(angle), weights / weights.sum()
+    x, w = np.polynomial.legendre.leggauss(COSINE_POINTS)
+    # cos(t)^(d-2) <= exp(-(d-2) t^2 / 2) is below 1e-17 beyond t = 9 / sqrt(d - 2).
+    half = min(math.pi / 2, 9 / math.sqrt(d_model - 2)) if d_model > 2 else math.pi / 2
+    weights = w * np.cos(half * x) ** (d_model - 2)
+    return np.sin(half * x), weights / weights.sum()

@@ -33,7 +33,8 @@ def affine_moments(
     *,
     ctx: Context = FLOAT,
 ) -> Callable[[int, int], Any]:
-    """Joint moments of a = g x + t and b = g' y + t', x and y independent with E x^p = entry(p), E y^p = second(p) (entry(p) if not given), p <= 4.
+    """Joint moments of a = g x + t and b = g' y + t', x and y independent with E x^p = entry(p) and E y^p = second(p), p <= 4;
+    second is entry where it is not given.
 
     g, g' ~ 1 + N(0, tau^2) and t, t' ~ N(0, tau^2), tau = gain_std; one gain and one bias for both experts where `shared`. tau = 0 gives
     the moments of independent x and y themselves.
