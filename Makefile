@@ -1,4 +1,5 @@
 # make reproduce   the published tables beside the theory, into runs/persistence (PRESET=smoke for a quick look, PRESET=full by default)
+# make figures     the theory figures, simulation on the laws' lines, into runs/theory (PRESET as above)
 # make test        the tests; make test-slow adds the long ones; make lint runs the linters; make bench times the main job
 # Each creates .venv on first use and installs nothing on the next.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -7,10 +8,13 @@ DEVICE ?= cpu
 OUT ?= runs/persistence
 BIN := .venv/bin
 
-.PHONY: reproduce test test-slow lint format bench clean
+.PHONY: reproduce figures test test-slow lint format bench clean
 
 reproduce: .venv/installed
 	$(BIN)/python -m experiments persistence --preset $(PRESET) --device $(DEVICE) --out $(OUT)
+
+figures: .venv/installed
+	$(BIN)/python -m experiments theory --preset $(PRESET) --out runs/theory
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -31,7 +31,8 @@ class Control:
 @dataclass(frozen=True)
 class Result:
     """One theorem put through everything. stands: it is proved by every applicable way, simulation agrees, every control failed, and the
-    enclosures at twice the precision lie with the first. objections: why not."""
+    enclosures at twice the precision overlap the first. objections: why not. bits: the higher precision; radius: the widest enclosure at
+    the lower one, half of it."""
 
     id: str
     name: str
@@ -144,6 +145,10 @@ def _objections(statement: Statement, checks: dict[Way, Check]) -> Iterator[str]
 def _disagreements(once: Check, again: Check) -> list[str]:
     if once.verdict is not again.verdict:
         return [f"certified: {once.verdict}, but {again.verdict} at twice the precision"]
+    # A ball that is no number overlaps with everything.
+    endless = [name for check in (once, again) for name, ball in check.enclosures.items() if not ball.is_finite()]
+    if endless:
+        return [f"certified: {name} is not enclosed" for name in dict.fromkeys(endless)]
     apart = [name for name, ball in once.enclosures.items() if name not in again.enclosures or not ball.overlaps(again.enclosures[name])]
     return [f"certified: {name} lies elsewhere at twice the precision" for name in apart]
 

@@ -1,6 +1,7 @@
 """What a theorem says and what a check found: the words that every file of proofs/ is written in."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -113,14 +114,20 @@ class Derivation:
 
     def ball(self, name: str, enclosure: Any) -> Any:
         """Note a certified constant."""
-        self.enclosures[name] = enclosure
+        # A name used twice would hide the first ball from the comparison of precisions.
+        taken = sum(known == name or known.startswith(f"{name} (again ") for known in self.enclosures)
+        self.enclosures[f"{name} (again {taken})" if taken else name] = enclosure
         self.steps.append(f"{name} in {enclosure}")
         return enclosure
 
     def estimate(self, text: str, mean: float, sem: float, claimed: float, allowance: float = 0.0) -> None:
         """A simulated mean against the claim: AGREES within 5 standard errors, plus an allowance that the claim itself states (the error
-        of a leading-order law, never a tolerance of convenience), else REFUTED."""
-        distance = max(0.0, abs(mean - claimed) - allowance)
+        of a leading-order law, never a tolerance of convenience), else REFUTED. UNDECIDED where one of them is not a number."""
+        distance = abs(mean - claimed) - allowance
+        if math.isnan(distance) or not math.isfinite(sem):
+            self.record(f"{text}: simulated {mean:.6g} +- {sem:.2g}, claimed {claimed:.6g}: no comparison", Verdict.UNDECIDED)
+            return
+        distance = max(0.0, distance)
         z = distance / sem if sem > 0 else (0.0 if distance == 0 else float("inf"))
         room = f", claimed to within {allowance:.2g}" if allowance else ""
         self.record(
@@ -129,11 +136,20 @@ class Derivation:
         )
 
     def bounded(self, text: str, mean: float, sem: float, low: float | None = None, high: float | None = None) -> None:
-        """A simulated mean against bounds: REFUTED where it lies 5 standard errors outside, else AGREES."""
-        out = max(low - mean if low is not None else -float("inf"), mean - high if high is not None else -float("inf"))
-        refuted = out > SIGMA * sem
+        """A simulated mean against bounds: REFUTED where it lies 5 standard errors outside, else AGREES. UNDECIDED where one of them is no
+        number, or nothing was simulated (a mean of -inf, say, below `high`)."""
+        out = [low - mean] if low is not None else []
+        out += [mean - high] if high is not None else []
+        if not out:
+            raise ValueError("low, high: expected at least one bound")
         span = f"[{'-inf' if low is None else f'{low:.6g}'}, {'inf' if high is None else f'{high:.6g}'}]"
-        self.record(f"{text}: simulated {mean:.6g} +- {sem:.2g}, claimed in {span}", Verdict.REFUTED if refuted else Verdict.AGREES)
+        if any(math.isnan(o) for o in out) or not math.isfinite(sem):
+            verdict = Verdict.UNDECIDED
+        elif max(out) > SIGMA * sem:
+            verdict = Verdict.REFUTED
+        else:
+            verdict = Verdict.AGREES if math.isfinite(mean) else Verdict.UNDECIDED
+        self.record(f"{text}: simulated {mean:.6g} +- {sem:.2g}, claimed in {span}", verdict)
 
     def agrees(self, text: str, found: float, claimed: float, tolerance: float) -> None:
         """A computed number against the claim, to a round-off tolerance that the text explains: AGREES or REFUTED."""
@@ -157,7 +173,7 @@ def symbolically_equal(derived: Any, claimed: Any) -> Verdict:
     for shift in range(3):
         point = {symbol: sp.Rational(7 + 3 * i + 2 * shift, 2 if not symbol.is_integer else 1) for i, symbol in enumerate(symbols)}
         value = difference.subs(point).evalf(40)
-        if value.is_number and abs(value) > sp.Float("1e-20"):
+        if value.is_number and value.is_finite and abs(value) > sp.Float("1e-20"):
             return Verdict.REFUTED
     return Verdict.UNDECIDED
 

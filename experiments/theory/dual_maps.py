@@ -16,7 +16,7 @@ from simgap.specs import Activation
 from simgap.theory.compression import compression_threshold
 from simgap.theory.dual_map import dual_map
 
-STDS = (1.0, math.sqrt(2))  # the second is Kaiming's at ||x||^2 = d
+STDS = {"smoke": (1.0,), "full": (1.0, math.sqrt(2))}  # the second is Kaiming's at ||x||^2 = d
 GATED: tuple[Activation, ...] = ("relu", "gelu", "silu", "identity")
 CURVE = np.linspace(-1, 1, 401)
 X = "correlation rho of the pre-activations"
@@ -25,8 +25,8 @@ AXES: dict[str, Any] = {"x_scale": "linear", "y_limits": (-1.05, 1.05)}
 
 def compute(preset: str, bench: Bench) -> list[Record]:
     """Every activation at both scales, and the gated units."""
-    cells = [angle_cell(name, std, preset) for std in STDS for name in RECTIFYING + ODD]
-    return bench.run(cells + [angle_cell(name, std, preset, gated=True) for std in STDS for name in GATED])
+    cells = [angle_cell(name, std, preset) for std in STDS[preset] for name in RECTIFYING + ODD]
+    return bench.run(cells + [angle_cell(name, std, preset, gated=True) for std in STDS[preset] for name in GATED])
 
 
 def points(records: Sequence[Record]) -> list[Point]:
@@ -37,7 +37,7 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     found = points(records)
     by_line = lines_of(found)
     panels = []
-    for std in STDS:
+    for std in sorted({record["labels"]["std"] for record in records}):
         here = [p for p in found if p.line.endswith(f" s={std:.4g}")]
         parts = [[p for p in here if p.line.startswith("gated") == gated] for gated in (False, True)]
         panels += [_rectifying(std, by_line), _odd(std, by_line), _gated(std, by_line)]

@@ -21,7 +21,7 @@ STD = math.sqrt(2)  # Kaiming fan-in, and tokens on the sphere of radius sqrt(d)
 D_MODEL, EXPERTS, TOKENS = 8, 4, 32
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 # d_ff, and at most how many trials, fewer where wide: f times the standard error is what tells the constant.
-SETTINGS = {"smoke": (WIDTHS[::3], 100), "full": (WIDTHS, 2000)}
+SETTINGS = {"smoke": (WIDTHS[:7:2], 100), "full": (WIDTHS, 2000)}
 TRIALS_TIMES_WIDTH = 400_000
 CURVE = np.geomspace(WIDTHS[0], WIDTHS[-1], 65)
 SCALED_UP_TO = 1024  # beyond, f times the standard error is larger than the constant

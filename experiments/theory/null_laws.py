@@ -32,7 +32,7 @@ SHAPES = {
 SUBSPACES = {"smoke": (8, 64, 512), "full": (8, 32, 128, 512, 2048, 8192)}
 RANK, SUBSPACES_EACH = 4, 5
 # d_model and trials: the excess over 1/d^2 is largest where a trial is cheap.
-JACOBIANS = {"smoke": ((4, 60), (16, 60)), "full": ((2, 1000), (4, 1000), (8, 500), (16, 300), (64, 60), (128, 30))}
+JACOBIANS = {"smoke": ((4, 40), (16, 20)), "full": ((2, 1000), (4, 1000), (8, 500), (16, 300), (64, 60), (128, 30))}
 JACOBIAN_WIDTH = 256
 JACOBIAN_ACTIVATIONS: tuple[Activation, ...] = ("relu", "silu", "tanh")
 TRIALS = {"smoke": 40, "full": 100}

@@ -51,7 +51,7 @@ STATEMENT = Statement(
         "wide: f to infinity at fixed tokens (error O(1/f) at finite f)",
         "for the law of D: tokens independent and uniform on the sphere",
     ),
-    box={"n": (1, None), "d": (2, None), "f": (None, None)},
+    box={"n": (1, None), "d": (2, None), "f": (1, None)},
     premises=(cited("strong law of large numbers over the rows of W_up"), computed("A1"), computed("A3")),
     tight="equalities; Jensen's bound is attained at n = 1, where D = 1",
 )
@@ -64,6 +64,7 @@ class Law:
     leading: Callable[..., Any] = leading_mean_kappa
     relu: Callable[..., Any] = relu_sphere_kappa
     excess: Callable[..., Any] = jensen_excess
+    room: Callable[..., Any] = sphere_remainder
 
 
 LAW = Law()
@@ -152,8 +153,11 @@ def _sphere(proof: Derivation, law: Law) -> None:
     for order, text in ((0, "value"), (1, "coefficient of 1/d")):
         limits = [sp.limit(e if order == 0 else d * (e - c[0]), d, sp.oo) for e in (mean, claimed)]
         proof.equal(f"E kappa(rho) = sum_j c_j E rho^j as d grows: {text}", *limits)
-    proof.equal("what is left of c_4", sp.factor(mean - c[0] - c[2] / d), 3 * c[4] / (d * (d + 2)))
+    left = mean - c[0] - c[2] / d
+    proof.equal("what is left of c_4", sp.factor(left), 3 * c[4] / (d * (d + 2)))
     proof.step("E rho^j <= E rho^4 = 3/(d(d+2)) for even j >= 4, and shares beyond c_2 sum to at most 1 - c_0 - c_1 - c_2, all >= 0")
+    every = law.room((1 - c[1] - c[2] - c[4], c[1], c[2]), d, ctx=SYMBOLIC)
+    proof.equal("attained where c_4 is all of them", sp.factor(left), sp.factor(every))
     power = (1 - r**2) ** ((d - 1) / 2)
     proof.equal("antiderivative of rho (1-rho^2)^((d-3)/2)", sp.simplify(sp.diff(-power / (d - 1), r)), sp.simplify(r * power / (1 - r**2)))
     magnitude = sp.gammasimp(2 / (d - 1) / beta)
@@ -186,7 +190,7 @@ def certified(law: Law = LAW) -> Check:
         proof.ball(f"{name}, d = {width}: E kappa(rho)", mean)
         left = mean - law.leading(_shares(name, flint.ctx.prec), width, ctx=BALL)
         proof.record(f"{name}: E kappa(rho) - kappa0 - kappa''(0)/(2d) > -1e-20", sign(left + close, ">"))
-        bound = sphere_remainder(tuple(shares), width, ctx=BALL)
+        bound = law.room(tuple(shares), width, ctx=BALL)
         proof.record(f"{name}: and at most 3(1-c0-c1-c2)/(d(d+2))", sign(bound - left, ">"))
         limit = law.mso(shares[0], *[law.pairs(10**40, mean, ctx=BALL)] * 2, ctx=BALL)
         proof.record(
@@ -292,7 +296,7 @@ def numeric(law: Law = LAW) -> Check:
         # rho has mean 0, so kappa'(0) rho is noise that the mean does not need.
         sample = mean_and_sem(kernel - rho / 2)
         proof.estimate(f"ReLU, d = {width}: E kappa(rho)", *sample, law.relu(width, ctx=FLOAT))
-        allowance = float(sphere_remainder(hermite_shares("relu"), width))
+        allowance = float(law.room(hermite_shares("relu"), width, ctx=FLOAT))
         claimed = law.leading(hermite_shares("relu"), width, ctx=FLOAT) + allowance / 2
         proof.estimate(f"ReLU, d = {width}: middle of the leading order's range", *sample, claimed, allowance / 2)
     return proof.check()
@@ -309,6 +313,7 @@ def control() -> list[Wrong]:
         Wrong(
             "ReLU: E kappa(rho) with d - 1 in place of d", replace(LAW, relu=lambda d, *, ctx: relu_sphere_kappa(d, ctx=ctx) * (d - 1) / d)
         ),
+        Wrong("what is left: 1 in place of 3", replace(LAW, room=lambda c, d, *, ctx: sphere_remainder(c, d, ctx=ctx) / 3)),
         Wrong(
             "no excess of E 1/D^2",
             replace(LAW, excess=lambda k, n, q, v, *, ctx: 0 * ctx.number(q)),

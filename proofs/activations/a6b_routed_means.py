@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import flint
 import numpy as np
 import sympy as sp
 from flint import arb
 
-from proofs.statement import RATE, Check, Derivation, Statement, Wrong, computed, generator, mean_and_sem
+from proofs.statement import RATE, Check, Derivation, Statement, Wrong, assumed, computed, generator, mean_and_sem
 from simgap.certify import BALL, sign
 from simgap.theory.floats import FLOAT
 from simgap.theory.mean_vectors import (
@@ -28,6 +29,7 @@ from simgap.theory.mean_vectors import (
     mso_of_means,
     relu_sphere_kappa,
     remainder_of_moments,
+    routed_mean_cosine,
     selected_logit_mean,
     selected_logit_moment,
     selection_probability,
@@ -37,7 +39,7 @@ from simgap.theory.mean_vectors import (
 from simgap.theory.symbols import SYMBOLIC
 
 STATEMENT = Statement(
-    id="A6b",
+    id="A6B",
     kind=RATE,
     title="tokens routed to one expert share a direction of squared length b = mu^2 E/((E-1) d)",
     claim=(
@@ -54,7 +56,11 @@ STATEMENT = Statement(
         "MSO: the hypotheses of A6, n tokens at each expert; error O(1/f + 1/d^2 + 1/(n d))",
     ),
     box={"E": (2, None), "k": (1, None), "d": (2, None), "sigma": (0, None)},
-    premises=(computed("A1"), computed("A6")),
+    premises=(
+        computed("A1"),
+        computed("A6"),
+        assumed("entries N(0, 1/d): the moments of the selected logits are smooth in the rows' Gram matrix; simulated, not derived"),
+    ),
     tight="equality in b; E = 2, k = 1 halves the space, b = 2/(pi d)",
 )
 
@@ -64,6 +70,7 @@ class Law:
     weight: Callable[..., Any] = selection_probability
     mean: Callable[..., Any] = selected_logit_mean
     cosine: Callable[..., Any] = cosine_of_logits
+    sphere: Callable[..., Any] = sphere_routed_cosine
     spread: Callable[..., Any] = logit_spread
     leading: Callable[..., Any] = leading_mean_kappa
     remainder: Callable[..., Any] = remainder_of_moments
@@ -151,6 +158,14 @@ def _moments(proof: Derivation, law: Law) -> None:
     proof.step(
         "a normal's length is independent of its direction: E rho^j = E <g, g'>^j / (E ||g||^j)^2, E ||g||^4 = d(d+2), E ||g||^3 >= d^(3/2)"
     )
+    for width in (2, 3, 6):
+        # E ||g|| of d standard normals, from the density r^(d-1) exp(-r^2/2) of their length.
+        length_mean = sp.sqrt(2) * sp.gamma(sp.Rational(width + 1, 2)) / sp.gamma(sp.Rational(width, 2))
+        proof.equal(
+            f"E = 2, k = 1, d = {width}, where T1 = 2/pi: E rho = T1/(E ||g||)^2",
+            sp.simplify(2 / sp.pi / length_mean**2),
+            sp.simplify(law.sphere(width, 2, 1, ctx=SYMBOLIC)),
+        )
     bounds = [(t**4, length**2), (t**3, length ** sp.Rational(3, 2)), (t**2, experts + spread), (t, first)]
     third, fourth = third.subs(bounds), fourth.subs(bounds)
     second = (experts + spread + rest) / d**2
@@ -175,7 +190,7 @@ def certified(law: Law = LAW) -> Check:
     def same(text: str, one: Any, other: Any) -> None:
         proof.record(f"{text} to within 1e-20", sign(close - abs(one - other), ">"))
 
-    pi, root = arb.pi(), arb.pi().sqrt()
+    pi, root, bits = arb.pi(), arb.pi().sqrt(), flint.ctx.prec
     fourth = 6 * arb(2).sqrt().atan() / (pi * root)
     known = {
         (2, 1): 1 / root,
@@ -186,26 +201,35 @@ def certified(law: Law = LAW) -> Check:
         (4, 2): (4 * 3 / (2 * root) - 2 * fourth) / 2,
     }
     for (experts, k), value in known.items():
-        same(f"mu at E = {experts}, k = {k}: {value.str(12)}", law.mean(experts, k, ctx=BALL), value)
-        same("and from the probability of being selected", _moment(law, experts, k, 1), value)
-    mu = proof.ball("mu at E = 8, k = 2", law.mean(8, 2, ctx=BALL))
-    same("E = 8: the top 2 and the bottom 6 sum to 0", 2 * mu, 6 * law.mean(8, 6, ctx=BALL))
-    square = proof.ball("E[l_e^2 | e] at E = 8, k = 2", selected_logit_moment(8, 2, 2, ctx=BALL))
-    same("E = 8: the squares of the top 2 and the bottom 6 sum to 8", 2 * square + 6 * selected_logit_moment(8, 6, 2, ctx=BALL), arb(8))
-    same("E = 3, k = 1: ||M - I||_F^2 entry by entry", _spread_of_three(), law.spread(_moment(law, 3, 1, 2), 3, ctx=BALL))
+        same(f"mu at E = {experts}, k = {k}: {value.str(12)}", _mu(law.mean, experts, k, bits), value)
+        same("and from the probability of being selected", _moment(law.weight, experts, k, 1, bits), value)
+    mu = proof.ball("mu at E = 8, k = 2", _mu(law.mean, 8, 2, bits))
+    same("E = 8: the top 2 and the bottom 6 sum to 0", 2 * mu, 6 * _mu(law.mean, 8, 6, bits))
+    square = proof.ball("E[l_e^2 | e] at E = 8, k = 2", _moment(selection_probability, 8, 2, 2, bits))
+    lower = _moment(selection_probability, 8, 6, 2, bits)
+    same("E = 8: the squares of the top 2 and the bottom 6 sum to 8", 2 * square + 6 * lower, arb(8))
+    same("the law's own second moment", selected_logit_moment(8, 2, 2, ctx=BALL), square)
+    same("E = 3, k = 1: ||M - I||_F^2 entry by entry", _spread_of_three(bits), law.spread(_moment(law.weight, 3, 1, 2, bits), 3, ctx=BALL))
     # Half spaces: E = 2, k = 1, where T1 = 2/pi, and 1/pi with noise of the logits' size.
     for noise, value in ((0, 2 / pi), (1, 1 / pi)):
-        same(f"E = 2, k = 1, noise {noise}: b d", law.cosine(law.mean(2, 1, ctx=BALL), 1, 2, noise, ctx=BALL), value)
+        same(f"E = 2, k = 1, noise {noise}: b d", law.cosine(_mu(law.mean, 2, 1, bits), 1, 2, noise, ctx=BALL), value)
     _half_sphere(proof, law, (1 / pi, arb(1) / 2, 1 / (2 * pi), arb(0)))
     return proof.check()
 
 
-def _moment(law: Law, experts: int, k: int, power: int) -> arb:
+@cache
+def _mu(mean: Callable[..., Any], experts: int, k: int, bits: int) -> arb:
+    return mean(experts, k, ctx=BALL)
+
+
+@cache
+def _moment(weight: Callable[..., Any], experts: int, k: int, power: int, bits: int) -> arb:
     root = arb(2).sqrt()
-    return BALL.expect(lambda z: z**power * law.weight((1 + BALL.erf(z / root)) / 2, experts, k, ctx=BALL), 1, degree=2) * experts / k
+    return BALL.expect(lambda z: z**power * weight((1 + BALL.erf(z / root)) / 2, experts, k, ctx=BALL), 1, degree=2) * experts / k
 
 
-def _spread_of_three() -> arb:
+@cache
+def _spread_of_three(bits: int) -> arb:
     """E = 3, k = 1: given the largest logit z, the others are normals below z, of mean -phi/Phi and second moment 1 - z phi/Phi."""
     root, size = arb(2).sqrt(), (2 * arb.pi()).sqrt()
 
@@ -228,6 +252,8 @@ def _half_sphere(proof: Derivation, law: Law, shares: tuple[arb, ...]) -> None:
         proof.record("ReLU's c_j are 1/pi, 1/2, 1/(2 pi), 0 to within 1e-20", sign(BALL.number("1e-20") - abs(found - value), ">"))
     for width in (16, 128):
         cosine = sphere_mean_magnitude(width, ctx=BALL) ** 2
+        gap = law.sphere(width, 2, 1, ctx=BALL) - cosine
+        proof.record(f"d = {width}: E rho on a half sphere is (E |rho_0|)^2 to within 1e-20", sign(BALL.number("1e-20") - abs(gap), ">"))
         exact = proof.ball(f"d = {width}: E kappa(rho) on a half sphere", relu_sphere_kappa(width, ctx=BALL) + cosine / 2)
         left = exact - law.leading(shares, width, cosine, ctx=BALL)
         bound = law.remainder(shares, width, 2, 2 / arb.pi(), arb(0), ctx=BALL)
@@ -237,6 +263,7 @@ def _half_sphere(proof: Derivation, law: Law, shares: tuple[arb, ...]) -> None:
 
 D, BATCH, BATCHES, ROUTERS = 32, 128, 300, 120
 E, K = 8, 2
+PAIRS = 40_000
 
 
 def _kernel(rho: np.ndarray) -> np.ndarray:
@@ -265,6 +292,15 @@ def _orthonormal(noise: float) -> dict[str, np.ndarray]:
         kernel = _kernel(gram / np.outer(length, length))
         found["kappa"].append((kernel.sum() - n) / (n * (n - 1)))
     return {name: np.array(values) for name, values in found.items()}
+
+
+@cache
+def _half_spheres() -> np.ndarray:
+    """rho of pairs of tokens uniform on half of the sphere in R^4: what expert 1 of 2 takes, up to a rotation."""
+    points = generator("A6b", "half spheres").standard_normal((PAIRS, 2, 4))
+    points[:, :, 0] = np.abs(points[:, :, 0])
+    points /= np.linalg.norm(points, axis=2, keepdims=True)
+    return (points[:, 0] * points[:, 1]).sum(axis=1)
 
 
 @cache
@@ -302,7 +338,8 @@ def numeric(law: Law = LAW) -> Check:
     proof.estimate("||M - I||_F^2", *mean_and_sem(found["spread"]), law.spread(square, E, ctx=FLOAT))
     weighted = E / K * FLOAT.expect(lambda z: z * z * law.weight((1 + FLOAT.erf(z / 2**0.5)) / 2, E, K, ctx=FLOAT))
     proof.estimate("mean squared logit of the expert", *mean_and_sem(found["square"]), weighted)
-    cosine = sphere_routed_cosine(D, E, K) / cosine_of_logits(selected_logit_mean(E, K), D, E) * law.cosine(mu, D, E, 0, ctx=FLOAT)
+    proof.estimate("two experts, d = 4, tokens on the sphere: E rho", *mean_and_sem(_half_spheres()), law.sphere(4, 2, 1, ctx=FLOAT))
+    cosine = law.sphere(D, E, K, ctx=FLOAT) / cosine_of_logits(selected_logit_mean(E, K), D, E) * law.cosine(mu, D, E, 0, ctx=FLOAT)
     leading = law.leading(shares, D, cosine, ctx=FLOAT)
     bound = law.remainder(shares, D, E, law.cosine(mu, 1, E, 0, ctx=FLOAT), law.spread(square, E, ctx=FLOAT), ctx=FLOAT)
     proof.estimate("ReLU, tokens on the sphere: E kappa(rho)", *mean_and_sem(found["kappa"]), leading, allowance=float(bound))
@@ -325,6 +362,7 @@ def control() -> list[Wrong]:
         Wrong("b = mu^2/d, the others' logits forgotten", replace(LAW, cosine=_own_logit)),
         Wrong("b whatever the noise", replace(LAW, cosine=lambda mu, d, n, s, *, ctx: cosine_of_logits(mu, d, n, ctx=ctx))),
         Wrong("b = 0, as for a uniform router", replace(LAW, cosine=lambda mu, d, n, s, *, ctx: cosine_of_logits(0, d, n, s, ctx=ctx))),
+        Wrong("E rho = b on the sphere too", replace(LAW, sphere=routed_mean_cosine)),
         Wrong("no b in E kappa(rho)", replace(LAW, leading=lambda c, d, b, *, ctx: leading_mean_kappa(c, d, ctx=ctx))),
         Wrong(
             "kappa''(0)/d in E kappa(rho)", replace(LAW, leading=lambda c, d, b, *, ctx: leading_mean_kappa(c, d, b, ctx=ctx) + c[2] / d)

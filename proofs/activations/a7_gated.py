@@ -103,6 +103,7 @@ def symbolic(law: Law = LAW) -> Check:
         ratio = (half * s**4 * moment[4]) * moment[4] / (half * s**2 * moment[2] * moment[2]) ** 2
         proof.equal(f"{name}: E act^4 E u^4 / (E act^2 E u^2)^2", ratio, sp.simplify(law.kurtosis(name, s, ctx=SYMBOLIC)))
     rho = sp.Symbol("rho", real=True)
+    proof.step("two tokens: the pair (u, u') is independent of (g, g'), so E act(g) u act(g') u' = E u u' E act(g) act(g'): rho kappa(rho)")
     proof.equal(
         "act = 1 + x: E act(g) u act(g') u' / E act^2 u^2", _gated_polynomial(rho), sp.factor(_once(law.kappa, SHIFTED, rho, SYMBOLIC))
     )

@@ -74,10 +74,10 @@ def symbolic(law: Law = LAW) -> Check:
     proof.step(
         "x i.i.d. normal (mean and scale drop out of r): Hx is standard normal in R^(n-1); turned so that Hy, any fixed vector, is axis 1"
     )
-    n, q = sp.Symbol("n", integer=True, positive=True) + 2, sp.Symbol("q", positive=True)
+    n, q = sp.Symbol("v", integer=True, positive=True) + 2, sp.Symbol("q", positive=True)
     g, t = sp.symbols("g t", real=True)
     r = g / sp.sqrt(g**2 + q)
-    proof.step("r = g / sqrt(g^2 + q): g normal, q the sum of the n - 2 other squares, independent of g")
+    proof.step("r = g / sqrt(g^2 + q): g normal, q the sum of the v = n - 2 other squares, independent of g")
     derived = g / sp.sqrt(q / (n - 2))
     proof.equal(
         "the law's t^2 at that r: Student's ratio g / sqrt(q / (n - 2)), squared",

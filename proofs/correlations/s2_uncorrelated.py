@@ -29,7 +29,8 @@ STATEMENT = Statement(
         "entries of each W_down i.i.d. and symmetric about 0, independent of the other experts', of every W_up, the tokens and the routing",
         "the weight overlap w is that of W_up, of any law; the output overlap o of any outputs of the two experts, as in N2",
         "both defined: a pair with a zero vector is left out",
-        "independence: W_down Gaussian, and o that of one token's, or one mean, output of each expert",
+        "independence: W_down Gaussian, and o that of one token's, or one mean, output of each expert; for an MSO, of all "
+        "pairs of a trial: how many of them dead hidden vectors leave depends on W_up, and moves the spread",
     ),
     box={"d": (1, None), "f": (1, None)},
     tight="an equality; the counterexample to independence is exact",

@@ -16,6 +16,7 @@ SLOPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "silu": lambda x: (1 + np.exp(-x) * (1 + x)) / (1 + np.exp(-x)) ** 2,
     "tanh": lambda x: 1 / np.cosh(x) ** 2,
     "square": lambda x: x * x,
+    "clipped": lambda x: (np.abs(x) < 1) * 1.0,
 }
 
 

@@ -32,7 +32,7 @@ STATEMENT = Statement(
         "covariance: W_down of one of the two experts Gaussian or Haar (its law kept by left rotations); Q(c): W_down Gaussian",
         "variance: all W_down Gaussian; n tokens for each of P pairs of experts, in T independent trials; Cov averaged over pairs of both",
     ),
-    box={"d": (2, None), "c": (0, 1), "n": (1, None), "P": (1, None), "T": (1, None)},
+    box={"d": (2, None), "c": (-1, 1), "n": (1, None), "P": (1, None), "T": (1, None)},
     premises=(computed("N1"), computed("N1B")),
     tight="an equality; Q = 1 returns the variance of one cos^2, Q = 1/d gives uncorrelated tokens",
 )
@@ -269,6 +269,9 @@ def numeric(law: Law = LAW) -> Check:
         # The means are 1/d exactly (N2), so nothing is estimated but the product.
         product = (here - 1 / d) * (there - 1 / d)
         proof.estimate(f"d = {d}: Cov of cos^2 at two tokens", *mean_and_sem(product), law.covariance(d, q1, q2, ctx=FLOAT))
+    for c, end in ((0, 1 / 5), (1, 1), (-1, 1)):
+        # The ends of c, where w is 0 or infinite: the quadrature's own error is below 1e-14.
+        proof.agrees(f"d = 5, c = {c}: Q", law.alignment(5, c, ctx=FLOAT), end, 1e-13)
     product, cosine, q2 = _mixed_sides()
     claimed = law.covariance(3, law.alignment(3, cosine, ctx=FLOAT), q2, ctx=FLOAT)
     proof.estimate("d = 3: one expert's W_down Gaussian, the other's of signs", *mean_and_sem(product), claimed)

@@ -27,7 +27,8 @@ STATEMENT = Statement(
     hypotheses=(
         "w: the overlap of flattened W_up of shape (f, d), i.i.d. entries symmetric about 0, averaged over pairs of experts and trials",
         "a: output overlaps under N2, of tokens or of means: given W_up, the tokens and the routing, the W_down are independent of each "
-        "other with i.i.d. entries symmetric about 0, so that E[a | W_up] = 1/d; which pairs are defined does not depend on the W_down",
+        "other with i.i.d. entries symmetric about 0, so that E[a | W_up] = 1/d",
+        "every trial has a defined output pair: leaving out trials whose hidden vectors are zero would choose among the W_up, and move E w",
         "ratio: w > 0; the last inequality is strict unless w is constant",
     ),
     box={"d": (1, None), "f": (1, None)},

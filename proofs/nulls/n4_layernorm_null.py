@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
+from sympy.polys.domains import QQ
+from sympy.polys.rings import ring
 
 from proofs.statement import EQUAL, Check, Derivation, Statement, Wrong, generator, mean_and_sem
 from simgap.theory.floats import FLOAT
@@ -70,6 +72,8 @@ def _claim(law: Law, n: int) -> Any:
 @cache
 def _average(n: int, situation: str) -> Any:
     """cos^2 of centred vectors, averaged over the n! orders of one."""
+    if situation == "plain":
+        return _plain_average(n)
     a, b = sp.symbols(f"a1:{n + 1}"), sp.symbols(f"b1:{n + 1}")
 
     def normed(values: Any) -> list[Any]:
@@ -81,21 +85,32 @@ def _average(n: int, situation: str) -> Any:
             return [g * v for g, v in zip(GAIN, centred, strict=False)]
         return [v + s for v, s in zip(centred, BIAS, strict=False)] if situation == "a shared bias" else centred
 
-    if situation != "plain":
-        # Enough to refute: one rational point, far from any symmetry.
-        point = {x: sp.Integer(k) for x, k in zip(a + b, (1, 5, 2, 9, 3, 1, 7, 4)[: 2 * n], strict=True)}
-        a, b = (tuple(x.subs(point) for x in side) for side in (a, b))
+    # Enough to refute: one rational point, far from any symmetry.
+    point = {x: sp.Integer(k) for x, k in zip(a + b, (1, 5, 2, 9, 3, 1, 7, 4)[: 2 * n], strict=True)}
+    a, b = (tuple(x.subs(point) for x in side) for side in (a, b))
     right = normed(b)
     total = 0
     for order in itertools.permutations(a):
         left = normed(order)
         term = sum(x * y for x, y in zip(left, right, strict=True)) ** 2
-        # Gain, bias and unequal means make a's length depend on its order; without them it is common to all terms.
-        total += term / sum(x * x for x in left) if situation != "plain" else sp.expand(term)
-    size = sum(y * y for y in right)
-    if situation == "plain":
-        size = size * sum(x * x for x in normed(a))
-    return sp.factor(total / sp.factorial(n) / size)
+        # Gain, bias and unequal means make a's length depend on its order.
+        total += term / sum(x * x for x in left)
+    return sp.factor(total / sp.factorial(n) / sum(y * y for y in right))
+
+
+def _plain_average(n: int) -> Any:
+    """The same for generic entries of both, as polynomials: a's length is common to all orders."""
+    polynomials, *entries = ring([f"{side}{i}" for side in "ab" for i in range(1, n + 1)], QQ)
+    a, b = ([n * x - sum(side, polynomials.zero) for x in side] for side in (entries[:n], entries[n:]))
+    orders = list(itertools.permutations(a))
+    total = sum((_dot(order, b, polynomials.zero) ** 2 for order in orders), polynomials.zero)
+    lengths = _dot(a, a, polynomials.zero) * _dot(b, b, polynomials.zero)
+    whole, rest = divmod(total, lengths)
+    return (whole.as_expr() + rest.as_expr() / lengths.as_expr()) / len(orders)
+
+
+def _dot(left: Any, right: Any, zero: Any) -> Any:
+    return sum((x * y for x, y in zip(left, right, strict=True)), zero)
 
 
 def certified(law: Law = LAW) -> Check:

@@ -138,7 +138,8 @@ def symbolic(law: Law = LAW) -> Check:
     given = [_given_w1(proof, *size) for size in ((1, 2), (2, 2), (2, 1))]
     proof.holds("E[(x'M'x)^2 | W_1] = (d+1) n - 2 ||G||^2/n at these sizes; any size: the two words with W_2 paired", all(given))
     unit_after = ((D + 1) - 2 * e["||G||^2/n^2"]) / (F * D - 1)
-    proof.equal("the same expectation over W_1 too: E T<M,G>/n = E T^2||G||^2/n^2 = E ||G||^2/n", e["T<M,G>/n"], e["T^2||G||^2/n^2"])
+    proof.equal("the same expectation over W_1 too: E T<M,G>/n = E T^2||G||^2/n^2", e["T<M,G>/n"], e["T^2||G||^2/n^2"])
+    proof.equal("and E T<M,G>/n = E ||G||^2/n = E ||G||^2/n^2 E n, direction and length apart", e["T<M,G>/n"], e["||G||^2/n^2"] * e["n"])
     proof.equal("share removed at unit norms", sp.cancel(1 - unit_after / unit_before), law.unit(D, F, ctx=SYMBOLIC))
     return proof.check()
 

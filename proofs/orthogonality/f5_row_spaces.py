@@ -44,13 +44,15 @@ STATEMENT = Statement(
         r"\text{(iv) } [V;V],[V;-V]:\ M = 0,\ \cos^2 \to ((1+\kappa(-1))/2)^2 \ge \kappa_0^2"
     ),
     hypotheses=(
-        "hidden vectors non-zero; act(sz) not almost surely 0; M = W_1'W_2",
+        "hidden vectors non-zero; act(sz) not almost surely 0, act of at most polynomial growth; M = W_1'W_2",
         "(i) x ~ N(0, I), f >= 2, d >= 2f; moments m_p = E act(sz)^p, k0 = kappa0 = m1^2/m2;"
-        " c = 1 - k0 - 2 m1(m3 - m1 m2)/m2^2 + m1^2 (m4 - m2^2)/m2^3",
+        " c = 1 - k0 - 2 m1(m3 - m1 m2)/m2^2 + m1^2 (m4 - m2^2)/m2^3;"
+        " the error of q stays within 4/f^2 in the simulations (f = 128), not proved",
         "(ii) act(0) = 0, A and B any; both of rank d needs f >= 2d",
         "(iii) W_1, W_2 independent, i.i.d. Gaussian entries, P the projection on W_1's columns, x fixed with entries of W_e x of standard"
         " deviation s, act Lipschitz with constant Lambda, d fixed, f to infinity",
-        "(iv) rows of V i.i.d. Gaussian, x fixed, f to infinity, error O(1/f); equality iff the even part of act(sz) is constant",
+        "(iv) rows of V i.i.d. Gaussian, x fixed, f to infinity, error O(1/f), within 4/f in the simulations (f = 1024);"
+        " equality iff the even part of act(sz) is constant",
     ),
     box={"f": (2, None), "s": (0, None)},
     tight="equalities; with M = 0: 0 in (ii), kappa0^2 in (iii), and in (iv) 1/4 for ReLU, against kappa0^2 = 1/pi^2",
@@ -288,7 +290,9 @@ def numeric(law: Law = LAW) -> Check:
         claimed = law.alignment(*_moments(act), WIDE, ctx=FLOAT)
         # The claim's own error O(1/f^2), taken as 4/f^2.
         proof.estimate(f"(i) {name}, f = {WIDE}: q to order 1/f", *mean_and_sem(alignments.mean(0)), claimed, 4 / WIDE**2)
-        proof.estimate(f"(i) {name}, f = {WIDE}: E cos^2 against its limit", *mean_and_sem(cos2), law.limit(name), 2 / WIDE)
+        # The limit and the exact law's way to it, with q to order 1/f: an error O(1/f^2) again, that of both q.
+        there = law.limit(name) + law.rows(claimed, claimed, WIDE, ctx=FLOAT) - kappa_zero(name) ** 2
+        proof.estimate(f"(i) {name}, f = {WIDE}: E cos^2, its limit and the term in 1/f", *mean_and_sem(cos2), there, 8 / WIDE**2)
     _disjoint(proof, law)
     cos2, moved = _columns_overlap("projected", "relu")
     proof.estimate("(iii) |P W_2 x|^2 at d = 2, s = 1", *mean_and_sem(moved), law.change(2, 1, ctx=FLOAT))

@@ -23,7 +23,7 @@ STATEMENT = Statement(
     title="gradients of two experts' W_down align as their hidden vectors do",
     claim=r"\cos\left(\partial L/\partial W_{down,e},\ \partial L/\partial W_{down,v}\right) = \mathrm{sign}(g_e g_v)\,\cos(h_e, h_v)",
     hypotheses=(
-        "y = r + sum_e g_e W_down,e h_e; r, the gates and the hidden vectors do not depend on the W_down",
+        "y = r + sum_e g_e W_down,e h_e, the W_down untied; r, the gates and the hidden vectors do not depend on them",
         "L differentiable, a function of the W_down only through one token's y; dL/dy != 0",
         "g_e, g_v, h_e, h_v all non-zero",
     ),

@@ -38,7 +38,7 @@ STATEMENT = Statement(
     ),
     hypotheses=(
         "s^l_t, s^{l+1}_t: shares of E experts, non-negative, of sum 1; 1 <= k <= E; P_t, Q_t permutations, any for each token and layer",
-        "gradient and sharpening: logits free for each token and layer, no tie at the edge of the top k",
+        "gradient and sharpening: logits free for each token and layer, no tie at the edge of the top k, k < E (at k = E nothing moves)",
         "range of L_3: the mean share of each expert is 1/E in both layers",
         "flip: z_t = w.x_t decides between two experts, w by gradient flow on L_1 (k = 1), the next layer's masses held at 1",
     ),

@@ -16,7 +16,7 @@ import numpy as np
 import sympy as sp
 from flint import arb
 
-from proofs.statement import UPPER, Check, Derivation, Statement, Wrong, generator
+from proofs.statement import UPPER, Check, Derivation, Statement, Wrong, assumed, generator
 from simgap.certify import BALL, sign
 from simgap.certify.boxes import positive_over
 from simgap.theory.floats import FLOAT
@@ -26,9 +26,9 @@ from simgap.theory.symbols import SYMBOLIC
 STATEMENT = Statement(
     id="R6",
     kind=UPPER,
-    title="confident routing does not keep router rows near-orthogonal; alignment does, at the rate sqrt(iota)",
+    title="confident routing does not keep router rows near-orthogonal; alignment does, at the rate sqrt(iota) (one reading)",
     claim=(
-        r"\text{for all } c \in [-1,1),\ \iota \in (0,1/2): \epsilon = \delta = 0, "
+        r"\text{for all } c \in [-1,1),\ \iota \in (0,1/2) \text{ there is a } \beta \text{ with } \epsilon = \delta = 0, "
         r"\text{softmax masses} \ge 1-\iota \text{ and } \langle q_1,q_2\rangle = c \text{ together};\quad"
         r" \text{margins } m: \langle q_i,q_j\rangle \le 1 - 2m^2/\|x'_i-x'_j\|^2,\ m = \log((1-\iota)/\iota)/\beta;\quad"
         r"\text{aligned: } |\langle q_i,q_j\rangle| \le \sin(\arcsin\epsilon + 4\arccos(1-\iota) + 4\arcsin(\delta/2))"
@@ -41,6 +41,10 @@ STATEMENT = Statement(
         "aligned: <r_i, x_i> >= 1 - iota and <q_i, x'_i> >= 1 - iota; the sine where its angle is at most pi/2",
     ),
     box={"eps": (0, 1), "delta": (0, 2), "iota": (0, 1), "beta": (0, None)},
+    premises=(
+        assumed("the reading: Proposition 5.1 is known second hand; near-orthogonality of the next rows, unit rows, beta free"),
+        assumed("the reading: confidence as softmax mass, or as alignment; the paper's own words decide which, if either"),
+    ),
     tight="attained: the margin's ceiling by rows +-a(x'_i - x'_j)/D + sqrt(1-a^2) v, the sine by rows and tokens of one plane",
 )
 
@@ -69,7 +73,7 @@ def _counterexample(proof: Derivation, law: Law) -> None:
     iota, beta = sp.symbols("iota beta", positive=True)
     mass = 1 / (1 + sp.exp(-beta * law.margin(iota, beta, ctx=SYMBOLIC)))
     proof.equal("two experts, margin m: softmax mass 1/(1 + exp(-beta m))", 1 - iota, sp.simplify(mass))
-    c = sp.Symbol("c", positive=True)
+    c = sp.Symbol("c", real=True)
     first, second = (sp.Matrix(row) for row in law.rows(c, ctx=SYMBOLIC))
     token = sp.Matrix([1, 0, 0]), sp.Matrix([0, 1, 0])
     proof.step("R has rows e_1, e_2 (eps = 0), tokens x_i = x'_i = e_i (delta = 0): the first layer is as confident as beta makes it")

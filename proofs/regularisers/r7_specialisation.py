@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from proofs.statement import UPPER, Check, Derivation, Statement, Wrong, generator
+from proofs.statement import UPPER, Check, Derivation, Statement, Wrong, assumed, generator
 from simgap.theory.floats import FLOAT
 from simgap.theory.specialisation import indecision_bound, information_shortfall, shortfall_bound, tied_mass
 from simgap.theory.symbols import SYMBOLIC
@@ -31,13 +31,14 @@ STATEMENT = Statement(
         r"I(x;\arg\max p) = \log E \text{ with } M = ke^g/(ke^g+E-k) \to k/E"
     ),
     hypotheses=(
-        "p(x) a probability vector over E experts, M the mass of its k largest, x of any law",
-        "first form: weak specialisation is a mean top-k mass of at least 1 - eta",
+        "p(x) a probability vector over E experts, M the mass of its k largest, 1 <= k <= E, x of any law",
+        "first form: weak specialisation is a mean top-k mass of at least 1 - eta; delta > 0",
         "third: weak specialisation is I(x; J) within eta nats of log E, J drawn from p(x) itself",
         "last: specialisation is that the chosen expert is a function of x, all equally often (k = 1)",
     ),
     box={"eta": (0, None), "delta": (0, 1), "tau": (0, 1), "E": (2, None), "k": (1, None), "g": (0, None)},
-    tight="attained: M in {1 - delta, 1}; M in {k/E, 1 - delta}; p uniform on m experts, eta = log m",
+    premises=(assumed("the readings: of the paper's Theorem 3.1 the title alone is known, so nothing here proves or refutes it"),),
+    tight="attained where delta <= 1 - k/E: M in {1 - delta, 1}; M in {k/E, 1 - delta}; p uniform on m experts, eta = log m",
 )
 
 

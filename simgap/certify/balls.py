@@ -24,7 +24,8 @@ def precision(bits: int) -> Iterator[None]:
 
 class Balls:
     """The ball context. Functions take real balls, and inside an integral complex ones; `analytic` is set while an integral asks for
-    an enclosure that is only valid where the integrand is analytic, so that |x| at 0 is refused there."""
+    an enclosure that is only valid where the integrand is analytic, so that |x| at 0 and the cuts of sqrt, log and asin are refused there:
+    an integral across a cut would be wrong, not wide. Powers of a complex ball have to be whole, for ** has a cut that nobody watches."""
 
     def __init__(self) -> None:
         self.analytic = False
@@ -44,13 +45,13 @@ class Balls:
         return value if isinstance(value, arb | acb) else arb(value)
 
     def sqrt(self, x: Any) -> Any:
-        return self.number(x).sqrt()
+        return x.sqrt(analytic=self.analytic) if isinstance(x, acb) else self.number(x).sqrt()
 
     def exp(self, x: Any) -> Any:
         return self.number(x).exp()
 
     def log(self, x: Any) -> Any:
-        return self.number(x).log()
+        return x.log(analytic=self.analytic) if isinstance(x, acb) else self.number(x).log()
 
     def erf(self, x: Any) -> Any:
         return self.number(x).erf()
@@ -62,6 +63,8 @@ class Balls:
         return 1 / (1 + (-self.number(x)).exp())
 
     def asin(self, x: Any) -> Any:
+        if isinstance(x, acb) and self.analytic and x.imag.contains(0) and not abs(x.real) < 1:
+            return acb(arb("nan"))
         return self.number(x).asin()
 
     def magnitude(self, x: Any) -> Any:

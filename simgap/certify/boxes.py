@@ -15,8 +15,8 @@ Ends = tuple[Fraction, Fraction]
 
 @dataclass(frozen=True)
 class OverBox:
-    """What was found: the verdict; a ball that holds the smallest value of the function as far as it is known; how many boxes it took; the
-    point of a counterexample."""
+    """What was found. lowest: where PROVED a ball that holds the function's least value over the box, where REFUTED its value at the
+    counterexample, else that of the parts decided so far, or None. boxes: how many it took. counterexample: its point."""
 
     verdict: Verdict
     lowest: Any

@@ -37,7 +37,10 @@ def sign(ball: Any, expected: str) -> Verdict:
     """Whether a ball is surely above 0 (expected ">"), below ("<"), or holds 0 within ("="): an enclosure of 0 proves no equality.
 
     ">" and "<" give PROVED, REFUTED or UNDECIDED; "=" gives REFUTED where 0 lies outside, else AGREES: equal to within the radius.
+    Raises ValueError for another sign.
     """
+    if expected not in ("<", "=", ">"):
+        raise ValueError(f"expected: expected '<', '=' or '>', got {expected!r}")
     if not ball.is_finite():
         return Verdict.UNDECIDED
     if expected == "=":

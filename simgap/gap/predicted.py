@@ -62,9 +62,9 @@ def predict(
 ) -> Gap[Prediction]:
     """The overlaps of untrained experts by theory: a Gap of Predictions, in the shape that `measure` returns.
 
-    Exact by laws N1-N4 and A7 wherever signs or exchangeability decide; to leading order, with the order of the error, by A5 (rectified
-    vectors on a token), A6 (their means) and L1 (after a norm with gain and bias). Where a law's hypotheses fail (upcycled experts, ...)
-    the prediction is None and says why.
+    Exact by laws N1-N4 and A7 wherever signs or exchangeability decide, and by A5 for rectified vectors on a token under Gaussian weights;
+    to leading order, with the order of the error, by A5 otherwise, A6 (means of rectified vectors) and L1 (after a norm with gain and
+    bias). Where a law's hypotheses fail (upcycled experts, ...) the prediction is None and says why.
     """
     run = RunSpec(tokens=tokens, trials=trials)
     sites = chosen_names("sites", sites, SITES)

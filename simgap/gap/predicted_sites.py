@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from simgap.specs import GAUSSIAN_INITS, ODD_ACTIVATIONS, LayerSpec
 from simgap.theory import layernorm_null, output_null, weight_null
 from simgap.theory.activations import Activation, activation_of
 from simgap.theory.dual_map import dual_map
+from simgap.theory.finite_width import exact_token_mso
 from simgap.theory.floats import FLOAT
 from simgap.theory.gated import gated_share_moment
 from simgap.theory.mean_vectors import routed_mean_cosine
@@ -65,21 +67,41 @@ def sign_symmetric(spec: LayerSpec) -> bool:
 
 
 def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
-    """Two experts on one token: laws A5 and L1, averaged over the tokens' norms."""
+    """Two experts on one token, averaged over the tokens' norms: law A5, exact for Gaussian W_up and tokens; L1 for a gain and bias."""
     norms = norm_law(spec)
     if isinstance(norms, str):
         return norms
     power, dimension = norms
     centred, affine = _norm_of(spec, site)
+    std = preactivation_std(spec.init, spec.d_model, spec.d_ff, power)
+    gaussian_tokens = spec.inputs.kind in ("gaussian", "sphere", "clusters") and not spec.inputs.mean
+    error = [] if gaussian_tokens else [f"1/D^2, D = {dimension:.3g} the effective dimension of the tokens' norms"]
+    if spec.router.kind == "expert_choice":
+        # The longer a token, the more experts choose it.
+        error.append("1/d_model")
+    if spec.init not in GAUSSIAN_INITS:
+        error.append("1/d_model")
+    if affine[0]:
+        error.append("1/d_ff^2")
 
-    def overlap(std: np.ndarray) -> Any:
-        moments = _entry_moments(spec, std, centred)
-        return overlap_from_moments(affine_moments(lambda p: moments[p], *affine), spec.d_ff)
+        def overlap(stds: np.ndarray) -> Any:
+            moments = _entry_moments(spec, stds, centred)
+            return overlap_from_moments(affine_moments(lambda p: moments[p], *affine), spec.d_ff)
 
-    mean = over_norms(overlap, preactivation_std(spec.init, spec.d_model, spec.d_ff, power), dimension)
-    order = "O(1/d_ff^2)" if spec.init in GAUSSIAN_INITS and not centred else "O(1/d_model + 1/d_ff^2)"
+        mean = over_norms(overlap, std, dimension)
+    else:
+        mean = _rectified_overlap(spec.activation, spec.d_ff, std, dimension)
     hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, "both vectors non-zero", *((AFFINE,) if affine[0] else ()))
-    return SiteNull(mean, "L1" if affine[0] else "A5", hypotheses, "leading", order)
+    order = f"O({' + '.join(dict.fromkeys(error))})" if error else ""
+    return SiteNull(mean, "L1" if affine[0] else "A5", hypotheses, "leading" if error else "exact", order)
+
+
+@lru_cache(maxsize=4096)
+def _rectified_overlap(activation: str, d_ff: int, std: float, dimension: float) -> float:
+    """E cos^2 of two rectified vectors on a token at every d_ff (law A5), over the tokens' norms."""
+    if d_ff == 1:
+        return 1.0
+    return over_norms(lambda stds: [exact_token_mso(activation, d_ff, float(s)) for s in stds], std, dimension)
 
 
 def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> SiteNull | str:

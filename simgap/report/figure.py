@@ -28,7 +28,7 @@ MARK: dict[str, Any] = {
     "markeredgewidth": 1.2,
 }
 CLOUD: dict[str, Any] = {"marker": ".", "color": "#555555", "markersize": 4, "linestyle": "none", "alpha": 0.35, "markeredgewidth": 0}
-LAWS = (
+LAWS: tuple[dict[str, Any], ...] = (
     {"color": "#333333", "linestyle": "-"},
     {"color": "#777777", "linestyle": "--"},
     {"color": "#777777", "linestyle": ":"},

@@ -27,6 +27,8 @@ STEP = 1 / 12
 NEAR, FAR = 1e-5, 10.5
 SMALLEST_STD, LARGEST_STD = 1e-6, 1e3
 RHO_BLOCK = 4096
+# Enough for poles at +-i/20 of a pre-activation at the largest std.
+MOST_ANGLES = 1 << 23
 
 
 def pair_expectation(
@@ -101,6 +103,10 @@ def _series(activation: Activation, point: int, odd: bool) -> Float[np.ndarray, 
         spectrum = np.abs(np.fft.rfft(values) / size)[odd::2]
         if spectrum[-len(spectrum) // 4 :].max() <= 1e-16 * spectrum.max():
             break
+        if size == MOST_ANGLES:
+            raise ValueError(
+                f"activation: the series of {activation.name!r} at radius {radius:g} does not end; is it smooth, free of round-off?"
+            )
         size *= 2
     power = 2 * spectrum**2
     if not odd:

@@ -53,7 +53,7 @@ def critical_correlation(n: int, level: float = 0.05) -> float:
     from scipy.special import stdtrit
 
     _check_level(level)
-    if n < 3:
+    if not n >= 3:
         raise ValueError(f"n: expected a whole number of at least 3, got {n!r}")
     t = -float(stdtrit(n - 2, level / 2))
     return t / math.sqrt(n - 2 + t * t)
@@ -74,8 +74,8 @@ def false_positive_rate(seeds: int, conditions: int, level: float = 0.05, within
     """
     from scipy.special import betainc
 
-    if seeds < 3 or conditions < 1:
-        raise ValueError(f"seeds, conditions: expected at least 3 and 1, got {seeds!r} and {conditions!r}")
+    if not (seeds >= 3 and conditions >= 1) or seeds % 1 or conditions % 1:
+        raise ValueError(f"seeds, conditions: expected whole numbers of at least 3 and 1, got {seeds!r} and {conditions!r}")
     _check_level(level)
     if not 0 <= within_correlation <= 1:
         raise ValueError(f"within_correlation: expected a number in [0, 1], got {within_correlation!r}")
@@ -122,17 +122,24 @@ def _check_level(level: float) -> None:
 
 def _beta_rule(a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
     """Gauss nodes and weights for an expectation over Beta(a, b)."""
-    from scipy.special import roots_jacobi
-
-    x, w = roots_jacobi(NODES, b - 1, a - 1)
-    return (1 + x) / 2, w / w.sum()
+    x, w = _jacobi_rule(b - 1, a - 1)
+    return (1 + x) / 2, w
 
 
 def _cosine_rule(dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     """The same for the cosine between a fixed and a uniform direction of R^dimensions; in one dimension a sign."""
-    from scipy.special import roots_jacobi
-
     if dimensions == 1:
         return np.array([-1.0, 1.0]), np.array([0.5, 0.5])
-    x, w = roots_jacobi(NODES, (dimensions - 3) / 2, (dimensions - 3) / 2)
-    return x, w / w.sum()
+    return _jacobi_rule((dimensions - 3) / 2, (dimensions - 3) / 2)
+
+
+def _jacobi_rule(a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss nodes on (-1, 1) for the density proportional to (1 - x)^a (1 + x)^b, and weights that sum to 1, from the recurrence of the
+    Jacobi polynomials (Golub and Welsch 1969): scipy's roots_jacobi overflows from a and b of a few hundred."""
+    k, both = np.arange(1.0, NODES), a + b
+    diagonal = np.concatenate([[(b - a) / (both + 2)], (b - a) * both / ((2 * k + both) * (2 * k + both + 2))])
+    # At k = 1 the factor k + a + b = 2k + a + b - 1 cancels, which a + b = -1 needs.
+    ratio = np.concatenate([[1.0], (k[1:] + both) / (2 * k[1:] + both - 1)])
+    beside = np.sqrt(4 * k * (k + a) * (k + b) * ratio / ((2 * k + both) ** 2 * (2 * k + both + 1)))
+    x, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+    return x, vectors[0] ** 2

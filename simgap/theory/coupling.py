@@ -17,7 +17,8 @@ HYPOTHESES = (
 def mass_coupling(s: Any, s_next: Any, k: int) -> Any:
     """- mean over tokens of (sum of the k largest s)(sum of the k largest s_next): the coupling loss in its first reading (law R4).
 
-    s, s_next: (tokens, E), floats or an object array of exact numbers; 1 <= k <= E. In [-1, -(k/E)^2]. ValueError for other shapes.
+    s, s_next: (tokens, E), floats or an object array of exact numbers; 1 <= k <= E. In [-1, -(k/E)^2]; of layers with E
+    and E' experts, [-1, -k^2/(E E')]. ValueError for other shapes.
     """
     s, s_next = _checked(s, s_next, k)
     return -(_largest(s, k).sum(-1) * _largest(s_next, k).sum(-1)).sum() / len(s)
@@ -55,8 +56,10 @@ def mass_gradient(s: Any, mass_next: Any, k: int) -> Any:
     """The gradient of `mass_coupling` with respect to a token's own logits, times the number of tokens: -b s_i (1[i in top k] - a).
 
     s: (E,) shares, a their top-k mass; mass_next: b, the top-k mass of the other layer. Negative on the top k, positive off it: descent
-    sharpens (law R4).
+    sharpens (law R4). Nothing moves at k = E. ValueError for k outside 1..E.
     """
+    if not 1 <= k <= len(s):
+        raise ValueError(f"k: expected 1 to {len(s)} experts, got {k}")
     order = np.argsort(-np.asarray(s), kind="stable")
     chosen = np.zeros(len(s), dtype=int)
     chosen[order[:k]] = 1

@@ -22,7 +22,7 @@ LEADING = "wide: relative to kappa0^2 + C/f the error is O(1/f^2)"
 # strip.
 STEP = 1 / 4
 LOW, HIGH = -40, 690
-BLOCK = 256
+BLOCK = 32
 
 
 def hidden_token_mso(activation: str | Activation, d_ff: Any, std: Any = 1, *, ctx: Context = FLOAT) -> Any:
@@ -99,7 +99,10 @@ def _ones_share(act: Activation, d_ff: int, std: float) -> float:
             return h**power * np.exp(-h * h)
 
         first, zeroth = (FLOAT.expect(partial(damped, power=power), std) for power in (1, 0))
-        pair += STEP * float(first**2 @ zeroth ** (d_ff - 2))
+        added = STEP * float(first**2 @ zeroth ** (d_ff - 2))
+        pair += added
+        if added < 1e-18 * pair:
+            break
     return 1 / d_ff + (d_ff - 1) * pair
 
 

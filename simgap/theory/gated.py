@@ -55,8 +55,9 @@ def excess_over_beta(width: Any, a: Any, b: Any, *, ctx: Context = FLOAT) -> Any
 def gated_variance(d_ff: Any, kurtosis: Any, *, ctx: Context = FLOAT) -> Any:
     """Var cos^2 on one token by N1's general law at A = B = K/(f (K + f - 1)): 2/f^2 + (K^2 - 6K + 3)/f^3 + O(1/f^4) (law A7).
 
-    kurtosis: K of `gated_kurtosis`. Above the Beta law's variance by (K-3)^2/f^3 to this order. Leading order: A is a ratio of
-    expectations; where f is not far above K^2 (SiLU: K = 22) use `gated_share_moment`. Not for means over tokens: another kurtosis.
+    d_ff: f >= 2; kurtosis: K of `gated_kurtosis`. Above the Beta law's variance by (K-3)^2/f^3 to this order. Leading order: A is a
+    ratio of expectations; where f is not far above K^2 (SiLU: K = 22) use `gated_share_moment`. Not for means over tokens: another
+    kurtosis.
     """
     share = share_moment(d_ff, kurtosis, ctx=ctx)
     return null_variance_general(d_ff, share, share, ctx=ctx)

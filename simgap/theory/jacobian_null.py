@@ -105,11 +105,14 @@ def null_jacobian_alignment(
     """E cos^2(J_1, J_2) at one input, of independent untrained experts, to first order in 1/f (law N6).
 
     (1/d) [a^2 + (1-a)^2/(d-1)] with a = a_inf + a_1/f: exactly 1/d^2 for linear and ReLU experts at every f, else a's error is O(1/f^2) at
-    fixed d. At f = 1 it is 1/d^2 for every activation, which this expansion does not reach, nor need it grow steadily from there: for
-    SiLU, a falls below 1/d at f = 2 before it rises.
+    fixed d. At f = 1 it is 1/d^2 for every activation whose slope is almost nowhere 0, which this expansion does not reach, nor need it
+    grow steadily from there: for SiLU, a falls below 1/d at f = 2 before it rises.
     std: of a pre-activation (sqrt 2 under Kaiming fan-in at ||x||^2 = d). excess_kurtosis: of W_down's entries, 0 Gaussian, -6/5 uniform,
-    -2 signs. d_model >= 2. Raises ValueError where f is too small for the expansion to give a share in [0, 1].
+    -2 signs. Raises ValueError for d_model below 2, d_ff below 1, and where f is too small for the expansion to give a share in [0, 1].
     """
+    for name, value, least in (("d_model", d_model, 2), ("d_ff", d_ff, 1)):
+        if not value >= least:
+            raise ValueError(f"{name}: expected at least {least}, got {value!r}")
     moments = slope_moments(activation, std)
     share = wide_share(d_model, moments.ratio) + share_slope(d_model, moments, excess_kurtosis) / d_ff
     if not 0 <= share <= 1:

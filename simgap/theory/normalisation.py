@@ -19,7 +19,7 @@ HYPOTHESES = (
 INVERSE_ID = "L2"
 INVERSE_HYPOTHESES = (*HYPOTHESES, "one correlation rho common to all pairs and tokens")
 
-THIRDS = 60
+THIRDS = 45
 ROUND_OFF = 1e-12
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-NORM_NODES = 15
+MOST_NORM_NODES = 40
 COSINE_POINTS = 96
 
 
@@ -30,17 +30,28 @@ def preactivation_std(init: str, d_model: int, d_ff: int, power: float = 1.0) ->
 
 
 def over_norms(f: Callable[[Any], Any], std: float, dimension: float) -> float:
-    """E f(std r), r^2 ~ chi^2_D / D, by Gauss-Hermite in the cube root of r^2, which is nearly normal (Wilson and Hilferty 1931).
+    """E f(std r), r^2 ~ chi^2_D / D: tokens N(0, I) in R^D; infinity for tokens of one norm. f takes an array.
 
-    dimension: D = 2 / Var r^2, the effective dimension of the tokens' norm; infinity for tokens of one norm. The approximation shifts
-    moments of r^2 by O(1/D^2). f takes an array.
+    dimension: D > 0; for other tokens the effective dimension 2 (E r^2)^2 / Var r^2 of their norm, whose first two moments are then met.
+    Gauss-Laguerre in r^2, for what is smooth in std^2, as all moments of an activation of a normal are: absolute error below 1e-8 for
+    overlaps at every D >= 2.
     """
     if math.isinf(dimension):
         return float(np.asarray(f(np.array([std])))[0])
-    z, weights = np.polynomial.hermite_e.hermegauss(NORM_NODES)
-    spread = 2 / (9 * dimension)
-    root = np.maximum(1 - spread + z * math.sqrt(spread), 1e-3)
-    return float(np.asarray(f(std * root**1.5)) @ (weights / weights.sum()))
+    square, weights = _norm_rule(dimension)
+    return float(np.asarray(f(std * np.sqrt(square))) @ weights)
+
+
+@lru_cache(maxsize=256)
+def _norm_rule(dimension: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Nodes r^2 and weights for chi^2_D / D, from the eigenvalues of the Laguerre polynomials' Jacobi matrix (Golub and Welsch 1969)."""
+    # Each node more gains a factor of about Var r^2 = 2 / D.
+    count = MOST_NORM_NODES if dimension <= 8 else min(MOST_NORM_NODES, math.ceil(14 / math.log10(dimension / 2)))
+    shape = dimension / 2
+    k = np.arange(count)
+    jacobi = np.diag(2 * k + shape) + np.diag(np.sqrt(k[1:] * (k[1:] + shape - 1)), 1)
+    nodes, vectors = np.linalg.eigh(jacobi, UPLO="U")
+    return nodes / shape, vectors[0] ** 2
 
 
 def over_cosines(f: Callable[[Any], Any], d_model: int, mean_cosine: float = 0.0) -> float:

@@ -7,6 +7,8 @@ shrinks; confidence as alignment, <r_i, x_i> and <q_i, x'_i> >= 1 - iota, does c
 
 from typing import Any
 
+import numpy as np
+
 from simgap.theory.context import Context
 from simgap.theory.floats import FLOAT
 
@@ -51,8 +53,9 @@ def witness_rows(overlap: Any, *, ctx: Context = FLOAT) -> tuple[tuple[Any, Any,
 def aligned_ceiling(eps: Any, delta: Any, iota: Any, *, ctx: Context = FLOAT) -> Any:
     """|<q_i, q_j>| <= sin(arcsin eps + 4 arccos(1 - iota) + 4 arcsin(delta/2)) for aligned tokens (law R6).
 
-    Attained, by rows and tokens of one plane, wherever the angle is at most pi/2; beyond it nothing is left to say (the bound is 1, and
-    this formula is not it). By algebra: half = arccos(1 - iota) + arcsin(delta/2), doubled twice.
+    Attained, by rows and tokens of one plane, wherever the angle is at most pi/2; beyond it nothing is left to say, and the bound is 1: in
+    floats that is what comes back, while symbols and balls give the sine, which is no bound there (see `aligned_angle`). By algebra:
+    half = arccos(1 - iota) + arcsin(delta/2), doubled twice.
     """
     eps, delta, iota = ctx.number(eps), ctx.number(delta), ctx.number(iota)
     near, far = 1 - iota, ctx.sqrt(iota * (2 - iota))
@@ -60,7 +63,11 @@ def aligned_ceiling(eps: Any, delta: Any, iota: Any, *, ctx: Context = FLOAT) ->
     cos, sin = near * still - far * moved, far * still + near * moved
     for _ in range(2):
         cos, sin = cos * cos - sin * sin, 2 * sin * cos
-    return eps * cos + ctx.sqrt(1 - eps * eps) * sin
+    sine = eps * cos + ctx.sqrt(1 - eps * eps) * sin
+    if ctx is not FLOAT:
+        return sine
+    bound = np.where(aligned_angle(eps, delta, iota) > ctx.pi / 2, 1.0, sine)
+    return bound if bound.ndim else float(bound)
 
 
 def aligned_angle(eps: Any, delta: Any, iota: Any, *, ctx: Context = FLOAT) -> Any:

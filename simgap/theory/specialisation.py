@@ -46,5 +46,6 @@ def tied_mass(gap: Any, n_experts: Any, top_k: Any, *, ctx: Context = FLOAT) -> 
 
     The choice can be any function of the token, so I(x; chosen experts) = log E is compatible with every M > k/E at k = 1.
     """
-    top_k, weight = ctx.number(top_k), ctx.exp(ctx.number(gap))
-    return top_k * weight / (top_k * weight + ctx.number(n_experts) - top_k)
+    # By e^-g, which does not overflow for any g >= 0.
+    top_k, weight = ctx.number(top_k), ctx.exp(-ctx.number(gap))
+    return top_k / (top_k + (ctx.number(n_experts) - top_k) * weight)

@@ -1,6 +1,6 @@
 """N5: how much a random subspace of R^d overlaps with any other."""
 
-from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 from simgap.theory.context import Context
@@ -17,7 +17,7 @@ HYPOTHESES = (
 def null_subspace_overlap(d_model: Any, rank: Any, other_rank: Any = None, *, ctx: Context = FLOAT) -> Any:
     """E ||U1' U2||_F^2 / min(r1, r2) = max(r1, r2) / d, exactly (law N5): r/d for equal ranks, 1 where one subspace is everything.
 
-    rank, other_rank: r1 and r2, in 1..d_model; r2 = r1 where not given. Raises ValueError for a rank out of range.
+    rank, other_rank: r1 and r2, in 1..d_model; r2 = r1 where not given. Raises ValueError for a rank out of range or not whole.
     """
     d, first, second = _checked(d_model, rank, other_rank, ctx)
     return max(first, second) / d
@@ -26,9 +26,12 @@ def null_subspace_overlap(d_model: Any, rank: Any, other_rank: Any = None, *, ct
 def null_subspace_variance(d_model: Any, rank: Any, other_rank: Any = None, *, ctx: Context = FLOAT) -> Any:
     """Var ||U1' U2||_F^2 / min(r1, r2)^2 = 2 r1 r2 (d - r1)(d - r2) / (d^2 (d-1)(d+2) min(r1, r2)^2), exactly (law N5). d_model >= 2.
 
-    At r1 = r2 = 1 it is the variance of cos^2 of law N1, 2(d-1) / (d^2 (d+2)). Raises ValueError for a rank out of range.
+    At r1 = r2 = 1 it is the variance of cos^2 of law N1, 2(d-1) / (d^2 (d+2)). Raises ValueError for a rank out of range or not
+    whole, and for d_model below 2.
     """
     d, first, second = _checked(d_model, rank, other_rank, ctx)
+    if _is_number(d_model) and d_model < 2:
+        raise ValueError(f"d_model: expected at least 2, a line has one subspace, got {d_model!r}")
     return 2 * max(first, second) * (d - first) * (d - second) / (d * d * (d - 1) * (d + 2) * min(first, second))
 
 
@@ -37,6 +40,10 @@ def _checked(d_model: Any, rank: Any, other_rank: Any, ctx: Context) -> tuple[An
     second = first if other_rank is None else ctx.number(other_rank)
     for name, value in (("rank", rank), ("other_rank", other_rank)):
         # A symbol has no place in an order; every number has.
-        if isinstance(value, int | float | Fraction) and isinstance(d_model, int | float | Fraction) and not 1 <= value <= d_model:
+        if _is_number(value) and _is_number(d_model) and (not 1 <= value <= d_model or value % 1):
             raise ValueError(f"{name}: expected a whole number in 1..{d_model}, got {value!r}")
     return d, first, second
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real)

@@ -52,8 +52,13 @@ def balanced_overlap(x: Any) -> Any:
     """cos^2 of W_1 x and W_2 x for the balanced witness: (sum of the first d/2 x_i^2 - sum of the others)^2 / ||x||^4 (law F2).
 
     x: (..., d), d even, non-zero; numbers or symbols. 1 at any x within either half's coordinates, 0 where the halves weigh the same.
+    Raises ValueError for an odd d.
     """
-    squares = np.asarray(x) ** 2
+    x = np.asarray(x)
+    # Squares of machine integers may overflow.
+    squares = (x if x.dtype == object else x.astype(np.float64)) ** 2
+    if squares.shape[-1] % 2:
+        raise ValueError(f"x: expected an even number of coordinates, got {squares.shape[-1]}")
     half = squares.shape[-1] // 2
     first, second = squares[..., :half].sum(-1), squares[..., half:].sum(-1)
     return ((first - second) / (first + second)) ** 2

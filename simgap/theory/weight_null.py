@@ -1,5 +1,6 @@
 """N1: the overlap of independent vectors in R^N is 1/N on average, and how far it spreads."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from simgap.theory.context import Context
@@ -35,10 +36,10 @@ def null_variance(width: Any, *, ctx: Context = FLOAT) -> Any:
 
 
 def null_variance_general(width: Any, a: Any, b: Any, *, ctx: Context = FLOAT) -> Any:
-    """Var cos^2 = N A B + 3 N (1/N - A)(1/N - B)/(N-1) - 1/N^2 for any two independent sign-symmetric exchangeable vectors (law N1).
+    """Var cos^2 = N A B + 3 N (1/N - A)(1/N - B)/(N-1) - 1/N^2 (law N1), u sign-symmetric and exchangeable, v anything.
 
-    a, b: E[(u_1^2 / ||u||^2)^2] of either side, in [1/N^2, 1/N]; 3/(N(N+2)) for a Gaussian side, and then `null_variance` returns.
-    width: N >= 2.
+    a, b: E (1/N) sum_i (u_i / ||u||)^4 of either side, in [1/N^2, 1/N]; E[(u_1^2 / ||u||^2)^2] where entries are exchangeable, 3/(N(N+2))
+    for a Gaussian side, and then `null_variance` returns. width: N >= 2.
     """
     n, a, b = ctx.number(width), ctx.number(a), ctx.number(b)
     return n * a * b + 3 * n * (1 / n - a) * (1 / n - b) / (n - 1) - 1 / (n * n)
@@ -54,7 +55,7 @@ def share_moment(width: Any, kurtosis: Any, *, ctx: Context = FLOAT) -> Any:
     return kurtosis / (n * (kurtosis + n - 1))
 
 
-def haar_variance(d_model, d_ff):
+def haar_variance(d_model: Any, d_ff: Any) -> Any:
     """Var cos^2 of two independent Haar (d_ff, d_model) matrices with orthonormal columns (or rows), n = max >= 2, m = min.
 
     E cos^4 = 3 ((n+1) m - 2) / (m^3 n (n-1)(n+2)): the fourth moment of tr(J' V) over O(n), J the projection on m axes, from the fourth
@@ -65,7 +66,7 @@ def haar_variance(d_model, d_ff):
     return 3 * ((n + 1) * m - 2) / (m * m * m * n * (n - 1) * (n + 2)) - 1 / (n * m) ** 2
 
 
-def null_all_weights_mso(sizes, variances):
+def null_all_weights_mso(sizes: Sequence[Any], variances: Sequence[Any]) -> Any:
     """E cos^2 of matrices flattened together: sum_i n_i v_i^2 / (sum_i n_i v_i)^2, n_i entries of variance v_i each.
 
     Exact, and 1/sum n_i, where all variances agree and the entries are i.i.d.; otherwise leading order with relative error O(1/N). For

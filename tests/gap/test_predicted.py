@@ -7,6 +7,7 @@ from fractions import Fraction as Q
 
 import numpy as np
 import pytest
+from scipy import integrate
 
 import simgap as sg
 from simgap.specs import ACTIVATIONS
@@ -27,12 +28,11 @@ def isotropic(dimension: Q) -> Q:
     return 2 * (dimension - 1) / (dimension**2 * (dimension + 2))
 
 
-# Law A5 as printed, at the moments of a rectified standard normal: E z_+^p = 1/sqrt(2 pi), 1/2, sqrt(2/pi), 3/2; f = 6.
-M1, M2, M3, M4 = 1 / math.sqrt(2 * math.pi), 0.5, math.sqrt(2 / math.pi), 1.5
-K0 = M1**2 / M2
-V = K0**2 * ((M2**2 - M1**4) / M1**4 + (M4 - M2**2) / (2 * M2**2) - 2 * (M3 * M1 - M1**2 * M2) / (M1**2 * M2))
-B = K0 * (3 / 4 * (M4 - M2**2) / M2**2 - (M3 * M1 - M1**2 * M2) / (M1**2 * M2))
-RECTIFIED_6 = K0**2 + (2 * K0 * B + V) / 6
+# A rectified normal h: 1/|h|^2 = int exp(-t |h|^2) dt gives E h_1 h_2 / |h|^2 from E h exp(-t h^2) = 1 / (sqrt(2 pi) (1 + 2t)) and
+# E exp(-t h^2) = (1 + (1 + 2t)^-1/2) / 2; dead vectors, 2^-6 of them, are left out. d_ff = 6, at any std.
+PAIR = integrate.quad(lambda t: (1 / (1 + 2 * t)) ** 2 / (2 * math.pi) * ((1 + (1 + 2 * t) ** -0.5) / 2) ** 4, 0, math.inf)[0]
+RECTIFIED_6 = 1 / 6 + 30 * (PAIR / (1 - 2**-6)) ** 2
+K0 = 1 / math.pi
 
 PLAIN = sg.LayerSpec(d_model=4, d_ff=6, n_experts=3, activation="relu")
 GATED = sg.LayerSpec(d_model=3, d_ff=5, n_experts=3, gated=True, norm="layernorm", init="xavier_uniform")
@@ -47,7 +47,7 @@ BY_HAND = {
             "down": (Q(1, 24), "exact", BETA[24], "exact", "N1"),
             "all": (ALL_PLAIN, "leading", isotropic(1 / ALL_PLAIN), "leading", "N1"),
             "pre": (Q(1, 6), "exact", BETA[6], "exact", "N1"),
-            "hidden": (RECTIFIED_6, "leading", None, None, "A5"),
+            "hidden": (RECTIFIED_6, "exact", None, None, "A5"),
             "normed": None,
             "output": (Q(1, 4), "exact", BETA[4], "exact", "N2"),
             "gap": (Q(5, 24), "exact", BETA[4] + BETA[24], "exact", "N3"),
@@ -105,7 +105,7 @@ def test_every_quantity_by_hand(name):
             continue
         assert value.mean == pytest.approx(float(mean), rel=1e-9 if law == "A5" else 1e-14), path
         assert (value.kind, value.law, value.pairs, value.why) == (kind, law, 0 if over_tokens else 15, ""), path
-        assert bool(value.order) == (law == "A5"), path
+        assert value.order == "", path
         assert value.hypotheses, path
         if variance is None:
             assert (value.sd, value.sd_kind) == (None, None), path
@@ -150,7 +150,7 @@ def test_hidden_vectors_are_sign_symmetric_by_an_odd_activation_or_a_gate(activa
             if odd or gated:
                 assert (hidden.mean, hidden.kind, hidden.law) == (1 / 64, "exact", "A7" if gated else "N1")
             else:
-                assert (hidden.kind, hidden.law) == ("leading", "A6" if reading == "mean" else "A5")
+                assert (hidden.kind, hidden.law) == (("leading", "A6") if reading == "mean" else ("exact", "A5"))
                 assert hidden.mean > 1 / 64
             # RMSNorm changes no angle on a token; over means it only evens out the tokens' norms.
             assert (normed.mean, normed.law) == ((1 / 63, "N4") if norm == "layernorm" else (hidden.mean, hidden.law))
@@ -174,6 +174,27 @@ def test_rectified_vectors_without_a_law_say_why(change, reason):
         hidden = predicted(**change).activation_mso["token"]["hidden"]
     assert hidden.mean is None
     assert reason in hidden.why
+
+
+@pytest.mark.parametrize(
+    "change, order",
+    [
+        ({}, ""),
+        ({"inputs": "clusters", "init": "xavier_normal"}, ""),
+        ({"init": "kaiming_uniform"}, "O(1/d_model)"),
+        ({"router": "expert_choice", "init": "orthogonal"}, "O(1/d_model)"),
+        ({"inputs": sg.InputSpec("sphere", mean=1.0)}, "O(1/D^2, D = 12 the effective dimension of the tokens' norms)"),
+        ({"inputs": sg.InputSpec("powerlaw", alpha=0.0)}, "O(1/D^2, D = 6 the effective dimension of the tokens' norms)"),
+        ({"inputs": sg.InputSpec("student", dof=7.0)}, "O(1/D^2, D = 3 the effective dimension of the tokens' norms)"),
+    ],
+)
+def test_hidden_overlap_on_a_token_is_exact_for_gaussian_weights_and_tokens(change, order):
+    """Effective dimensions by hand, d = 6: 2 (1 + m^2)^2 d / (4 m^2) on a sphere; (sum l)^2 / sum l^2; 2 d / (kurtosis - 1), kurtosis 5 at
+    7 degrees of freedom."""
+    hidden = predicted(**change).activation_mso["token"]["hidden"]
+    assert (hidden.law, hidden.kind, hidden.order) == ("A5", "leading" if order else "exact", order)
+    mean = predicted(**change).activation_mso["mean"]["pre"]
+    assert (mean.mean, mean.order) == (1 / 8, "")
 
 
 def test_only_a_linear_site_has_an_exact_spread():

@@ -102,6 +102,12 @@ def test_enclosures_at_twice_the_precision_lie_with_the_first(monkeypatch):
     assert found == ("certified: x lies elsewhere at twice the precision",)
 
 
+def test_an_enclosure_that_is_no_number(monkeypatch):
+    """It overlaps with everything, and its radius may read 0."""
+    for ball in (arb("nan"), arb(float("nan")), arb(1, float("inf"))):
+        assert objections(monkeypatch, certified=enclosing([ball, ball])) == ("certified: x is not enclosed",)
+
+
 def test_a_certificate_runs_at_twice_the_precision(monkeypatch):
     import flint
 
@@ -160,6 +166,35 @@ def test_derivations_write_down_what_they_find():
         proof.verdicts = [Verdict.AGREES]
         wrong()
         assert proof.check().verdict is Verdict.REFUTED
+
+
+def test_what_is_no_number_decides_nothing():
+    nan, inf = float("nan"), float("inf")
+    for undecided in (
+        lambda proof: proof.estimate("no mean", nan, 0.1, 1.0),
+        lambda proof: proof.estimate("no spread", 1.0, nan, 1.0),
+        lambda proof: proof.estimate("any spread", 1.0, inf, 5.0),
+        lambda proof: proof.estimate("no claim", 1.0, 0.1, nan),
+        lambda proof: proof.bounded("no mean", nan, 0.1, low=0.0),
+        lambda proof: proof.bounded("no spread", 1.0, nan, high=2.0),
+        lambda proof: proof.bounded("no bound", 1.0, 0.1, low=0.0, high=nan),
+        lambda proof: proof.bounded("the largest of nothing", -inf, 0.0, high=0.0),
+    ):
+        proof = Derivation()
+        undecided(proof)
+        assert proof.check().verdict is Verdict.UNDECIDED
+    proof = Derivation()
+    proof.bounded("infinitely far above", inf, 0.1, high=2.0)
+    assert proof.check().verdict is Verdict.REFUTED
+    with pytest.raises(ValueError, match="low, high: expected at least one bound"):
+        proof.bounded("anything", 1.0, 0.1)
+
+
+def test_balls_of_one_name_are_all_kept():
+    proof = Derivation()
+    for value in (1, 2, 3):
+        proof.ball("x", arb(value))
+    assert [float(ball) for ball in proof.check().enclosures.values()] == [1, 2, 3]
 
 
 def test_nothing_shown_is_undecided():

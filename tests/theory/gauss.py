@@ -68,7 +68,9 @@ def wide_pair(name, rho, std):
         if name in SATURATING:
             inner = erf(mean / spread / math.sqrt(2))
         else:
-            inner = mean * (1 + erf(mean / spread / math.sqrt(2))) / 2 + spread * np.exp(-((mean / spread) ** 2) / 2) / math.sqrt(2 * math.pi)
+            inner = mean * (1 + erf(mean / spread / math.sqrt(2))) / 2 + spread * np.exp(-((mean / spread) ** 2) / 2) / math.sqrt(
+                2 * math.pi
+            )
         inner = 2 * inner
         for low, high in ((-REACH, 0.0), (0.0, REACH)):
             y, share = _segment(np.clip(mean - 12 * spread, low, high), np.clip(mean + 12 * spread, low, high))

@@ -72,6 +72,19 @@ def test_the_rate_does_not_hang_on_its_nodes(monkeypatch, seeds, conditions, wit
     assert found == pytest.approx(false_positive_rate(seeds, conditions, 0.05, within), abs=tolerance)
 
 
+@pytest.mark.parametrize("seeds, conditions, within", [(100, 50, 0.5), (1000, 10, 0.3), (5000, 2, 0.9), (20_000, 5, 0.5)])
+def test_the_rate_of_many_points_is_that_of_a_normal_correlation(seeds, conditions, within):
+    """r is a mean of many terms there: normal, with the variance of its two parts; 1e-3 is three times what 1/seeds leaves at 100."""
+    between, inside = seeds - 1, seeds * (conditions - 1)
+    share = between * (1 + (conditions - 1) * within) / (between * (1 + (conditions - 1) * within) + inside * (1 - within))
+    sd = math.sqrt(share**2 / between + (1 - share) ** 2 / inside)
+    edge = scipy.stats.norm.isf(0.025) / math.sqrt(seeds * conditions - 1)
+    expected = 2 * scipy.stats.norm.sf(edge / sd)
+    found = false_positive_rate(seeds, conditions, 0.05, within)
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert found != pytest.approx(2 * scipy.stats.norm.sf(1.1 * edge / sd), abs=1e-3)
+
+
 def test_the_rate_rises_with_the_correlation():
     rates = [false_positive_rate(10, 5, 0.05, w) for w in (0, 0.1, 0.3, 0.6, 0.9, 0.99, 1)]
     assert all(a < b for a, b in itertools.pairwise(rates))
@@ -98,7 +111,16 @@ def test_the_rate_against_draws(seeds, conditions, within):
 
 @pytest.mark.parametrize(
     "arguments, name",
-    [((2, 5), "seeds"), ((5, 0), "seeds"), ((5, 5, 0.0), "level"), ((5, 5, 1.0), "level"), ((5, 5, 0.05, -0.1), "within_correlation")],
+    [
+        ((2, 5), "seeds"),
+        ((5, 0), "seeds"),
+        ((10.5, 5), "seeds"),
+        ((math.nan, 5), "seeds"),
+        ((5, 2.5), "seeds"),
+        ((5, 5, 0.0), "level"),
+        ((5, 5, 1.0), "level"),
+        ((5, 5, 0.05, -0.1), "within_correlation"),
+    ],
 )
 def test_what_has_no_rate_is_refused(arguments, name):
     with pytest.raises(ValueError, match=f"^{name}.*: expected"):

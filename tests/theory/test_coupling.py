@@ -76,6 +76,15 @@ def test_the_gradient_by_automatic_differentiation(k):
     assert claimed / s.detach().numpy() != pytest.approx(z.grad.numpy(), abs=1e-2)
 
 
+def test_layers_of_different_widths_and_a_top_out_of_range():
+    s, t = np.full((1, 2), 1 / 2), np.full((1, 3), 1 / 3)
+    assert mass_coupling(s, t, 2) == pytest.approx(-4 / 6, rel=1e-15)
+    assert mass_gradient(t[0], 1.0, 3) == pytest.approx(np.zeros(3), abs=1e-16)
+    for k in (0, 4):
+        with pytest.raises(ValueError, match=f"k: expected 1 to 3 experts, got {k}"):
+            mass_gradient(t[0], 1.0, k)
+
+
 @pytest.mark.parametrize(
     "s, t, k, match",
     [

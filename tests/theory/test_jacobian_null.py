@@ -131,6 +131,12 @@ def test_an_f_too_small_is_refused():
         null_jacobian_alignment(8, 2, CUBE)
 
 
+@pytest.mark.parametrize("sizes, name", [((1, 8), "d_model"), ((8, 0), "d_ff"), ((8, -3), "d_ff"), ((8, math.nan), "d_ff")])
+def test_sizes_out_of_range_are_refused(sizes, name):
+    with pytest.raises(ValueError, match=f"^{name}: expected at least"):
+        null_jacobian_alignment(*sizes)
+
+
 def test_balls_take_only_what_their_tails_allow():
     from simgap.certify import BALL
 

@@ -23,17 +23,17 @@ def test_experts_that_share_a_base_have_none():
         preactivation_std("upcycled", 8, 32)
 
 
-@pytest.mark.parametrize("dimension", [8, 32, 256])
+@pytest.mark.parametrize("dimension", [1, 2.5, 8, 256])
 def test_norms_are_chi(dimension):
-    """Against the integral over chi^2: the cube root's normal law is off by O(1/D^2), which 1/D would not hide."""
+    """Against the integral over chi^2, for a function smooth in std^2; one of a fixed norm is beyond doubt another number."""
 
     def f(s):
-        return 1 / (1 + s * s)
+        return np.exp(-(s**2) / 3)
 
     density = stats.chi2(dimension).pdf
-    exact = integrate.quad(lambda q: f(1.3 * math.sqrt(q / dimension)) * density(q), 0, 8 * dimension)[0]
-    assert abs(over_norms(f, 1.3, dimension) - exact) < 0.05 / dimension**2
-    assert abs(f(1.3) - exact) > 0.05 / dimension
+    exact = integrate.quad(lambda u: f(1.3 * u / math.sqrt(dimension)) * density(u * u) * 2 * u, 0, 12 + 2 * math.sqrt(dimension))[0]
+    assert over_norms(f, 1.3, dimension) == pytest.approx(exact, rel=1e-6 if dimension < 8 else 1e-9)
+    assert abs(f(1.3) - exact) > 1e-4
 
 
 def test_tokens_of_one_norm():

@@ -87,6 +87,13 @@ def test_the_plain_ceiling_covers_every_angle(eps):
     assert plain_ceiling(0.0, 1e-4, 1e-8) < 1.04 * aligned_ceiling(0.0, 1e-4, 1e-8)
 
 
+def test_beyond_a_right_angle_the_ceiling_is_one():
+    """The sine of a wider angle falls again, below overlaps that aligned tokens reach by turning less than they may."""
+    assert math.sin(angle(0.5, 1.0, 0.1)) < 0
+    assert aligned_ceiling(0.5, 1.0, 0.1) == 1
+    assert aligned_ceiling(0.5, np.array([0.0, 1.0]), 0.1)[1] == 1
+
+
 def test_arrays_go_through():
     iota = np.array([0.0, 0.001, 0.01])
     ceiling = aligned_ceiling(0.1, 0.02, iota)

@@ -65,6 +65,11 @@ def test_tied_mass_is_a_softmax(gap, experts, k):
     assert tied_mass(gap, experts, k) == pytest.approx(p[:k].sum(), rel=1e-14)
 
 
+def test_a_wide_gap_gives_all_the_mass():
+    assert tied_mass(1000.0, 8, 2) == 1
+    assert tied_mass(np.inf, 8, 2) == 1
+
+
 def test_an_informative_choice_may_be_undecided():
     """Every expert is chosen by a seventh of the tokens, as sure as log 7 nats, yet no token gives it a fifth of its mass."""
     experts = 7

@@ -61,8 +61,18 @@ def test_against_draws(d, r1, r2):
     assert abs(squares.mean() - 1.15 * null_subspace_variance(d, r1, r2)) > SIGMA * error
 
 
-@pytest.mark.parametrize("ranks, name", [((0,), "rank"), ((6,), "rank"), ((2, 0), "other_rank"), ((2, 6), "other_rank")])
+@pytest.mark.parametrize(
+    "ranks, name",
+    [((0,), "rank"), ((6,), "rank"), ((np.int64(6),), "rank"), ((1.5,), "rank"), ((math.nan,), "rank"),
+     ((2, 0), "other_rank"), ((2, 6), "other_rank"), ((2, np.int32(6)), "other_rank")],
+)  # fmt: skip
 def test_ranks_out_of_range_are_refused(ranks, name):
     for law in (null_subspace_overlap, null_subspace_variance):
         with pytest.raises(ValueError, match=rf"^{name}: expected a whole number in 1..5, got"):
             law(5, *ranks)
+
+
+def test_a_line_has_one_subspace():
+    assert null_subspace_overlap(1, 1) == 1
+    with pytest.raises(ValueError, match=r"^d_model: expected at least 2"):
+        null_subspace_variance(1, 1)

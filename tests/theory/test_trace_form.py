@@ -120,3 +120,12 @@ def test_the_mean_overlap_is_that_of_a_beta_law(d):
 def test_the_witness_needs_an_even_width(d):
     with pytest.raises(ValueError, match=f"d_model: expected an even number of at least 2, got {d}"):
         balanced_witness(d)
+
+
+def test_small_integers_do_not_overflow_in_the_overlap():
+    assert balanced_overlap(np.array([100, 1, 2, 3], np.int8)) == pytest.approx((9988 / 10014) ** 2, rel=1e-15)
+
+
+def test_the_overlap_needs_two_halves():
+    with pytest.raises(ValueError, match=r"^x: expected an even number of coordinates, got 3"):
+        balanced_overlap([1.0, 2.0, 3.0])

@@ -1,0 +1,69 @@
+"""The float context: its numbers, its functions at the ends of their range, its quadratures."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import scipy.special
+
+from simgap.theory.floats import FLOAT
+
+
+def test_numbers():
+    third = Fraction(1, 3)
+    assert FLOAT.number(third) is third
+    assert FLOAT.number(7) == 7
+    assert isinstance(FLOAT.number(7), int)
+    assert FLOAT.number("0.1") == 0.1
+    assert FLOAT.number("1/3") == 1 / 3
+    assert FLOAT.number([1, 2]).dtype == np.float64
+    assert isinstance(FLOAT.number(np.float32(0.5)), float)
+
+
+def test_functions():
+    x = np.array([-800.0, -3.0, 0.0, 2.0, 800.0])
+    assert FLOAT.logistic(x) == pytest.approx(scipy.special.expit(x), rel=1e-15)
+    assert FLOAT.positive_part(x).tolist() == [0, 0, 0, 2, 800]
+    assert FLOAT.step(x)[[0, 1, 3, 4]].tolist() == [0, 0, 1, 1]
+    assert FLOAT.magnitude(x).tolist() == [800, 3, 0, 2, 800]
+    quarter = Fraction(1, 4)
+    for name, value in (("sqrt", 0.5), ("exp", math.exp(0.25)), ("log", math.log(0.25)), ("erf", math.erf(0.25))):
+        assert float(getattr(FLOAT, name)(quarter)) == pytest.approx(value, rel=1e-15)
+    assert float(FLOAT.tanh(quarter)) == pytest.approx(math.tanh(0.25), rel=1e-15)
+    assert float(FLOAT.asin(quarter)) == pytest.approx(math.asin(0.25), rel=1e-15)
+    assert FLOAT.pi == math.pi
+
+
+@pytest.mark.parametrize("std", [1e-6, 0.3, 1.0, 1e3])
+def test_moments(std):
+    """E |sz|^p = s^p 2^(p/2) Gamma((p+1)/2) / sqrt(pi): kinked at 0 for odd p."""
+    for p in range(9):
+        exact = std**p * 2 ** (p / 2) * math.gamma((p + 1) / 2) / math.sqrt(math.pi)
+        assert FLOAT.expect(lambda x, p=p: np.abs(x) ** p, std) == pytest.approx(exact, rel=1e-13)
+    assert FLOAT.expect(lambda x: 1, std) == pytest.approx(1, rel=1e-14)
+
+
+@pytest.mark.parametrize("std", [1.0, 100.0, 2.0**20])
+def test_a_scale_much_smaller_than_the_normal(std):
+    """E exp(-(sz)^2 / 2) = 1 / sqrt(1 + s^2), all of it near 0."""
+    assert FLOAT.expect(lambda x: np.exp(-x * x / 2), std) == pytest.approx(1 / math.sqrt(1 + std**2), rel=1e-12)
+    assert FLOAT.expect(lambda x: np.exp(-x * x / 2), 1.001 * std) != pytest.approx(1 / math.sqrt(1 + std**2), rel=1e-12)
+
+
+def test_arrays_of_scales():
+    std = np.array([[0.5, 1.0], [2.0, 3.0]])
+    assert FLOAT.expect(lambda x: x * x, std) == pytest.approx(std**2, rel=1e-14)
+    assert isinstance(FLOAT.expect(lambda x: x * x, 2), float)
+
+
+def test_pairs():
+    """Isserlis, Sheppard and Cho and Saul: smooth, jumping and kinked functions."""
+    rho = np.array([-0.7, 0.2])
+    assert FLOAT.expect_pair(lambda x: x, lambda x: x, rho, 2.0) == pytest.approx(4 * rho, rel=1e-13)
+    assert FLOAT.expect_pair(lambda x: x * x, lambda x: 1 + x, 0.5, 2.0) == pytest.approx(4, rel=1e-13)
+    assert FLOAT.expect_pair(np.sign, np.sign, 0.4) == pytest.approx(2 * math.asin(0.4) / math.pi, rel=1e-12)
+    relu = FLOAT.positive_part
+    assert FLOAT.expect_pair(relu, relu, 0.4) == pytest.approx(
+        (math.sqrt(0.84) + 0.4 * (math.pi - math.acos(0.4))) / (2 * math.pi), rel=1e-12
+    )
