@@ -36,10 +36,6 @@ class Point:
         return self.found.sem or 0.0
 
     @property
-    def met(self) -> bool:
-        return abs(self.z) < 5
-
-    @property
     def z(self) -> float:
         """Deviation from the law in standard errors; where trials do not vary but for round-off, 0 if the law is met up to it."""
         away = self.mean - self.law

@@ -281,6 +281,11 @@ def _mso_with(side: int, triangles: int, corners: int, squares: int, order: int 
     return mso
 
 
+def _once_over_pairs(n: Any, e: Any, t: Any, *, ctx: Any) -> Any:
+    mean, variance, third, fourth = mso_cumulants(n, e, t, ctx=ctx)
+    return mean, variance * ctx.number(t), third, fourth
+
+
 def _cycle_with(shift: int, over: int) -> Callable[..., Any]:
     def cycle(n: Any, length: Any, *, ctx: Any) -> Any:
         n = ctx.number(n)
@@ -306,6 +311,7 @@ def control() -> list[Wrong]:
         Wrong("24 in place of 36 for a triangle with a side twice", replace(LAW, mso=_mso_with(1, 6, 24, 72))),
         Wrong("24 in place of 72 for a square", replace(LAW, mso=_mso_with(1, 6, 36, 24))),
         Wrong("the third cumulant over T, not T^2", replace(LAW, mso=_mso_with(1, 6, 36, 72, order=1))),
+        Wrong("the variance over P, not P T", replace(LAW, mso=_once_over_pairs)),
         Wrong("a cycle with c = 2/(N (N+1))", replace(LAW, cycle=_cycle_with(1, 2))),
         Wrong("a cycle with D = (N-1)(N+1)/2", replace(LAW, cycle=_cycle_with(2, 1))),
         Wrong("mu3 over N+3", replace(LAW, overlap=_overlap_with(3, 3))),

@@ -39,7 +39,8 @@ STATEMENT = Statement(
 
 @dataclass(frozen=True)
 class Law:
-    """situation: "plain" is the hypothesis; in "W_down = W_up'" the outputs know the weights."""
+    """situation: "plain" is the hypothesis; in "W_down = W_up'" the outputs know the weights; "dead trials left out" has rectifying
+    experts, and drops what they leave undefined."""
 
     gap: Callable[..., Any] = null_gap
     ratio: Callable[..., Any] = null_ratio
@@ -78,24 +79,30 @@ def _check_enumeration(proof: Derivation, law: Law, d: int, f: int) -> None:
 
 @cache
 def _enumerated(d: int, f: int, situation: str) -> list[tuple[Fraction, Fraction]]:
-    """(a, w) of every layer: identity experts on the token (2^0, 2^1, ...), which leaves no hidden vector and no output zero."""
+    """(a, w) of every layer: identity experts on the token (2^0, 2^1, ...), which leaves no hidden vector and no output zero; or rectifying
+    ones, which do."""
+    rectified = situation == "dead trials left out"
     x = [2**i for i in range(d)]
     signs = list(itertools.product((-1, 1), repeat=d * f))
     found = []
     for up1, up2 in itertools.product(signs, repeat=2):
         w = Fraction(sum(p * q for p, q in zip(up1, up2, strict=True)) ** 2, (d * f) ** 2)
-        downs = [(up1, up2)] if situation != "plain" else itertools.product(signs, repeat=2)
+        downs = [(up1, up2)] if situation == "W_down = W_up'" else itertools.product(signs, repeat=2)
         for downs12 in downs:
-            y1, y2 = (_output(up, down, x, f) for up, down in zip((up1, up2), downs12, strict=True))
+            y1, y2 = (_output(up, down, x, f, rectified) for up, down in zip((up1, up2), downs12, strict=True))
             norms = sum(p * p for p in y1) * sum(q * q for q in y2)
+            if not norms:
+                continue
             found.append((Fraction(sum(p * q for p, q in zip(y1, y2, strict=True)) ** 2, norms), w))
     return found
 
 
-def _output(up: Any, down: Any, x: list[int], f: int) -> list[int]:
+def _output(up: Any, down: Any, x: list[int], f: int, rectified: bool) -> list[int]:
     """y = W_down W_up x; W_up has rows of d entries, W_down columns of d entries, so that W_down = W_up' is the same tuple."""
     d = len(x)
     hidden = [sum(up[i * d + j] * x[j] for j in range(d)) for i in range(f)]
+    if rectified:
+        hidden = [max(h, 0) for h in hidden]
     return [sum(down[i * d + j] * hidden[i] for i in range(f)) for j in range(d)]
 
 
@@ -169,6 +176,12 @@ def control() -> list[Wrong]:
             replace(LAW, floor=lambda f, c, g, *, ctx: ctx.number(f) * (1 + c * c / (1 + 2 * g * c))),
             ("symbolic",),
             unseen,
+        ),
+        Wrong(
+            "trials of dead experts left out",
+            replace(LAW, situation="dead trials left out"),
+            ("symbolic",),
+            "the simulated experts are never dead: five of them with four units each would seldom be",
         ),
         Wrong("W_down = W_up': the outputs know the weights", replace(LAW, situation="W_down = W_up'")),
     ]

@@ -168,11 +168,20 @@ def control() -> list[Wrong]:
 
         return variance
 
+    def over_once(d: Any, first: Any, second: Any = None, *, ctx: Any) -> Any:
+        right = null_subspace_variance(d, first, second, ctx=ctx)
+        return right * min(ctx.number(first), ctx.number(first if second is None else second))
+
+    def halved(d: Any, first: Any, second: Any = None, *, ctx: Any) -> Any:
+        return null_subspace_variance(d, first, second, ctx=ctx) / 2
+
     return [
         Wrong("max(r1, r2)/(d+1)", replace(LAW, mean=shifted)),
         Wrong("min(r1, r2)/d: divided by the larger rank", replace(LAW, mean=smaller)),
         Wrong("(r1 + r2)/(2d): divided by a mean of the ranks", replace(LAW, mean=halfway)),
         Wrong("variance with d in place of d-1 below", replace(LAW, variance=rescaled(-1, 0))),
         Wrong("variance with d+1 in place of d+2 below", replace(LAW, variance=rescaled(2, 1))),
+        Wrong("variance with 1 in place of 2", replace(LAW, variance=halved)),
+        Wrong("variance over min, not min^2", replace(LAW, variance=over_once)),
         Wrong("broken: the subspaces share an axis", replace(LAW, draw="shared axis")),
     ]

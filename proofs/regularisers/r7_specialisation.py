@@ -58,9 +58,16 @@ def symbolic(law: Law = LAW) -> Check:
     proof = Derivation()
     eta, delta, tau, experts, k, q = sp.symbols("eta delta tau E k q", positive=True)
     proof.step("1 - M >= delta 1{1 - M >= delta}; in expectation eta >= delta P(M <= 1 - delta)")
+    over = sp.Symbol("u", positive=True)
+    gap = law.markov(delta + over, delta, ctx=SYMBOLIC) - 1
+    proof.equal("the bound at one token of 1 - M = delta + u, u >= 0, exceeds the indicator by", over / delta, sp.simplify(gap))
+    proof.equal("and is linear in eta, so that this holds in the mean", 0, sp.diff(law.markov(eta, delta, ctx=SYMBOLIC), eta, 2))
     worst = sp.solve(q * delta - eta, q)[0]
     proof.equal("attained by 1 - M = delta with probability q, else 0, where q delta = eta", worst, law.markov(eta, delta, ctx=SYMBOLIC))
     proof.step("1 - M <= delta where M >= 1 - delta, else at most 1 - k/E: the k largest of E are at least their mean")
+    for failure, worst in ((0, delta), (1, 1 - k / experts)):
+        proof.equal(f"the bound at one token, tau = {failure}", worst, sp.simplify(law.converse(failure, delta, experts, k, ctx=SYMBOLIC)))
+    proof.equal("linear in tau", 0, sp.simplify(sp.diff(law.converse(tau, delta, experts, k, ctx=SYMBOLIC), tau, 2)))
     spread = (1 - tau) * delta + tau * (1 - k / experts)
     proof.equal("attained by these two values", sp.expand(spread), sp.expand(law.converse(tau, delta, experts, k, ctx=SYMBOLIC)))
     _information(proof, law)
