@@ -8,10 +8,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from proofs.runner import Result, run_all, theorems
-from proofs.statement import WAYS
 from simgap.cli import Parser, finish
 from simgap.specs import nearest
+
+try:
+    from proofs.runner import Result, run_all, theorems
+    from proofs.statement import WAYS
+except ModuleNotFoundError as missing:
+    if missing.name not in ("flint", "sympy"):
+        raise
+    sys.exit(print(f"python -m proofs: error: {missing.name} is not installed; pip install 'simgap[proofs]'", file=sys.stderr) or 2)
 
 MARKS = {"proved": "proved", "agrees": "agrees", "refuted": "REFUTED", "undecided": "UNDECIDED", "not applicable": "-"}
 

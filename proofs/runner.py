@@ -2,10 +2,12 @@
 
 import importlib
 import multiprocessing
+import os
 import pkgutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ from simgap.certify.balls import precision
 from simgap.certify.verdict import Verdict
 
 BITS = 128
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,24 @@ def run_all(modules: Sequence[str], jobs: int) -> Iterator[Result]:
         yield from map(run_theorem, modules)
         return
     # spawn: a forked child would inherit the locks of numpy's threads.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield from pool.map(run_theorem, modules)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Children that start inside leave their linear algebra on one thread: the processes are the parallelism. What the user set stays."""
+    added = {name: "1" for name in THREAD_VARIABLES if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def run_theorem(module: str) -> Result:

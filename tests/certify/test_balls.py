@@ -56,6 +56,25 @@ def test_a_kink_is_refused_where_analyticity_is_asked_for():
     assert BALL.analytic is False
 
 
+@pytest.mark.parametrize("name", ["sqrt", "log", "asin"])
+def test_cuts_of_the_integrand_are_refused(name):
+    """Roots and poles beside the real line, at 0.1i and nearer: an integral that stepped across their cuts would be wrong, not wide."""
+    functions = {
+        "sqrt": (lambda x: BALL.sqrt(x * x + BALL.number("0.01")), lambda x: mpmath.sqrt(x * x + mpmath.mpf("0.01"))),
+        "log": (lambda x: BALL.log(x * x + BALL.number("0.01")), lambda x: mpmath.log(x * x + mpmath.mpf("0.01"))),
+        "asin": (
+            lambda x: BALL.asin(2 * x / (x * x + BALL.number("1.1"))) ** 2,
+            lambda x: mpmath.asin(2 * x / (x * x + mpmath.mpf("1.1"))) ** 2,
+        ),
+    }
+    ball, plain = functions[name]
+    with precision(96), mpmath.workdps(30):
+        found = BALL.expect(ball, 1, degree=2)
+        exact = mpmath.quad(lambda x: 2 * plain(x) * mpmath.npdf(x), [0, 0.1, 0.5, 1, 2, 4, 8, 14])
+        assert found.overlaps(arb(mpmath.nstr(exact, 25)) + arb(0, 1e-15))
+        assert float(found.rad()) < 1e-9
+
+
 def test_precision_is_given_back():
     before = flint.ctx.prec
     with precision(200):
