@@ -25,7 +25,7 @@ from simgap.theory.finite_width import (
 from simgap.theory.floats import FLOAT
 from simgap.theory.symbols import SYMBOLIC
 
-BITS = 96
+BITS = 104
 
 STATEMENT = Statement(
     id="A5",

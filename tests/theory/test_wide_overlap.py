@@ -62,7 +62,7 @@ def test_the_closed_form_of_independent_entries():
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("p, q", [(1, 0), (1, 1), (2, 1), (2, 2), (1, 3), (4, 0)])
 def test_affine_moments_are_those_of_draws(p, q, shared):
-    """a = g x + t, b = g' y + t' at a gain of spread 1/2: x and y by every outcome, gains and biases by Gauss-Hermite, exact to degree 39."""
+    """a = g x + t, b = g' y + t' at a gain of spread 1/2: x and y by every outcome, gains and biases by Gauss-Hermite."""
     tau = 0.5
     z, w = np.polynomial.hermite_e.hermegauss(20)
     w = w / w.sum()
