@@ -7,6 +7,7 @@ import pkgutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,8 @@ def run_all(modules: Sequence[str], jobs: int) -> Iterator[Result]:
     with _one_thread_each(), ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield from pool.map(run_theorem, modules)
+        except BrokenProcessPool:
+            raise OSError("a process ended abruptly (killed, or out of memory); try --jobs 1") from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -137,6 +137,10 @@ def symbolic(law: Law = LAW) -> Check:
     )
     proof.equal("at rho = 0 the slope is s^2 (E e')^2 = 0, as e' is odd", sp.Integer(0), sp.simplify(sp.diff(claimed, RHO).subs(RHO, 0)))
     proof.equal("at rho = 0 the value is (E e)^2, E e = s^2 E phi (Stein)", sp.simplify(gelu_mean**2), sp.simplify(claimed.subs(RHO, 0)))
+    proof.step(
+        "rho = +-1, where u, v have no joint density: E f(su) f(sv) = sum a_j^2 rho^j with sum a_j^2 finite (A1) is continuous on [-1, 1],"
+        " and so are the closed forms (GELU's root is at least sqrt(1 + 2 s^2)); hence they agree at the ends too"
+    )
     return proof.check()
 
 
@@ -235,12 +239,23 @@ def _gelu_bare(rho: Any, std: Any = 1, *, ctx: Any = FLOAT) -> Any:
     return (c * ctx.asin(c / (1 + a)) + (a * a + c * c) / ctx.sqrt((1 + a) ** 2 - c * c)) / (2 * ctx.number(ctx.pi))
 
 
+def _erf_half(rho: Any, std: Any = 1, *, ctx: Any = FLOAT) -> Any:
+    return erf_dual(rho, std, ctx=ctx) / 2
+
+
+def _gelu_twice_asin(rho: Any, std: Any = 1, *, ctx: Any = FLOAT) -> Any:
+    a, c = ctx.number(std) ** 2, ctx.number(std) ** 2 * ctx.number(rho)
+    return gelu_even_dual(rho, std, ctx=ctx) + c * ctx.asin(c / (1 + a)) / (2 * ctx.number(ctx.pi))
+
+
 def control() -> list[Wrong]:
     only = "an integral that sympy does not do; SiLU's constant has no symbolic form"
     return [
         Wrong("identity: s rho", replace(LAW, identity=lambda rho, std=1, *, ctx=FLOAT: ctx.number(rho) * ctx.number(std))),
         Wrong("ReLU without rho asin rho", replace(LAW, relu=_relu_without_asin)),
         Wrong("erf with s^2 rho / (1 + s^2)", replace(LAW, erf=_erf_one)),
+        Wrong("erf with 1/pi for 2/pi", replace(LAW, erf=_erf_half)),
+        Wrong("GELU with c/pi for c/2pi", replace(LAW, gelu=_gelu_twice_asin)),
         Wrong("GELU with c^2 in place of c^2 (1-a)/(1+a)", replace(LAW, gelu=_gelu_bare)),
         Wrong("kappa0 = (E act)^2 / Var act", replace(LAW, zero=_over_variance), ("certified", "numeric"), only),
     ]

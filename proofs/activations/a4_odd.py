@@ -1,4 +1,4 @@
-"""A4: odd activations keep independent vectors independent, and bring no two vectors closer."""
+"""A4: odd activations leave right angles right, and shrink no acute angle."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ BITS = 88
 STATEMENT = Statement(
     id="A4",
     kind=UPPER,
-    title="odd activations compress no angle",
+    title="odd activations shrink no acute angle, and keep right angles",
     claim=r"\sigma(-x) = -\sigma(x):\quad \kappa(0) = 0,\ \kappa(-\rho) = -\kappa(\rho),\ |\kappa(\rho)| \le |\rho|",
     hypotheses=(
         "pre-activations jointly Gaussian with one standard deviation s; wide limit",

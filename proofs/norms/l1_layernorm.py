@@ -32,6 +32,7 @@ STATEMENT = Statement(
     hypotheses=(
         "pre-activations jointly Gaussian with correlation rho and one standard deviation s, entry by entry independent; d_ff to infinity",
         "act not constant, E act(sz)^2 finite",
+        "for where the overlap is raised: kappa0 > 0 (else c = kappa, and LayerNorm raises none)",
         "unit gain, zero bias (L1B: with them), the norm's epsilon nil",
     ),
     box={"rho": (-1, 1), "s": (0, None)},
@@ -86,6 +87,7 @@ def symbolic(law: Law = LAW) -> Check:
         "so c^2 - kappa^2 = (c - kappa)(c + kappa) > 0 iff c + kappa < 0 (kappa < 1, kappa0 > 0); c + kappa rises with kappa and is 0 at"
     )
     proof.equal("kappa", sp.solve((kappa - zero) / (1 - zero) + kappa, kappa)[0], law.raises(zero, ctx=SYMBOLIC))
+    proof.equal("kappa0 > 0 is needed: at kappa0 = 0 (act odd) the law gives c", kappa, law.cosine(kappa, 0, ctx=SYMBOLIC))
     proof.equal(
         "ReLU at rho = -1, kappa = 0, kappa0 = 1/pi: c^2", 1 / (sp.pi - 1) ** 2, sp.simplify(law.cosine(0, 1 / sp.pi, ctx=SYMBOLIC) ** 2)
     )

@@ -34,13 +34,14 @@ STATEMENT = Statement(
         r" \text{ with }"
         r" \kappa(\rho)^2 ="
         r" \text{MSO iff } \sqrt{\text{MSO}} > \max(\kappa(-1), -\min\kappa)"
-        r"\text{, for } \sigma(x) = \lambda x + \text{even};"
+        r"\text{, for } \text{MSO} > 0,\ \min\kappa \le 0,\ \sigma(x) = \lambda x + \text{even};"
         r"\quad \text{SiLU, } s = 1,\ \text{MSO} = 0.6:\ \rho = 0.77969427778\ldots,\ \text{with LayerNorm } 0.80713210766\ldots"
     ),
     hypotheses=(
         "the wide limits of A1 and L1, SiLU and its like: act = lambda x + an even part, not affine, lambda > 0",
         "one correlation rho common to all pairs and tokens",
-        "0 <= MSO <= 1",
+        "0 <= MSO <= 1; for the iff: MSO > 0 (SiLU, s = 1, has one rho at MSO = 0 too) and min kappa <= 0, as SiLU, GELU and ReLU have"
+        " at every s (where min kappa > 0 lies inside, MSO = (min kappa)^2 has one rho, and less has none)",
     ),
     box={"MSO": (0, 1), "s": (0, None)},
     premises=(
@@ -131,12 +132,16 @@ def certified(law: Law = LAW) -> Check:
         " a_j^2 rho^(j-2)"
         " over even j is >= 0: kappa is convex on [-1, 1]"
     )
-    proof.step("v = sqrt(MSO) > 0: kappa = v has exactly one solution in [-1, 1] iff v > kappa(-1), being convex with kappa(1) = 1 >= v")
+    proof.step(
+        "v = sqrt(MSO) > 0 >= min kappa: right of the minimum kappa = v has one solution, being convex with kappa(1) = 1 >= v, and left of"
+        " it another iff v <= kappa(-1)"
+    )
     proof.step("kappa = -v has none iff -v < min kappa; so one solution in all iff v > max(kappa(-1), -min kappa)")
     proof.record("s = 1: kappa'(-1) > 0, so kappa rises on all of [-1, 1] and min kappa = kappa(-1)", sign(_end_slope(1, bits), ">"))
     proof.record("s = 10: kappa'(-1) < 0, so min kappa < kappa(-1)", sign(_end_slope(10, bits), "<"))
     product = BALL.expect(lambda x: -x * x * BALL.logistic(x) * BALL.logistic(-x), 10, degree=2)
     proof.record("s = 10: kappa(-1) < 0, as act(x) act(-x) < 0", sign(product, "<"))
+    proof.step("SiLU and GELU have act(x) act(-x) < 0 for x != 0, ReLU 0: kappa(-1) <= 0, so min kappa <= 0 at every s")
     # Any numbers with min kappa < kappa(-1) < 0: overlaps between the squares have solutions on both sides of the minimum.
     end, lowest = BALL.number("-0.0024"), BALL.number("-0.0025")
     between = BALL.number("0.00245") ** 2

@@ -120,7 +120,8 @@ def _all_weights(spec: LayerSpec, pairs: int) -> Prediction:
     # Of all vectors with these second moments, cos^2 spreads like that of an isotropic vector in 1/mean dimensions.
     variance = weight_null.null_variance(1 / mean) if mean < 1 else 0.0
     sd_kind = "exact" if equal and spec.init in GAUSSIAN_INITS else "leading"
-    return _prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
+    found = _prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
+    return found if equal else replace(found, order="O(1/(d_model d_ff)^2)")
 
 
 def _activation(spec: LayerSpec, run: RunSpec, reading: str, site: str, pairs: int, across: bool) -> Prediction:
@@ -192,7 +193,8 @@ def _ratio(spec: LayerSpec, output: Prediction, up: Prediction, pairs: int) -> P
     variance = gap_law.ratio_variance(output.mean, output.sd**2, up.mean, up.sd**2)
     note = "a ratio of expectations; a ratio of measured means exceeds it by O(1 / (pairs x trials)) relative"
     hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), note)
-    return Prediction(float(gap_law.null_ratio(spec.d_ff)), math.sqrt(variance), "leading", "leading", gap_law.ID, hypotheses, pairs)
+    mean, sd = float(gap_law.null_ratio(spec.d_ff)), math.sqrt(variance)
+    return Prediction(mean, sd, "leading", "leading", gap_law.ID, hypotheses, pairs, order="O(d_ff/(pairs trials))")
 
 
 ISOTROPIC_UP = "W_up (W_gate, where gated) isotropic on the left (Gaussian or Haar): cos^2 ~ Beta(1/2, (f-1)/2)"

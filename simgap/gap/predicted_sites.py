@@ -48,7 +48,9 @@ def site_null(spec: LayerSpec, site: str, reading: str, tokens: int, across: boo
         hypotheses = output_null.HYPOTHESES if spec.n_shared_experts == 0 else (*output_null.HYPOTHESES[:3], SHARED_APART)
         return SiteNull(output_null.null_output_mso(spec.d_model), output_null.ID, hypotheses, width=spec.d_model)
     independent = (*weight_null.HYPOTHESES, W_UP_INDEPENDENT)
-    affine = site == "normed" and spec.norm_affine != "none"
+    if spec.d_ff == 1:
+        return SiteNull(weight_null.null_mso(1), weight_null.ID, ("one hidden unit: every cos^2 is 1; both vectors non-zero",), width=1)
+    affine = _norm_of(spec, site)[1][0] > 0
     if site == "normed" and spec.norm == "layernorm" and not affine:
         mean = layernorm_null.null_layernorm_mso(spec.d_ff)
         return SiteNull(mean, layernorm_null.ID, (*layernorm_null.HYPOTHESES, W_UP_INDEPENDENT), width=spec.d_ff - 1)
@@ -72,6 +74,8 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
     if isinstance(norms, str):
         return norms
     power, dimension = norms
+    if dimension < 1:
+        return f"inputs = {spec.inputs.kind}: the tokens' norms spread too far for law A5 (effective dimension {dimension:.2g} < 1)"
     centred, affine = _norm_of(spec, site)
     std = preactivation_std(spec.init, spec.d_model, spec.d_ff, power)
     gaussian_tokens = spec.inputs.kind in ("gaussian", "sphere", "clusters") and not spec.inputs.mean
@@ -91,6 +95,8 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
         mean = over_norms(overlap, std, dimension)
     else:
         mean = _rectified_overlap(spec.activation, spec.d_ff, std, dimension)
+    if mean > 1:
+        return _beyond_one(spec, mean)
     hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, "both vectors non-zero", *((AFFINE,) if affine[0] else ()))
     order = f"O({' + '.join(dict.fromkeys(error))})" if error else ""
     return SiteNull(mean, "L1" if affine[0] else "A5", hypotheses, "leading" if error else "exact", order)
@@ -98,9 +104,7 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
 
 @lru_cache(maxsize=4096)
 def _rectified_overlap(activation: str, d_ff: int, std: float, dimension: float) -> float:
-    """E cos^2 of two rectified vectors on a token at every d_ff (law A5), over the tokens' norms."""
-    if d_ff == 1:
-        return 1.0
+    """E cos^2 of two rectified vectors on a token at every d_ff >= 2 (law A5), over the tokens' norms."""
     return over_norms(lambda stds: [exact_token_mso(activation, d_ff, float(s)) for s in stds], std, dimension)
 
 
@@ -110,6 +114,8 @@ def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> Site
         return f"inputs = {spec.inputs.kind}{', with a mean' if spec.inputs.mean else ''}: law A6 needs isotropic tokens"
     if spec.router.kind == "expert_choice" or (spec.router.kind == "sigmoid" and spec.router.bias):
         return f"router = {spec.router.kind}: the common direction of its tokens follows no law here"
+    if _crowded(spec):
+        return f"n_experts > d_model: law A6 needs a router of nearly orthogonal rows, and {spec.n_experts} in R^{spec.d_model} are not"
     centred, affine = _norm_of(spec, site)
     std = preactivation_std(spec.init, spec.d_model, spec.d_ff)
     # Signed: an entry has mean sqrt(kappa0) after RMSNorm or none, 0 after centring.
@@ -124,9 +130,11 @@ def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> Site
     sides = [_normal_moments(math.sqrt(kappa0), max(side - kappa0, 0.0)) for side in (routed, other)]
     joint = affine_moments(lambda p: sides[0][p], *affine, second=lambda p: sides[1][p])
     hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, "every expert receives its share of the tokens", *((AFFINE,) if affine[0] else ()))
-    if spec.router.kind not in ("uniform", "hash", "soft"):
+    if spec.router.kind not in BLIND_ROUTERS:
         hypotheses = (*hypotheses, "d_model far above n_experts: the router's rows are nearly orthogonal")
     mean = float(overlap_from_moments(joint, spec.d_ff))
+    if mean > 1:
+        return _beyond_one(spec, mean)
     return SiteNull(mean, "L1" if affine[0] else "A6", hypotheses, "leading", "O(1/d_model + 1/d_ff)")
 
 
@@ -191,10 +199,15 @@ def norm_law(spec: LayerSpec) -> tuple[float, float] | str:
 
 def routed_cosine(spec: LayerSpec) -> float:
     """The cosine that two isotropic tokens of one expert have on average, leading order in 1/d (law A6)."""
-    if spec.router.kind in ("uniform", "hash", "soft"):
+    if spec.router.kind in BLIND_ROUTERS:
         return 0.0
     noise = spec.router.noise * spec.router.temperature if spec.router.kind == "noisy" else 0.0
     return float(routed_mean_cosine(spec.d_model, spec.n_experts, spec.top_k, noise))
+
+
+def _crowded(spec: LayerSpec) -> bool:
+    """Whether the router reads tokens by more rows than they have dimensions, so that its rows are far from orthogonal."""
+    return spec.router.kind not in BLIND_ROUTERS and spec.n_experts > spec.d_model
 
 
 def token_spread(spec: LayerSpec, site: str, reading: str, tokens: int, pairs: int, across: bool) -> tuple[float, str] | str:
@@ -207,6 +220,8 @@ def token_spread(spec: LayerSpec, site: str, reading: str, tokens: int, pairs: i
         return f"sd: inputs = {spec.inputs.kind}{', with a mean' if spec.inputs.mean else ''}: the tokens' cosines follow no law here"
     if spec.router.kind in ("expert_choice", "sigmoid"):
         return f"sd: router = {spec.router.kind}: tokens per pair of experts vary, how much is open"
+    if reading != "all" and _crowded(spec):
+        return f"sd: n_experts > d_model: {spec.n_experts} router rows in R^{spec.d_model} share the tokens unevenly, how much is open"
     width = {"output": spec.d_model, "normed": spec.d_ff - 1 if spec.norm == "layernorm" else spec.d_ff}.get(site, spec.d_ff)
     if width < 2:
         return "sd: one dimension, every cos^2 is 1"
@@ -219,7 +234,9 @@ def token_spread(spec: LayerSpec, site: str, reading: str, tokens: int, pairs: i
             return output_alignment(width, rho) - 1 / width
         vectors = _map(spec, rho, std, centred=spec.norm == "layernorm" and site in ("normed", "output"))
         if site == "output":
-            return output_alignment(width, vectors) - 1 / width
+            # At finite d_ff hidden vectors meet by chance as well: E cos^2 = c^2 + (1 - c^2)^2 / d_ff + ..., as a sample correlation's.
+            by_chance = (1 - vectors**2) ** 2 / spec.d_ff
+            return output_alignment(width, np.sqrt(vectors**2 + by_chance)) - 1 / width
         return vectors**2 * (1 - 1 / width)
 
     shared = over_cosines(lambda rho: alignment(rho) ** 2, spec.d_model, cosine)
@@ -240,6 +257,15 @@ def token_spread(spec: LayerSpec, site: str, reading: str, tokens: int, pairs: i
     return math.sqrt(variance / pairs), TOKENS_SHARE
 
 
+def _beyond_one(spec: LayerSpec, mean: float) -> str:
+    """Why there is no null where an expansion in 1/d_ff leaves [0, 1]."""
+    return (
+        f"d_ff = {spec.d_ff}: too few for law L1 at norm_affine_std = {spec.norm_affine_std:g}, whose first two orders make {mean:.3g} > 1"
+    )
+
+
+# Routers that choose without reading the token.
+BLIND_ROUTERS = ("uniform", "hash", "soft")
 UPCYCLED = "init = upcycled: experts share a base, so they are not independent and no null law holds"
 SHARED_APART = "no residual added to the vectors, no norm after W_down; shared experts kept apart, not added"
 W_UP_INDEPENDENT = "W_up and W_gate independent of the tokens and of the routing"

@@ -100,7 +100,10 @@ def _series(activation: Activation, point: int, odd: bool) -> Float[np.ndarray, 
     size = 64
     while True:
         values = part(radius * np.cos(2 * math.pi * np.arange(size) / size), FLOAT)
-        spectrum = np.abs(np.fft.rfft(values) / size)[odd::2]
+        whole = np.abs(np.fft.rfft(values) / size)
+        spectrum = whole[odd::2]
+        if activation.even is None and whole[::2].max() > 1e-12 * whole.max():
+            raise ValueError(f"activation: {activation.name!r} is not odd; expected its even part")
         if spectrum[-len(spectrum) // 4 :].max() <= 1e-16 * spectrum.max():
             break
         if size == MOST_ANGLES:

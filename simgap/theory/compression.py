@@ -14,7 +14,7 @@ ID = "A3"
 HYPOTHESES = (
     "wide: d_ff to infinity; pre-activations jointly Gaussian, entry by entry independent, with one standard deviation",
     "act absolutely continuous, act and its slope of at most polynomial growth",
-    "for kappa'(1) >= 1: act(0) = 0",
+    "for kappa'(1) >= 1: act(0) = 0, its slope bounded near 0",
 )
 
 # By how much Even'(1) / Even(1) must exceed 1 to count: it is 1 for |x|, 4/3 for x^2, and 1 + 1.1e-3 for the flattest here, GELU at

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from simgap.theory.activations import Activation, activation_of
-from simgap.theory.angular import pair_expectation
+from simgap.theory.angular import LARGEST_STD, SMALLEST_STD, pair_expectation
 from simgap.theory.closed_duals import erf_dual, gelu_even_dual, identity_dual, relu_even_dual
 from simgap.theory.context import Context
 from simgap.theory.floats import FLOAT
@@ -55,6 +55,10 @@ def dual_parts(activation: str | Activation, rho: Any, std: Any) -> tuple[Any, A
     rho, std = np.broadcast_arrays(checked_rho(rho), np.asarray(std, np.float64))
     if not (np.isfinite(std).all() and (std > 0).all()):
         raise ValueError(f"std: expected finite numbers above 0, got {_first(std, ~(np.isfinite(std) & (std > 0)))}")
+    # Closed forms reach further, until they overflow; one range for all activations is easier to rely on.
+    within = (std >= SMALLEST_STD) & (std <= LARGEST_STD)
+    if not within.all():
+        raise ValueError(f"std: expected numbers from {SMALLEST_STD:g} to {LARGEST_STD:g}, got {_first(std, ~within):g}")
     # One value at rho = 1 for each std, not for each element.
     stds, at = np.unique(std, return_inverse=True)
     top = _even(act, np.ones_like(stds), stds) + _odd(act, np.ones_like(stds), stds)

@@ -70,17 +70,24 @@ def exact_token_mso(activation: str | Activation, d_ff: int, std: float = 1.0) -
 
     1/f + f (f-1) G^2,  G = int_0^inf E[h exp(-t h^2)]^2 E[exp(-t h^2)]^(f-2) dt,  h = act(sz).
 
-    d_ff: f >= 2. Relative error about 1e-10. ReLU, whose vectors may be dead, in closed form.
-    Raises ValueError for f < 2 or std not above 0.
+    d_ff: f >= 2. Relative error about 1e-10 for std <= 1 or f >= 32; below 1e-3 for fewer units of a larger std, whose pre-activations may
+    all be negative: SiLU and GELU are then exponentially small, on a scale that the quadrature does not resolve. ReLU, whose vectors may
+    be dead, in closed form.
+    Raises ValueError for f < 2, std not above 0, and an activation that is not odd and comes without its even part.
     """
     act = activation_of(activation)
-    if d_ff < 2:
+    if not d_ff >= 2:
         raise ValueError(f"d_ff: expected at least 2, got {d_ff}")
     if not (np.isfinite(std) and std > 0):
         raise ValueError(f"std: expected a finite number above 0, got {std}")
     if act.name == "relu":
         return float(relu_token_mso(int(d_ff)))
     if act.even is None:
+        # A sign that flips leaves only 1/f, but of an odd activation alone.
+        x = std * np.array([0.1, 1.0, 2.0])
+        there, back = act.value(x, FLOAT), act.value(-x, FLOAT)
+        if not np.allclose(there, -back, rtol=1e-12, atol=0):
+            raise ValueError(f"activation: {act.name!r} is not odd; expected its even part")
         return 1 / d_ff
     share = _ones_share(act, d_ff, float(std))
     return float(exchangeable_mso(d_ff, share, share))

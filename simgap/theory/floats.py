@@ -75,8 +75,12 @@ class Floats:
 
     def expect_pair(self, f: Callable[[Any], Any], g: Callable[[Any], Any], rho: Any, std: Any = 1, degree: int = 1) -> Any:
         """E f(std u) g(std v), element by element in rho and std: the plain route, 10 ms a value. In polar coordinates of the plane a kink
-        at 0 is a ray, so between the four rays where u or v vanishes the integrand is analytic."""
+        at 0 is a ray, so between the four rays where u or v vanishes the integrand is analytic. Raises ValueError for rho outside
+        [-1, 1]."""
         rho, std = np.broadcast_arrays(np.asarray(rho, np.float64), np.asarray(std, np.float64))
+        inside = (rho >= -1) & (rho <= 1)
+        if not inside.all():
+            raise ValueError(f"rho: expected correlations in [-1, 1], got {float(rho[~inside].flat[0])}")
         radii, radial = _radial_rule()
         result = np.empty(rho.shape)
         for at in np.ndindex(rho.shape):

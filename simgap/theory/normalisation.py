@@ -33,7 +33,10 @@ def layernorm_cosine(cosine: Any, cosine_zero: Any, *, ctx: Context = FLOAT) -> 
 
 
 def raises_overlap_below(cosine_zero: Any, *, ctx: Context = FLOAT) -> Any:
-    """kappa0 / (2 - kappa0): LayerNorm raises cos^2 where kappa(rho) is smaller than this, lowers it where larger (law L1)."""
+    """kappa0 / (2 - kappa0): LayerNorm raises cos^2 where kappa(rho) is smaller than this, lowers it where larger (law L1).
+
+    cosine_zero: kappa0 in (0, 1). At kappa0 = 0 (odd activations) LayerNorm changes no cosine.
+    """
     zero = ctx.number(cosine_zero)
     return zero / (2 - zero)
 
@@ -51,9 +54,10 @@ def layernorm_map(activation: str | Activation, rho: Any, std: Any = 1.0) -> Any
 
 
 def unique_above(at_minus_one: Any, lowest: Any, *, ctx: Context = FLOAT) -> Any:
-    """max(map(-1), -min map)^2: an overlap above it has one correlation in [-1, 1] alone; one in (0, limit) has more (law L2).
+    """max(map(-1), -min map)^2: an overlap above it has one correlation in [-1, 1] alone; one in (0, limit] has more (law L2).
 
-    at_minus_one, lowest: map(-1) and the least value of map on [-1, 1], for act = linear + even part. Where map rises throughout, as
+    at_minus_one, lowest: map(-1) and the least value of map on [-1, 1], at most 0, for act = linear + even part. Where the least value is
+    above 0, overlaps below its square have no correlation, and that square may have one alone. Where map rises throughout, as
     SiLU's does at s = 1, they are one, and negative for SiLU and GELU: the limit is map(-1)^2.
     """
     end, low = ctx.number(at_minus_one), ctx.number(lowest)

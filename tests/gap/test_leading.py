@@ -4,6 +4,7 @@ right at all.
 Sample sizes fixed beforehand; the line is 5 standard errors of the measured mean over trials.
 """
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,8 +12,12 @@ import pytest
 
 import simgap as sg
 from simgap.stats import moment_matched_p
+from simgap.theory.dual_map import dual_map
 from simgap.theory.finite_width import hidden_token_mso
 from simgap.theory.mso_law import mso_p
+from simgap.theory.normalisation import layernorm_map
+from simgap.theory.preactivations import over_cosines, preactivation_std
+from simgap.theory.token_variance import null_token_sd, output_alignment
 
 SIGMA = 5
 
@@ -111,6 +116,49 @@ def test_exact_predictions_are_exact_at_the_smallest_widths(d, f):
     assert checked > 15
 
 
+@pytest.mark.parametrize("norm, gated", [("layernorm", False), ("layernorm", True), ("rmsnorm", True)])
+def test_a_gain_and_bias_without_spread_change_nothing(norm, gated):
+    """norm_affine_std = 0 is no affine at all: laws N4 and A7, not those of a rectified vector."""
+    spec = sg.LayerSpec(d_model=16, d_ff=24, gated=gated, norm=norm, norm_affine="shared", norm_affine_std=0.0)
+    plain = dataclasses.replace(spec, norm_affine="none")
+    for reading in ("mean", "token", "all"):
+        found = sg.predict(spec).activation_mso[reading]["normed"]
+        assert found == sg.predict(plain).activation_mso[reading]["normed"]
+        assert found.kind == "exact"
+        assert found.mean == pytest.approx(1 / 23 if norm == "layernorm" else 1 / 24, rel=1e-14)
+
+
+@pytest.mark.parametrize("change", [{}, {"activation": "relu"}, {"norm": "rmsnorm", "norm_affine": "shared"}, {"router": "sigmoid"}])
+def test_one_hidden_unit_leaves_nothing_to_chance(change):
+    """At d_ff = 1 every cos^2 is 1, measured and predicted, where expansions in 1/d_ff give anything."""
+    chosen = {"tokens": 8, "trials": 3, "sites": ("pre", "hidden", "normed")}
+    spec = sg.LayerSpec(d_model=4, d_ff=1, n_experts=4, **change)
+    measured, predicted = sg.measure(spec, seed=1, **chosen), sg.predict(spec, **chosen)
+    for (path, m), (_, p) in zip(measured.items(), predicted.items(), strict=True):
+        if path[0] == "activation_mso" and m.mean is not None:
+            assert m.mean == pytest.approx(1, abs=1e-6), path
+            assert (p.mean, p.kind) == (1, "exact"), path
+
+
+def test_orders_that_leave_their_range_are_no_predictions():
+    """At the smallest widths: an overlap above 1, a cosine of tokens above 1, an error above 1 for norms of no finite spread."""
+    wild = sg.LayerSpec(d_model=5, d_ff=2, activation="silu", norm="rmsnorm", norm_affine="shared", norm_affine_std=10.0)
+    assert sg.predict(wild).activation_mso["all"]["normed"].why.startswith("d_ff = 2: too few for law L1 at norm_affine_std = 10")
+    crowded = sg.predict(sg.LayerSpec(d_model=1, d_ff=8, n_experts=64))
+    assert crowded.activation_mso["mean"]["hidden"].why.startswith("n_experts > d_model: law A6 needs a router of nearly orthogonal rows")
+    assert crowded.activation_mso["token"]["pre"].sd is None
+    assert any("share the tokens unevenly" in h for h in crowded.activation_mso["token"]["pre"].hypotheses)
+    heavy = sg.LayerSpec(d_model=4, d_ff=8, inputs=sg.InputSpec(kind="student", dof=4.01))
+    assert "spread too far for law A5 (effective dimension 0.013 < 1)" in sg.predict(heavy).activation_mso["all"]["hidden"].why
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_every_leading_mean_says_its_order(gated):
+    spec = sg.LayerSpec(gated=gated, norm="rmsnorm", norm_affine="shared", n_shared_experts=1)
+    for path, value in [*sg.predict(spec).items(), *sg.predict(spec).shared.items()]:
+        assert (value.kind == "leading") == bool(value.order), path
+
+
 @pytest.mark.parametrize("site, gated", [("output", False), ("pre", False), ("output", True)])
 def test_the_spread_over_tokens_has_its_floor(site, gated):
     """sd over 400 trials, known to 3.5%: predicted within 5 of those, where independent tokens would give a fraction of it."""
@@ -124,6 +172,20 @@ def test_the_spread_over_tokens_has_its_floor(site, gated):
     width = 16 if site == "output" else 128
     independent = math.sqrt(2 * (width - 1) / (width**2 * (width + 2)) / (6 * 400 * 256))
     assert found / independent - 1 > SIGMA / math.sqrt(800)
+
+
+@pytest.mark.parametrize("change", [{"activation": "tanh"}, {"activation": "silu", "norm": "layernorm"}])
+def test_the_floor_of_narrow_hidden_vectors(change):
+    """Outputs at d = 32, d_ff = 16: hidden vectors of two tokens meet by chance too, and the wide limit of their cosine gives half the sd.
+    Over 400 trials sd is known to 3.5%, and the line is 5 of those."""
+    spec = soft(d_model=32, d_ff=16, n_experts=4, top_k=4, **change)
+    measured, predicted = both(spec, "output", "all", 2048, 400)
+    found = measured.values.std(ddof=1) / math.sqrt(400)
+    assert abs(found / predicted.sd - 1) < SIGMA / math.sqrt(800)
+    std = preactivation_std(spec.init, 32, 16)
+    wide = layernorm_map if spec.norm == "layernorm" else dual_map
+    shared = over_cosines(lambda rho: (output_alignment(32, wide(spec.activation, rho, std)) - 1 / 32) ** 2, 32)
+    assert found / null_token_sd(32, 6, 400, 2048, 2 * shared / (34 * 31)) - 1 > SIGMA / math.sqrt(800)
 
 
 def test_p_of_experts_that_outnumber_dimensions():

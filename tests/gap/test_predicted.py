@@ -105,7 +105,8 @@ def test_every_quantity_by_hand(name):
             continue
         assert value.mean == pytest.approx(float(mean), rel=1e-9 if law == "A5" else 1e-14), path
         assert (value.kind, value.law, value.pairs, value.why) == (kind, law, 0 if over_tokens else 15, ""), path
-        assert value.order == "", path
+        orders = {"all": "O(1/(d_model d_ff)^2)", "ratio": "O(d_ff/(pairs trials))"}
+        assert value.order == (orders[path[-1]] if kind == "leading" else ""), path
         assert value.hypotheses, path
         if variance is None:
             assert (value.sd, value.sd_kind) == (None, None), path

@@ -2,11 +2,14 @@
 
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 from flint import arb
 
 from proofs import __main__ as command
+from proofs import runner
 from proofs.runner import run_theorem, theorems
 from proofs.statement import EQUAL, Check, Derivation, Statement, Wrong, symbolically_equal
 from simgap.certify import Verdict
@@ -129,6 +132,23 @@ def test_status_one_where_something_does_not_stand(monkeypatch, capsys):
     monkeypatch.setattr(command, "theorems", lambda: {"t_trial": theorem(monkeypatch)})
     assert command.main(["T", "--jobs", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("stands")
+
+
+def test_a_killed_process_is_not_a_refutation(monkeypatch, capsys):
+    """Status 2 and one line, not the traceback and status 1 that would read as a law refuted."""
+
+    class Killed(ThreadPoolExecutor):
+        def __init__(self, jobs, mp_context):
+            super().__init__(jobs)
+
+        def map(self, *_):
+            raise BrokenProcessPool("terminated abruptly")
+
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", Killed)
+    with pytest.raises(SystemExit) as ended:
+        command.main(["N1", "N3", "--jobs", "2"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "python -m proofs: error: a process ended abruptly (killed, or out of memory); try --jobs 1\n"
 
 
 def test_theorems_are_found_by_their_place():

@@ -43,4 +43,7 @@ def test_refusals():
         pair_expectation("relu", one, one, odd=False)
     with pytest.raises(ValueError, match="std: expected numbers from 1e-06 to 1000, got 1e-07"):
         pair_expectation("silu", one, 1e-7 * one, odd=False)
+    tilted = Activation("tilted", lambda x, ctx: x + x * x / 1000, lambda x, ctx: 1 + x / 500)
+    with pytest.raises(ValueError, match="activation: 'tilted' is not odd; expected its even part"):
+        pair_expectation(tilted, one, one, odd=True)
     assert pair_expectation("silu", np.zeros((2, 0)), np.zeros((2, 0)), odd=False).shape == (2, 0)

@@ -66,6 +66,22 @@ def test_the_threshold_by_brent(name, std):
     assert compression_threshold(name, 1.1 * std) > root + 1e-6
 
 
+@pytest.mark.parametrize("std", [0.01, 1.0, 100.0])
+def test_the_threshold_of_gelu_to_ten_digits(std):
+    """The root in 40 digits, of law A2's closed form, which compression_threshold evaluates in floats."""
+    found = compression_threshold("gelu", std)
+    with mpmath.workdps(40):
+        a = mpmath.mpf(std) ** 2
+
+        def even(rho):
+            c = a * rho
+            return c * mpmath.asin(c / (1 + a)) + (a * a + c * c * (1 - a) / (1 + a)) / mpmath.sqrt((1 + a) ** 2 - c * c)
+
+        near = [mpmath.mpf(found) + side * (1 - mpmath.mpf(found)) / 1000 for side in (-1, 1)]
+        root = mpmath.findroot(lambda rho: (even(rho) - rho * even(1)) / (1 - rho), near)
+    assert found == pytest.approx(float(root), abs=1e-10)
+
+
 def test_limits_of_the_threshold():
     """Small s: e = c x^2 + O(x^4), and 1 + 2 rho^2 = 3 rho has the root 1/2. Large s: ReLU, which has none below 1."""
     assert compression_threshold("silu", 1e-4) == pytest.approx(0.5, abs=1e-8)

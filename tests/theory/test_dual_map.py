@@ -121,9 +121,17 @@ def test_std_out_of_range(std):
         dual_map("relu", 0.5, std)
 
 
-def test_std_beyond_the_series():
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("std", [1e4, 1e200, 9e-7])
+def test_std_beyond_the_range(name, std):
     with pytest.raises(ValueError, match="std: expected numbers from 1e-06 to 1000"):
-        dual_map("silu", 0.5, 1e4)
+        dual_map(name, 0.5, std)
+
+
+@pytest.mark.parametrize("rho", [1.0000001, -2.0, math.nan])
+def test_the_plain_route_refuses_too(rho):
+    with pytest.raises(ValueError, match=r"rho: expected correlations in \[-1, 1\]"):
+        kappa("silu", rho)
 
 
 def test_unknown_activation():

@@ -7,8 +7,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 
 from simgap.specs import ODD_ACTIVATIONS
+from simgap.theory.activations import Activation
 from simgap.theory.finite_width import (
     constant_from_moments,
     exact_token_mso,
@@ -72,6 +74,49 @@ def test_the_integral_at_two_units():
     assert exact_token_mso("silu", 2, 1.2) != pytest.approx(plane("silu", 1.0), abs=1e-5)
 
 
+def by_logarithms(name, std, f, panels):
+    """1/f + (f c - 1)^2 / (f (f-1)) with log |act| free of underflow, panels of z that resolve 1/std everywhere, another lattice of t."""
+    edges = np.unique([0.0, *2.0 ** np.arange(-40.0, -6), *np.linspace(2.0**-7, 9, panels)])
+    x, w = np.polynomial.legendre.leggauss(8)
+    half = np.diff(edges)[:, None] / 2
+    z = (edges[:-1, None] + half * (1 + x)).ravel()
+    w = (half * w).ravel() * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    z, w = np.concatenate([-z, z]), np.concatenate([w, w])
+    gate = -np.logaddexp(0, -std * z) if name == "silu" else scipy.special.log_ndtr(std * z)
+    log = np.log(np.abs(std * z)) + gate
+    log -= np.log(w @ np.exp(2 * log)) / 2
+    pair = 0.0
+    for k in np.arange(-38.0, 60, 0.2):
+        u = np.minimum(log + k / 2, 10)
+        damped = w * np.exp(-np.exp(2 * u))
+        added = 0.2 * (damped @ (np.sign(z) * np.exp(u))) ** 2 * damped.sum() ** (f - 2)
+        pair += added
+        if added < 1e-17 * pair:
+            break
+    share = 1 / f + (f - 1) * pair
+    return 1 / f + (f * share - 1) ** 2 / (f * (f - 1))
+
+
+@pytest.mark.parametrize("name, std, f", [("silu", 1.0, 2), ("silu", 0.1, 8), ("gelu", 1.0, 4), ("silu", 10.0, 32), ("gelu", 10.0, 32)])
+def test_the_integral_to_ten_digits(name, std, f):
+    assert exact_token_mso(name, f, std) == pytest.approx(by_logarithms(name, std, f, 700), rel=1e-10)
+
+
+@pytest.mark.parametrize("name, std", [("silu", 100.0), ("gelu", 10.0), ("gelu", 100.0)])
+def test_few_wide_units_to_three_digits(name, std):
+    """At f = 2 the mean of a b / (a^2 + b^2) = +- 1 / (2 cosh log |a/b|), on the plane; a quarter of the vectors are all negative."""
+    edges = np.unique([0.0, *2.0 ** np.arange(-30.0, -4), *np.linspace(2.0**-5, 9, 150)])
+    x, w = np.polynomial.legendre.leggauss(8)
+    half = np.diff(edges)[:, None] / 2
+    z, w = (edges[:-1, None] + half * (1 + x)).ravel(), (half * w).ravel()
+    w = w * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    z, w = np.concatenate([-z, z]), np.concatenate([w, w])
+    log = np.log(np.abs(z)) + (-np.logaddexp(0, -std * z) if name == "silu" else scipy.special.log_ndtr(std * z))
+    ratio = np.minimum(np.abs(log[:, None] - log), 700)
+    mean = (w * np.sign(z)) @ (0.5 / np.cosh(ratio)) @ (w * np.sign(z))
+    assert exact_token_mso(name, 2, std) == pytest.approx(0.5 + 2 * mean**2, rel=1e-3)
+
+
 @pytest.mark.parametrize("std", [100.0, 1000.0])
 def test_wide_gelu_is_relu(std):
     """GELU differs from ReLU by entries of probability O(1/s); its vectors are never dead, and at 24 units few of ReLU's are."""
@@ -126,3 +171,7 @@ def test_refusals():
         exact_token_mso("silu", 1)
     with pytest.raises(ValueError, match="std: expected a finite number above 0, got 0"):
         exact_token_mso("silu", 8, 0.0)
+    with pytest.raises(ValueError, match="d_ff: expected at least 2, got nan"):
+        exact_token_mso("silu", math.nan)
+    with pytest.raises(ValueError, match="activation: 'tilted' is not odd; expected its even part"):
+        exact_token_mso(Activation("tilted", lambda x, ctx: x + x * x, lambda x, ctx: 1 + 2 * x), 8)

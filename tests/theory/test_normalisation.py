@@ -130,6 +130,16 @@ def test_unique_above():
     assert unique_above(0.3, -0.2) == pytest.approx(0.09, rel=1e-15)
 
 
+def test_why_unique_above_needs_a_minimum_below_zero_and_some_overlap():
+    """SiLU at s = 1 has no overlap at one correlation alone; x/8 + x tanh x its least at one alone, and less at none."""
+    rho = np.linspace(-1, 1, 4001)
+    value = dual_map("silu", rho, 1.0)
+    assert np.sum(np.diff(np.sign(value)) != 0) == 1
+    tilted = dual_map(TILTED, rho, 1.0)
+    assert 0 < tilted.min() < tilted[0]
+    assert (tilted**2 < unique_above(tilted[0], tilted.min())).any()
+
+
 @pytest.mark.parametrize("mso", [-1e-9, 1.0001, math.nan])
 def test_mso_out_of_range(mso):
     with pytest.raises(ValueError, match=r"mso: expected numbers in \[0, 1\]"):

@@ -36,6 +36,34 @@ def test_norms_are_chi(dimension):
     assert abs(f(1.3) - exact) > 1e-4
 
 
+@pytest.mark.parametrize("dimension, room", [(2, 1e-3), (8, 1e-6), (16, 1e-8), (64, 1e-8)])
+@pytest.mark.parametrize("std", [1.0, 10.0])
+def test_overlaps_over_norms(dimension, room, std):
+    """The errors that the docstring states, for GELU's kappa0^2, by the chi law in log r^2; the norm's mean alone is further off."""
+
+    def overlap(s):
+        # E gelu(sz) = s^2 / sqrt(2 pi (1 + s^2)); E gelu^2 is law A2 at rho = 1.
+        a = np.asarray(s, float) ** 2
+        square = a / 4 + (a * np.arcsin(a / (1 + a)) + 2 * a * a / (1 + a) / np.sqrt(1 + 2 * a)) / (2 * math.pi)
+        return (a * a / (2 * math.pi * (1 + a)) / square) ** 2
+
+    x, w = np.polynomial.legendre.leggauss(400)
+    low, high = math.log(1e-13 if dimension < 8 else dimension / 1000), math.log(dimension + 60 + 12 * math.sqrt(2 * dimension))
+    u = np.exp(low + (high - low) * (x + 1) / 2)
+    w = w * (high - low) / 2 * u * stats.chi2(dimension).pdf(u)
+    exact = overlap(std * np.sqrt(u / dimension)) @ w
+    assert over_norms(overlap, std, dimension) == pytest.approx(exact, abs=room)
+    assert abs(overlap(std) - exact) > 1e-6
+
+
+@pytest.mark.parametrize("dimension", [0, -3.0, math.nan])
+def test_no_dimension(dimension):
+    with pytest.raises(ValueError, match="dimension: expected a number above 0"):
+        over_norms(lambda s: s, 1.0, dimension)
+    with pytest.raises(ValueError, match="d_model: expected at least 1"):
+        over_cosines(lambda r: r, dimension)
+
+
 def test_tokens_of_one_norm():
     assert over_norms(lambda s: s**3, 2.0, math.inf) == 8.0
 
