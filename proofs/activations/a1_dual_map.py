@@ -32,11 +32,8 @@ STATEMENT = Statement(
         r"\ \text{on } [0,1] \text{ increasing unless } \sigma \text{ is constant, strictly convex unless it is affine}"
     ),
     hypotheses=(
-        "u and v standard normal, jointly Gaussian with"
-        " correlation rho; the"
-        " pre-activations"
-        " are (s u_i, s"
-        " v_i), i = 1..f, independent over i",
+        "u and v standard normal, jointly Gaussian with correlation rho; the pre-activations are (s u_i, s v_i), i = 1..f, independent"
+        " over i",
         "act measurable, not almost everywhere 0, E act(sz)^2 finite",
         "the limit is f to infinity (almost surely)",
     ),
@@ -47,10 +44,7 @@ STATEMENT = Statement(
         computed("A2, for GELU's closed form"),
     ),
     tight="an equality; kappa is not increasing on [-1, 0] in"
-    " general (x^2:"
-    " kappa(-1) = 1),"
-    " and may be"
-    " negative (SiLU: kappa(-1) = -0.4054 at s = 1)",
+    " general (x^2: kappa(-1) = 1), and may be negative (SiLU: kappa(-1) = -0.4054 at s = 1)",
 )
 
 
@@ -141,11 +135,8 @@ def symbolic(law: Law = LAW) -> Check:
     proof.step("so on [0, 1] kappa rises unless a_j = 0 for all j >= 1 (act constant), strictly convex unless for all j >= 2 (act affine)")
     proof.step("|sum a_j^2 rho^j| <= sum a_j^2 |rho|^j; at rho = 1 it is sum a_j^2 = E act^2 (Parseval): kappa(1) = 1")
     proof.step(
-        "the pairs act(s u_i), act(s v_i) are i.i.d. with finite"
-        " second moments:"
-        " h_1.h_2/f,"
-        " |h_1|^2/f,"
-        " |h_2|^2/f converge, so the cosine does"
+        "the pairs act(s u_i), act(s v_i) are i.i.d. with finite second moments: h_1.h_2/f, |h_1|^2/f, |h_2|^2/f converge, so the cosine"
+        " does"
     )
     square = series.subs({C[0]: 0, C[1]: 0})
     proof.holds(f"not increasing on [-1, 0]: x^2 has kappa = {sp.factor(square)}, 1 at rho = -1", sp.simplify(square.subs(RHO, -1)) == 1)

@@ -103,11 +103,8 @@ def symbolic(law: Law = LAW) -> Check:
     by_parts = sp.simplify(sp.diff(g * density, X) / density)
     proof.equal("(g p)' / p for the density p of x = sz", by_parts, sp.diff(g, X) - X * g / STD**2)
     proof.step(
-        "g = a^2/x is 0 at 0, as a(0) = 0 and a' is bounded"
-        " there, so either"
-        " half-line gives s^2"
-        " E g' = E x"
-        " g = E a^2: s^2 E (a' - a/x)^2 = s^2 E a'^2 - E a^2"
+        "g = a^2/x is 0 at 0, as a(0) = 0 and a' is bounded there, so either half-line gives s^2 E g' = E x g = E a^2: s^2 E (a' - a/x)^2"
+        " = s^2 E a'^2 - E a^2"
     )
     derived = sp.factor(STD**2 * _mean(sp.diff(act, X) ** 2) - _mean(act * act))
     proof.equal(f"act = {act}: s^2 E act'^2 - E act^2", derived, sp.factor(STD**2 * _mean((C * X) ** 2)))

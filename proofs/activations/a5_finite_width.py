@@ -34,15 +34,11 @@ STATEMENT = Statement(
     claim=(
         r"\mathbb{E}\cos^2(h_1,h_2) = \frac1f + \frac{(f c_1 - 1)(f c_2 - 1)}{f(f-1)},\ c_e = \mathbb{E}\cos^2(h_e, \mathbf 1)"
         r"\ \text{exactly, where } c_e = \tfrac1f + (f-1) \int_0^\infty \mathbb{E}[h e^{-th^2}]^2\, \mathbb{E}[e^{-th^2}]^{f-2} dt"
-        r"\ \text{for entries } h \text{ i.i.d., never } 0;\quad = \kappa_0^2 + C/f +"
-        r" O(1/f^2),\ C ="
-        r" 1 + k^2(1 +"
-        r" 2m_4/m_2^2) - 4 k m_1"
-        r" m_3/m_2^2,\ k = \kappa_0 = m_1^2/m_2,"
-        r"\ m_p = \mathbb{E}\sigma(sz)^p;\ C = 1 \text{ if } m_1 = 0;\quad"
-        r"\text{ReLU: } \frac1f + f(f-1)\frac{G^2}{(1-2^{-f})^2},\ G = \frac1\pi\Big[\frac{2(1-2^{-f})}{f} - \frac{1-2^{1-f}}{f-1}\Big];"
-        r"\quad \text{the error of } \kappa_0^2 + C/f \text{ is below } 1/f^2 \text{ for ReLU at } f = 16, 64, 256, 4096,"
-        r"\text{ and (computed) for SiLU, ReLU, GELU, tanh at } s = 1,\ f = 8, 48"
+        r"\ \text{for entries } h \text{ i.i.d., never } 0;\quad = \kappa_0^2 + C/f + O(1/f^2),\ C = 1 + k^2(1 + 2m_4/m_2^2) - 4 k m_1"
+        r" m_3/m_2^2,\ k = \kappa_0 = m_1^2/m_2,\ m_p = \mathbb{E}\sigma(sz)^p;\ C = 1 \text{ if } m_1 = 0;\quad\text{ReLU: } \frac1f +"
+        r" f(f-1)\frac{G^2}{(1-2^{-f})^2},\ G = \frac1\pi\Big[\frac{2(1-2^{-f})}{f} - \frac{1-2^{1-f}}{f-1}\Big];\quad \text{the error of"
+        r" } \kappa_0^2 + C/f \text{ is below } 1/f^2 \text{ for ReLU at } f = 16, 64, 256, 4096,\text{ and (computed) for SiLU, ReLU,"
+        r" GELU, tanh at } s = 1,\ f = 8, 48"
     ),
     hypotheses=(
         "h_1, h_2 independent and non-zero (a pair with a dead vector is dropped), one token",

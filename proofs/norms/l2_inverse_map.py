@@ -24,18 +24,11 @@ STATEMENT = Statement(
     kind=EQUAL,
     title="an overlap of activations fixes the correlation of the pre-activations behind it",
     claim=(
-        r"\text{MSO} = \kappa(\rho)^2 \text{ (no norm,"
-        r" RMSNorm) or }"
-        r" c(\rho)^2 \text{"
-        r" (LayerNorm): for }"
-        r" \sqrt{\text{MSO}} \ge \kappa(0) \text{ or } c(0)"
-        r"\text{ exactly one } \rho \in [0,1];\ \text{exactly one"
-        r" in } [-1,1]"
-        r" \text{ with }"
-        r" \kappa(\rho)^2 ="
-        r" \text{MSO iff } \sqrt{\text{MSO}} > \max(\kappa(-1), -\min\kappa)"
-        r"\text{, for } \text{MSO} > 0,\ \min\kappa \le 0,\ \sigma(x) = \lambda x + \text{even};"
-        r"\quad \text{SiLU, } s = 1,\ \text{MSO} = 0.6:\ \rho = 0.77969427778\ldots,\ \text{with LayerNorm } 0.80713210766\ldots"
+        r"\text{MSO} = \kappa(\rho)^2 \text{ (no norm, RMSNorm) or } c(\rho)^2 \text{ (LayerNorm): for } \sqrt{\text{MSO}} \ge \kappa(0)"
+        r" \text{ or } c(0)\text{ exactly one } \rho \in [0,1];\ \text{exactly one in } [-1,1] \text{ with } \kappa(\rho)^2 = \text{MSO"
+        r" iff } \sqrt{\text{MSO}} > \max(\kappa(-1), -\min\kappa)\text{, for } \text{MSO} > 0,\ \min\kappa \le 0,\ \sigma(x) = \lambda x"
+        r" + \text{even};\quad \text{SiLU, } s = 1,\ \text{MSO} = 0.6:\ \rho = 0.77969427778\ldots,\ \text{with LayerNorm }"
+        r" 0.80713210766\ldots"
     ),
     hypotheses=(
         "the wide limits of A1 and L1, SiLU and its like: act = lambda x + an even part, not affine, lambda > 0",
@@ -126,11 +119,8 @@ def certified(law: Law = LAW) -> Check:
     plain, layer = _roots(bits)
     proof.record("LayerNorm needs the larger correlation", sign(layer - plain, ">"))
     proof.step(
-        "act = lambda x + even: all odd coefficients but a_1 are 0,"
-        " so kappa'' ="
-        " sum j (j-1)"
-        " a_j^2 rho^(j-2)"
-        " over even j is >= 0: kappa is convex on [-1, 1]"
+        "act = lambda x + even: all odd coefficients but a_1 are 0, so kappa'' = sum j (j-1) a_j^2 rho^(j-2) over even j is >= 0: kappa is"
+        " convex on [-1, 1]"
     )
     proof.step(
         "v = sqrt(MSO) > 0 >= min kappa: right of the minimum kappa = v has one solution, being convex with kappa(1) = 1 >= v, and left of"

@@ -46,3 +46,10 @@ def unequal_units_cosine(profile: Any, spread: Any, covariance: Any = 0, *, ctx:
     """
     m, n, r = ctx.number(profile), ctx.number(spread), ctx.number(covariance)
     return (m + r) / (m + n)
+
+
+def per_expert_mso(d_ff: Any, gain_std: Any, bias_std: Any, *, ctx: Context = FLOAT) -> Any:
+    """E cos^2 = 1/f + 1/((1 + t^2 + v^2)^2 f^2) + o(1/f^2) of independent experts' vectors after LayerNorm, each with a gain and a bias of
+    its own (law L1B): from N4's 1/(f-1) without them towards 1/f. t = gain_std, v = bias_std, both >= 0."""
+    f = ctx.number(d_ff)
+    return 1 / f + 1 / ((1 + ctx.number(gain_std) ** 2 + ctx.number(bias_std) ** 2) * f) ** 2

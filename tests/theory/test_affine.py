@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from simgap.theory.affine import affine_token_cosine, learned_affine_cosine, unequal_units_cosine
+from simgap.theory.affine import affine_token_cosine, learned_affine_cosine, per_expert_mso, unequal_units_cosine
 
 F = 200_000
 ROOM = 20 / math.sqrt(F)  # a cosine of F entries, heavy tails included, spreads by less than 4 / sqrt(F)
@@ -75,3 +75,12 @@ def test_unequal_units():
     assert abs(cosine(a - a.mean(), b - b.mean()) - 0.25) < ROOM
     assert unequal_units_cosine(0, Fraction(2)) == 0
     assert unequal_units_cosine(0, Fraction(2), Fraction(1)) == Fraction(1, 2)
+
+
+@pytest.mark.parametrize("f", [2, 5, 1000])
+def test_per_expert_lies_between_the_two_nulls(f):
+    """Without gain and bias the first orders of N4's 1/(f-1); the more of them, the nearer to N1's 1/f."""
+    plain = per_expert_mso(Fraction(f), Fraction(0), Fraction(0))
+    assert plain == Fraction(1, f) + Fraction(1, f * f)
+    assert Fraction(1, f - 1) - plain == Fraction(1, f * f * (f - 1))
+    assert per_expert_mso(Fraction(f), Fraction(1, 2), Fraction(1, 2)) == Fraction(1, f) + Fraction(4, 9 * f * f)
