@@ -9,7 +9,7 @@ from simgap.theory.activations import Activation, activation_of
 from simgap.theory.angular import LARGEST_STD, SMALLEST_STD, pair_expectation
 from simgap.theory.closed_duals import erf_dual, gelu_even_dual, identity_dual, relu_even_dual
 from simgap.theory.context import Context
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, plain
 
 ID = "A1"
 HYPOTHESES = (
@@ -46,7 +46,7 @@ def dual_map(activation: str | Activation, rho: Any, std: Any = 1.0, gated: bool
     even, odd, size = dual_parts(activation, rho, std)
     value = (even + odd) / size
     rho = np.asarray(rho, np.float64)
-    return _plain(rho * value if gated else value)
+    return plain(rho * value if gated else value)
 
 
 def dual_parts(activation: str | Activation, rho: Any, std: Any) -> tuple[Any, Any, Any]:
@@ -94,7 +94,3 @@ def checked_rho(rho: Any) -> Float[np.ndarray, "*shape"]:
 
 def _first(values: np.ndarray, bad: np.ndarray) -> float:
     return float(values[bad].flat[0])
-
-
-def _plain(value: Any) -> Any:
-    return float(value) if np.ndim(value) == 0 else value

@@ -71,7 +71,7 @@ class Floats:
         nodes, weights = _normal_rule()
         std = np.asarray(self.number(std), np.float64)
         values = f(std[..., None] * nodes) * np.ones_like(nodes)
-        return _plain(values @ weights)
+        return plain(values @ weights)
 
     def expect_pair(self, f: Callable[[Any], Any], g: Callable[[Any], Any], rho: Any, std: Any = 1, degree: int = 1) -> Any:
         """E f(std u) g(std v), element by element in rho and std: the plain route, 10 ms a value. In polar coordinates of the plane a kink
@@ -94,14 +94,14 @@ class Floats:
                 v = std[at] * np.outer(np.cos(angles - between), radii)
                 total += float(angular @ (f(u) * g(v) * np.ones_like(u)) @ radial)
             result[at] = total / (2 * math.pi)
-        return _plain(result)
+        return plain(result)
 
 
 def _float(x: Any) -> Any:
     return float(x) if isinstance(x, int | Fraction) else x
 
 
-def _plain(array: Any) -> Any:
+def plain(array: Any) -> Any:
     """A Python float for an array without axes."""
     return float(array) if np.ndim(array) == 0 else array
 

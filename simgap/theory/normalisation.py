@@ -8,7 +8,7 @@ from simgap.theory.activations import Activation, activation_of
 from simgap.theory.compression import root_between
 from simgap.theory.context import Context
 from simgap.theory.dual_map import dual_parts
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, plain
 
 ID = "L1"
 HYPOTHESES = (
@@ -50,7 +50,7 @@ def layernorm_map(activation: str | Activation, rho: Any, std: Any = 1.0) -> Any
     """
     even, odd, size = dual_parts(activation, rho, std)
     rest = dual_parts(activation, 0.0, std)[0]
-    return _plain((even - rest + odd) / (size - rest))
+    return plain((even - rest + odd) / (size - rest))
 
 
 def unique_above(at_minus_one: Any, lowest: Any, *, ctx: Context = FLOAT) -> Any:
@@ -98,7 +98,7 @@ def explaining_correlation(
     if (lowest > ROUND_OFF).any():
         at = np.argmax(lowest)
         raise ValueError(f"mso: no correlation gives an overlap as small as {mso.flat[at]} with {act.name!r} at std {std.flat[at]}")
-    return _plain(root_between(above, low, np.ones(mso.shape)))
+    return plain(root_between(above, low, np.ones(mso.shape)))
 
 
 def _turning_point(act: Activation, std: np.ndarray) -> np.ndarray:
@@ -115,7 +115,3 @@ def _turning_point(act: Activation, std: np.ndarray) -> np.ndarray:
         falls = kappa(left) > kappa(right)
         low, high = np.where(falls, left, low), np.where(falls, high, right)
     return np.where(kappa(np.full(std.shape, -1.0)) <= kappa(low), -1.0, low)
-
-
-def _plain(value: Any) -> Any:
-    return float(value) if np.ndim(value) == 0 else value

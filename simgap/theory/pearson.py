@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from simgap.theory.floats import plain
+
 # Below this share of a quadratic term the density p'/p = -(x + c1) / (c0 + c1 x + c2 x^2) is that of type III, to relative error about c2.
 LEAST_CURVATURE = 1e-8
 # Type IV is integrated over u = asinh(z) up to |z| = 1e8 standard deviations; its fourth moment exists, so less than 1e-30 lies beyond.
@@ -37,11 +39,11 @@ class PearsonIV:
 
     def sf(self, x: Any) -> Any:
         u = np.clip(np.arcsinh((np.asarray(x, np.float64) - self.mean) / self.sd), -REACH, REACH)
-        return _plain(np.minimum(self._mass(u, np.full_like(u, REACH)) / self._total, 1.0))
+        return plain(np.minimum(self._mass(u, np.full_like(u, REACH)) / self._total, 1.0))
 
     def cdf(self, x: Any) -> Any:
         u = np.clip(np.arcsinh((np.asarray(x, np.float64) - self.mean) / self.sd), -REACH, REACH)
-        return _plain(np.minimum(self._mass(np.full_like(u, -REACH), u) / self._total, 1.0))
+        return plain(np.minimum(self._mass(np.full_like(u, -REACH), u) / self._total, 1.0))
 
     def ppf(self, q: Any) -> Any:
         return self._inverse(self.cdf, q, rising=True)
@@ -80,11 +82,7 @@ class PearsonIV:
             return self.mean + self.sd * math.sinh(u)
 
         levels = np.asarray(q, np.float64)
-        return _plain(np.array([one(float(level)) for level in levels.flat]).reshape(levels.shape))
-
-
-def _plain(array: Any) -> Any:
-    return float(array) if np.ndim(array) == 0 else array
+        return plain(np.array([one(float(level)) for level in levels.flat]).reshape(levels.shape))
 
 
 def pearson_law(mean: float, variance: float, third: float, fourth: float) -> tuple[Distribution, float]:
