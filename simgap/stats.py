@@ -148,13 +148,19 @@ def _standardised(name: str, series: np.ndarray) -> np.ndarray:
     return centred / length
 
 
-def pearson_p(r: float, n: int) -> float:
-    """Two-sided p of a correlation r of n independent pairs: t = r sqrt((n - 2) / (1 - r^2)) on n - 2 degrees of freedom (law S1)."""
-    if n < 3 or not -1 <= r <= 1:
-        raise ValueError(f"r, n: expected |r| <= 1 and n >= 3, got r = {r!r}, n = {n!r}")
-    if abs(r) == 1:
-        return 0.0
-    return student_p(r * math.sqrt((n - 2) / (1 - r * r)), n - 2)
+def pearson_p(r: Any, n: Any) -> Any:
+    """Two-sided p of a correlation r of n independent pairs: t = r sqrt((n - 2) / (1 - r^2)) on n - 2 degrees of freedom (law S1).
+
+    r in [-1, 1], n >= 3: numbers, or arrays that broadcast. Raises ValueError out of range.
+    """
+    from scipy.special import stdtr
+
+    r, n = np.asarray(r, np.float64), np.asarray(n, np.float64)
+    if not ((n >= 3).all() and (np.abs(r) <= 1).all()):
+        raise ValueError(f"r, n: expected |r| <= 1 and n >= 3, got r = {r}, n = {n}")
+    with np.errstate(divide="ignore"):
+        p = 2 * stdtr(n - 2, -np.abs(r) * np.sqrt((n - 2) / (1 - r * r)))
+    return float(p) if p.ndim == 0 else p
 
 
 def implied_n(r: float, p: float, r_half_unit: float = 0.0005, p_half_unit: float = 0.0005, n_max: int = 100_000) -> list[int]:

@@ -40,7 +40,7 @@ STATEMENT = Statement(
         r"\text{(i) } W_eW_e' = s^2I,\ W_1W_2' = 0:\ \mathbb{E}\cos^2(h_1,h_2) = \tfrac1f + \tfrac{(fq-1)^2}{f(f-1)},\ "
         r"q = \mathbb{E}\cos^2(h,1) = \kappa_0 + c/f + O(f^{-2}) \to \kappa_0;\quad "
         r"\text{(ii) } [A;0],[0;B]:\ M = 0,\ \cos(h_1,h_2) = 0;\quad "
-        r"\text{(iii) } W_2 \to (I-P)W_2:\ M = 0,\ |\mathbb{E}\cos^2 - \kappa_0^2| \le 2\kappa_0 \Lambda s\sqrt{d/(f m_2)} + O(1/f);\quad "
+        r"\text{(iii) } W_2 \to (I-P)W_2:\ M = 0,\ \mathbb{E}\cos^2 = \kappa_0^2 + O(\sqrt{d/f});\quad "
         r"\text{(iv) } [V;V],[V;-V]:\ M = 0,\ \cos^2 \to ((1+\kappa(-1))/2)^2 \ge \kappa_0^2"
     ),
     hypotheses=(

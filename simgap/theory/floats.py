@@ -106,6 +106,15 @@ def plain(array: Any) -> Any:
     return float(array) if np.ndim(array) == 0 else array
 
 
+def elementwise(function: Callable[..., Any], *values: Any) -> Any:
+    """function(*values) for numbers; for arrays, of each element of their broadcast, one by one."""
+    if not any(np.ndim(value) for value in values):
+        return function(*values)
+    arrays = np.broadcast_arrays(*(np.asarray(value) for value in values))
+    found = [function(*(number.item() for number in numbers)) for numbers in zip(*(array.ravel() for array in arrays), strict=True)]
+    return np.array(found, np.float64).reshape(arrays[0].shape + np.shape(found)[1:])
+
+
 @lru_cache(maxsize=1)
 def _half_line() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Composite Gauss-Legendre on [0, REACH], dyadic towards 0."""

@@ -1,11 +1,12 @@
 """N6: how much the Jacobians of untrained experts overlap at one input: 1/d^2 where the slope ignores the size of a reading, else more."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from simgap.theory.activations import Activation, activation_of
 from simgap.theory.context import Context
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, elementwise
 
 ID = "N6"
 HYPOTHESES = (
@@ -100,16 +101,21 @@ def _average(d: int, moments: SlopeMoments, term: Any, ctx: Context) -> Any:
 
 
 def null_jacobian_alignment(
-    d_model: int, d_ff: int, activation: str | Activation = "silu", std: float = 1.0, excess_kurtosis: float = 0.0
-) -> float:
+    d_model: Any, d_ff: Any, activation: str | Activation = "silu", std: Any = 1.0, excess_kurtosis: Any = 0.0
+) -> Any:
     """E cos^2(J_1, J_2) at one input, of independent untrained experts, to first order in 1/f (law N6).
 
     (1/d) [a^2 + (1-a)^2/(d-1)] with a = a_inf + a_1/f: exactly 1/d^2 for linear and ReLU experts at every f, else a's error is O(1/f^2) at
     fixed d. At f = 1 it is 1/d^2 for every activation whose slope is almost nowhere 0, which this expansion does not reach, nor need it
     grow steadily from there: for SiLU, a falls below 1/d at f = 2 before it rises.
     std: of a pre-activation (sqrt 2 under Kaiming fan-in at ||x||^2 = d). excess_kurtosis: of W_down's entries, 0 Gaussian, -6/5 uniform,
-    -2 signs. Raises ValueError for d_model below 2, d_ff below 1, and where f is too small for the expansion to give a share in [0, 1].
+    -2 signs. All but the activation: numbers or arrays that broadcast. Raises ValueError for d_model below 2, d_ff below 1, and where f is
+    too small for the expansion to give a share in [0, 1].
     """
+    return elementwise(partial(_alignment, activation), d_model, d_ff, std, excess_kurtosis)
+
+
+def _alignment(activation: str | Activation, d_model: int, d_ff: int, std: float, excess_kurtosis: float) -> float:
     for name, value, least in (("d_model", d_model, 2), ("d_ff", d_ff, 1)):
         if not value >= least:
             raise ValueError(f"{name}: expected at least {least}, got {value!r}")

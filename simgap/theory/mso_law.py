@@ -1,12 +1,13 @@
 """N1B: the law of an MSO of isotropic vectors, so that a p is taken from the null itself, skew and all, and not from a z."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from simgap.theory.context import Context
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, elementwise
 from simgap.theory.pearson import Distribution, law_from, pearson_law
 from simgap.theory.weight_null import null_mso, null_variance
 
@@ -101,11 +102,17 @@ def mso_distribution(width: float, pairs: int, trials: int = 1, n_experts: int |
     return law if low <= least else law_from(least, mean, variance, third)
 
 
-def mso_interval(width: float, pairs: int, trials: int, level: float, n_experts: int | None = None) -> tuple[float, float]:
+def mso_interval(width: Any, pairs: Any, trials: Any, level: Any, n_experts: int | None = None) -> tuple[Any, Any]:
     """The central interval that holds an MSO of isotropic vectors with probability `level`, 0 < level < 1: (low, high) within [0, 1].
 
-    The other arguments and errors are those of `mso_distribution`.
+    The first four are numbers, or arrays that broadcast, and then low and high are arrays. The other arguments and errors are those of
+    `mso_distribution`.
     """
+    found = elementwise(partial(_interval, n_experts), width, pairs, trials, level)
+    return found if isinstance(found, tuple) else (found[..., 0], found[..., 1])
+
+
+def _interval(n_experts: int | None, width: float, pairs: int, trials: int, level: float) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ValueError(f"level: expected a probability between 0 and 1, got {level!r}")
     law = mso_distribution(width, pairs, trials, n_experts)

@@ -3,8 +3,10 @@
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from simgap.theory.context import Context
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, elementwise
 
 ID = "N5"
 HYPOTHESES = (
@@ -17,8 +19,11 @@ HYPOTHESES = (
 def null_subspace_overlap(d_model: Any, rank: Any, other_rank: Any = None, *, ctx: Context = FLOAT) -> Any:
     """E ||U1' U2||_F^2 / min(r1, r2) = max(r1, r2) / d, exactly (law N5): r/d for equal ranks, 1 where one subspace is everything.
 
-    rank, other_rank: r1 and r2, in 1..d_model; r2 = r1 where not given. Raises ValueError for a rank out of range or not whole.
+    rank, other_rank: r1 and r2, in 1..d_model; r2 = r1 where not given; in floats numbers or arrays that broadcast. Raises ValueError for a
+    rank out of range or not whole.
     """
+    if any(np.ndim(value) for value in (d_model, rank, other_rank)):
+        return elementwise(null_subspace_overlap, d_model, rank, rank if other_rank is None else other_rank)
     d, first, second = _checked(d_model, rank, other_rank, ctx)
     return max(first, second) / d
 
@@ -26,9 +31,11 @@ def null_subspace_overlap(d_model: Any, rank: Any, other_rank: Any = None, *, ct
 def null_subspace_variance(d_model: Any, rank: Any, other_rank: Any = None, *, ctx: Context = FLOAT) -> Any:
     """Var ||U1' U2||_F^2 / min(r1, r2)^2 = 2 r1 r2 (d - r1)(d - r2) / (d^2 (d-1)(d+2) min(r1, r2)^2), exactly (law N5). d_model >= 2.
 
-    At r1 = r2 = 1 it is the variance of cos^2 of law N1, 2(d-1) / (d^2 (d+2)). Raises ValueError for a rank out of range or not
-    whole, and for d_model below 2.
+    Arguments as in `null_subspace_overlap`. At r1 = r2 = 1 it is the variance of cos^2 of law N1, 2(d-1) / (d^2 (d+2)). Raises ValueError
+    for a rank out of range or not whole, and for d_model below 2.
     """
+    if any(np.ndim(value) for value in (d_model, rank, other_rank)):
+        return elementwise(null_subspace_variance, d_model, rank, rank if other_rank is None else other_rank)
     d, first, second = _checked(d_model, rank, other_rank, ctx)
     if _is_number(d_model) and d_model < 2:
         raise ValueError(f"d_model: expected at least 2, a line has one subspace, got {d_model!r}")

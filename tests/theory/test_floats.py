@@ -2,11 +2,13 @@
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
 import scipy.special
 
+from simgap import theory
 from simgap.theory.floats import FLOAT
 
 
@@ -67,3 +69,34 @@ def test_pairs():
     assert FLOAT.expect_pair(relu, relu, 0.4) == pytest.approx(
         (math.sqrt(0.84) + 0.4 * (math.pi - math.acos(0.4))) / (2 * math.pi), rel=1e-12
     )
+
+
+def test_numbers_and_arrays_go_through_the_public_laws():
+    """Every public law takes arrays, element by element the number it gives alone; broadcasting as numpy does."""
+    d, f = np.array([8, 16]), np.array([[32], [64]])
+    s = np.array([1.0, 2.0])
+    laws = {
+        "null_weight_mso": (theory.null_weight_mso, d, f),
+        "null_output_mso": (theory.null_output_mso, d),
+        "null_gap": (theory.null_gap, d, f),
+        "null_layernorm_mso": (theory.null_layernorm_mso, f),
+        "null_subspace_overlap": (theory.null_subspace_overlap, d, np.array([2, 3])),
+        "null_jacobian_alignment": (theory.null_jacobian_alignment, d, f),
+        "hidden_token_mso": (partial(theory.hidden_token_mso, "silu"), f, s),
+        "dual_map": (partial(theory.dual_map, "silu"), np.array([0.1, 0.2]), s),
+        "dual_slope": (partial(theory.dual_slope, "gelu"), s),
+        "compression_threshold": (partial(theory.compression_threshold, "gelu"), s),
+        "layernorm_map": (partial(theory.layernorm_map, "relu"), np.array([0.1, 0.2]), s),
+        "explaining_correlation": (lambda mso, std: theory.explaining_correlation(mso, "silu", std), np.array([0.5, 0.6]), s),
+        "futility_share": (theory.futility_share, d, f),
+        "pearson_p": (theory.pearson_p, np.array([0.1, 1.0]), np.array([[25], [30]])),
+        "mso_interval, low": (lambda width, level: theory.mso_interval(width, 28, 10, level)[0], d, np.array([0.9, 0.99])),
+    }
+    for name, (law, *arguments) in laws.items():
+        shape = np.broadcast_shapes(*(np.shape(a) for a in arguments))
+        found = law(*arguments)
+        assert found.shape == shape, name
+        for at in np.ndindex(shape):
+            alone = law(*(np.broadcast_to(a, shape)[at].item() for a in arguments))
+            assert np.ndim(alone) == 0, name
+            assert found[at] == pytest.approx(alone, rel=1e-12), name
