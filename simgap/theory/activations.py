@@ -73,6 +73,7 @@ KNOWN = (
     Activation("erf", lambda x, ctx: ctx.erf(x), lambda x, ctx: 2 * ctx.exp(-x * x) / ctx.sqrt(ctx.number(ctx.pi))),
 )
 BY_NAME = {activation.name: activation for activation in KNOWN}
+RELU, GELU, ERF = BY_NAME["relu"], BY_NAME["gelu"], BY_NAME["erf"]
 
 
 def activation_of(activation: "str | Activation") -> Activation:

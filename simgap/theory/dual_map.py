@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from simgap.theory.activations import Activation, activation_of
+from simgap.theory.activations import ERF, GELU, RELU, Activation, activation_of
 from simgap.theory.angular import LARGEST_STD, SMALLEST_STD, pair_expectation
 from simgap.theory.closed_duals import erf_dual, gelu_even_dual, identity_dual, relu_even_dual
 from simgap.theory.context import Context
@@ -68,9 +68,9 @@ def dual_parts(activation: str | Activation, rho: Any, std: Any) -> tuple[Any, A
 def _even(act: Activation, rho: np.ndarray, std: np.ndarray) -> np.ndarray:
     if act.even is None:
         return np.zeros(np.shape(rho))
-    if act.name == "relu":
+    if act == RELU:
         return relu_even_dual(rho, std)
-    if act.name == "gelu":
+    if act == GELU:
         return gelu_even_dual(rho, std)
     return pair_expectation(act, rho, std, odd=False)
 
@@ -78,7 +78,7 @@ def _even(act: Activation, rho: np.ndarray, std: np.ndarray) -> np.ndarray:
 def _odd(act: Activation, rho: np.ndarray, std: np.ndarray) -> np.ndarray:
     if act.linear is not None:
         return float(act.linear) ** 2 * identity_dual(rho, std)
-    if act.name == "erf":
+    if act == ERF:
         return erf_dual(rho, std)
     return pair_expectation(act, rho, std, odd=True)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from simgap.theory.activations import Activation, activation_of
+from simgap.theory.activations import RELU, Activation, activation_of
 from simgap.theory.context import Context
 from simgap.theory.floats import FLOAT
 
@@ -80,7 +80,7 @@ def exact_token_mso(activation: str | Activation, d_ff: int, std: float = 1.0) -
         raise ValueError(f"d_ff: expected at least 2, got {d_ff}")
     if not (np.isfinite(std) and std > 0):
         raise ValueError(f"std: expected a finite number above 0, got {std}")
-    if act.name == "relu":
+    if act == RELU:
         return float(relu_token_mso(int(d_ff)))
     if act.even is None:
         # A sign that flips leaves only 1/f, but of an odd activation alone.

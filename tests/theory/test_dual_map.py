@@ -1,5 +1,6 @@
 """Law A1 against quadratures of their own (tests/theory/gauss.py) and against mpmath."""
 
+import dataclasses
 import itertools
 import math
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from simgap.specs import ACTIVATIONS, ODD_ACTIVATIONS
-from simgap.theory.activations import Activation
+from simgap.theory.activations import Activation, activation_of
 from simgap.theory.dual_map import dual_map, dual_parts, kappa, kappa_zero
 from tests.theory.gauss import ACT, narrow_pair, pair, wide_pair
 
@@ -137,3 +138,11 @@ def test_the_plain_route_refuses_too(rho):
 def test_unknown_activation():
     with pytest.raises(ValueError, match=r"activation: expected one of .* got 'sillu'"):
         dual_map("sillu", 0.5)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "erf"])
+def test_a_closed_form_belongs_to_its_function_not_to_its_name(name):
+    """SiLU, or tanh, under the name of an activation with a closed form keeps a map of its own."""
+    true = activation_of("tanh" if name == "erf" else "silu")
+    assert dual_map(dataclasses.replace(true, name=name), 0.3) == dual_map(true, 0.3)
+    assert dual_map(name, 0.3) != dual_map(true, 0.3)
