@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from simgap.certify.verdict import Verdict, weakest
+from simgap.certify.balls import BALL
+from simgap.certify.verdict import Verdict, sign, weakest
 from simgap.seeding import stream
 
 Kind = Literal["equal", "upper", "lower", "rate"]
@@ -111,6 +112,10 @@ class Derivation:
         if condition is not True and condition is not False:
             condition = bool(condition)
         self.record(text, Verdict.PROVED if condition else Verdict.REFUTED)
+
+    def within(self, text: str, difference: Any, by: str) -> None:
+        """Whether a ball of a difference is surely less than `by` (decimal text) away from 0; around 0, a ball proves no equality."""
+        self.record(f"{text}, within {by}", sign(BALL.number(by) - abs(difference), ">"))
 
     def ball(self, name: str, enclosure: Any) -> Any:
         """Note a certified constant."""

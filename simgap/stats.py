@@ -119,11 +119,12 @@ def normal_p(z: float) -> float:
     return math.erfc(abs(z) / math.sqrt(2))
 
 
-def student_p(t: float, dof: int) -> float:
+def student_p(t: Any, dof: Any) -> Any:
     """Two-sided p of Student's t: for a z whose standard error was itself estimated, from dof + 1 values."""
     from scipy.special import stdtr
 
-    return float(2 * stdtr(dof, -abs(t)))
+    p = 2 * stdtr(dof, -np.abs(t))
+    return float(p) if np.ndim(p) == 0 else p
 
 
 def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
@@ -153,14 +154,12 @@ def pearson_p(r: Any, n: Any) -> Any:
 
     r in [-1, 1], n >= 3: numbers, or arrays that broadcast. Raises ValueError out of range.
     """
-    from scipy.special import stdtr
-
     r, n = np.asarray(r, np.float64), np.asarray(n, np.float64)
     if not ((n >= 3).all() and (np.abs(r) <= 1).all()):
         raise ValueError(f"r, n: expected |r| <= 1 and n >= 3, got r = {r}, n = {n}")
     with np.errstate(divide="ignore"):
-        p = 2 * stdtr(n - 2, -np.abs(r) * np.sqrt((n - 2) / (1 - r * r)))
-    return float(p) if p.ndim == 0 else p
+        t = np.abs(r) * np.sqrt((n - 2) / (1 - r * r))
+    return student_p(t, n - 2)
 
 
 def implied_n(r: float, p: float, r_half_unit: float = 0.0005, p_half_unit: float = 0.0005, n_max: int = 100_000) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 import sympy as sp
 
 from proofs.statement import EQUAL, Check, Derivation, Statement, Wrong, cited, computed, generator, mean_and_sem
-from simgap.certify import BALL, sign
+from simgap.certify import BALL
 from simgap.theory.activations import Activation, activation_of
 from simgap.theory.closed_duals import gelu_even_dual
 from simgap.theory.dual_map import dual_map, kappa, kappa_zero
@@ -173,17 +173,14 @@ def certified(law: Law = LAW) -> Check:
         total += series.at(x) - sum(p * x**j for j, p in enumerate(series.products))
         closed = gelu_even_dual(rho, 1, ctx=BALL) + x / 4
         proof.ball(f"GELU, rho = {rho}: sum a_j^2 rho^j", total)
-        for text, gap in (("above", closed - total), ("below", total - closed)):
-            proof.record(
-                f"GELU, rho = {rho}: the series lies no further {text} the closed form than 1e-20", sign(gap + BALL.number("1e-20"), ">")
-            )
+        proof.within(f"GELU, rho = {rho}: the series is the closed form", total - closed, "1e-20")
     opposite, mean, square = _silu_ends(flint.ctx.prec)
     end = proof.ball("SiLU, s = 1: kappa(-1) = E act(z) act(-z) / E act(z)^2", opposite / square)
-    proof.record("kappa(-1) of SiLU rounds to -0.40538", sign(BALL.number("0.000005") - abs(end + BALL.number("0.40538")), ">"))
+    proof.within("kappa(-1) of SiLU rounds to -0.40538", end + BALL.number("0.40538"), "0.000005")
     zero = proof.ball("SiLU, s = 1: kappa(0)", law.zero("silu", 1, ctx=BALL))
     gap = abs(law.kappa("silu", 0, 1, ctx=BALL) - zero)
-    proof.record("kappa(rho) at rho = 0 is the law of kappa0 to 1e-20", sign(BALL.number("1e-20") - gap, ">"))
-    proof.record("kappa0 is mean^2 / square to 1e-20", sign(BALL.number("1e-20") - abs(mean * mean / square - zero), ">"))
+    proof.within("kappa(rho) at rho = 0 is the law of kappa0", gap, "1e-20")
+    proof.within("kappa0 is mean^2 / square", mean * mean / square - zero, "1e-20")
     return proof.check()
 
 

@@ -185,12 +185,12 @@ def certified(law: Law = LAW) -> Check:
     for (name, rho, std), expectation in _enclosed(flint.ctx.prec).items():
         proof.ball(f"{name}, rho = {rho}, s = {std}", expectation)
         claimed = getattr(law, name)(rho, std, ctx=BALL)
-        proof.record("the closed form lies within 1e-20", sign(BALL.number("1e-20") - abs(claimed - expectation), ">"))
+        proof.within("the closed form agrees", claimed - expectation, "1e-20")
     zero = proof.ball("kappa0 of SiLU, s = 1", law.zero("silu", 1, ctx=BALL))
     proof.record("it begins 0.1199976402", sign(BALL.number("0.1199976403") - zero, ">"))
     proof.record("and is no less", sign(zero - BALL.number("0.1199976402"), ">"))
     relu = proof.ball("kappa0 of ReLU, s = 1", law.zero("relu", 1, ctx=BALL))
-    proof.record("it is 1/pi within 1e-20", sign(BALL.number("1e-20") - abs(relu - 1 / BALL.pi), ">"))
+    proof.within("it is 1/pi", relu - 1 / BALL.pi, "1e-20")
     return proof.check()
 
 

@@ -156,22 +156,19 @@ def _silu_excess(std: int, bits: int) -> Any:
 def certified(law: Law = LAW) -> Check:
     """The slope at 1 against the excess; rho* by bisection in balls, and that the float route returns it."""
     proof = Derivation()
-    tiny = BALL.number("1e-20")
     for std in (1, 2):
         slope = proof.ball(f"SiLU, s = {std}: kappa'(1)", law.slope("silu", std, ctx=BALL))
         gap = abs(slope - 1 - _silu_excess(std, flint.ctx.prec))
-        proof.record("kappa'(1) - 1 is s^2 E (act' - act/x)^2 / E act^2 within 1e-20", sign(tiny - gap, ">"))
+        proof.within("kappa'(1) - 1 is s^2 E (act' - act/x)^2 / E act^2", gap, "1e-20")
     subject = activation_of(law.subject)
     slope = proof.ball(f"{subject.name}, s = 1: kappa'(1), the subject's", law.slope(subject, 1, ctx=BALL))
     proof.record(f"{subject.name}: kappa'(1) > 1", sign(slope - 1, ">"))
     softplus = proof.ball("softplus, s = 1: kappa'(1)", dual_slope(SOFTPLUS, 1, ctx=BALL))
     proof.record("softplus, with act(0) = log 2: kappa'(1) < 1", sign(1 - softplus, ">"))
     root = proof.ball("SiLU, s = 1: rho*", _threshold(flint.ctx.prec))
-    proof.record("it begins 0.658667174743158883", sign(BALL.number("0.5e-18") - abs(root - BALL.number("0.6586671747431588835")), ">"))
+    proof.within("it begins 0.658667174743158883", root - BALL.number("0.6586671747431588835"), "0.5e-18")
     found = law.threshold("silu", 1.0)
-    proof.record(
-        f"the float route's {found!r} lies within 1e-12", sign(BALL.number("1e-12") - abs(root - BALL.number(Fraction(found))), ">")
-    )
+    proof.within(f"the float route's {found!r} agrees", root - BALL.number(Fraction(found)), "1e-12")
     return proof.check()
 
 

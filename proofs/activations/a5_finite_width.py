@@ -193,22 +193,17 @@ def certified(law: Law = LAW) -> Check:
     constant = proof.ball("SiLU, s = 1: C", law.constant(*moments, ctx=BALL))
     silu = proof.ball("SiLU, s = 1: kappa0^2 + C/256", _leading(law.mso, "silu", 256, bits))
     gap = abs(silu - (moments[0] ** 2 / moments[1]) ** 2 - constant / 256)
-    proof.record("they agree within 1e-20", sign(BALL.number("1e-20") - gap, ">"))
-    proof.record("it rounds to 0.01766", sign(BALL.number("5e-6") - abs(silu - BALL.number("0.01766")), ">"))
+    proof.within("they agree", gap, "1e-20")
+    proof.within("it rounds to 0.01766", silu - BALL.number("0.01766"), "5e-6")
     relu = proof.ball("ReLU: kappa0^2 + C/256", _leading(law.mso, "relu", 256, bits))
-    proof.record("it rounds to 0.10404", sign(BALL.number("5e-6") - abs(relu - BALL.number("0.10404")), ">"))
-    proof.record(
-        "ReLU: C = 1 - 3/pi^2 within 1e-20",
-        sign(BALL.number("1e-20") - abs(256 * (relu - BALL.pi**-2) - 1 + 3 / BALL.pi**2), ">"),
-    )
+    proof.within("it rounds to 0.10404", relu - BALL.number("0.10404"), "5e-6")
+    proof.within("ReLU: C = 1 - 3/pi^2", 256 * (relu - BALL.pi**-2) - 1 + 3 / BALL.pi**2, "1e-20")
     for width in (16, 64, 256, 4096):
         error = law.relu(width, ctx=BALL) - _leading(law.mso, "relu", width, bits)
         proof.ball(f"ReLU, f = {width}: f^2 times the error of the leading order", error * width**2)
         proof.record("it lies in (-1, 1)", sign(1 - abs(error) * width**2, ">"))
     exact = law.exchangeable(16, 0, 0, ctx=BALL)
-    proof.record(
-        "two centred vectors, f = 16: 1/15 within 1e-20 (law N4)", sign(BALL.number("1e-20") - abs(exact - BALL.number(1) / 15), ">")
-    )
+    proof.within("two centred vectors, f = 16: 1/15 (law N4)", exact - BALL.number(1) / 15, "1e-20")
     return proof.check()
 
 

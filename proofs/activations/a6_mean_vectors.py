@@ -198,14 +198,9 @@ def certified(law: Law = LAW) -> Check:
         )
         proof.record(f"{name}: and below twice kappa''(0)/(d kappa0)", sign(4 * shares[2] / (width * shares[0]) - 1 + limit, ">"))
         pairs = sum((1 if t == s else kappa_small) for t, s in itertools.product(range(3), repeat=2)) / 9
-        proof.record(
-            f"{name}: three tokens at mutual rho = 1/50, D no further from the law than 1e-20",
-            sign(close - abs(pairs - law.pairs(3, kappa_small, ctx=BALL)), ">"),
-        )
+        proof.within(f"{name}: three tokens at mutual rho = 1/50, D the law's", pairs - law.pairs(3, kappa_small, ctx=BALL), "1e-20")
         if name == "relu":
-            gap = mean - law.relu(width, ctx=BALL)
-            for text, value in (("below", gap), ("above", -gap)):
-                proof.record(f"ReLU's closed form no further {text} than 1e-20", sign(value + close, ">"))
+            proof.within("ReLU's closed form", mean - law.relu(width, ctx=BALL), "1e-20")
     return proof.check()
 
 

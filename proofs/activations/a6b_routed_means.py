@@ -185,10 +185,9 @@ def _moments(proof: Derivation, law: Law) -> None:
 def certified(law: Law = LAW) -> Check:
     """In balls: mu against the closed forms of normal order statistics, and the bound's size."""
     proof = Derivation()
-    close = BALL.number("1e-20")
 
     def same(text: str, one: Any, other: Any) -> None:
-        proof.record(f"{text} to within 1e-20", sign(close - abs(one - other), ">"))
+        proof.within(text, one - other, "1e-20")
 
     pi, root, bits = arb.pi(), arb.pi().sqrt(), flint.ctx.prec
     fourth = 6 * arb(2).sqrt().atan() / (pi * root)
@@ -249,11 +248,11 @@ def _spread_of_three(bits: int) -> arb:
 def _half_sphere(proof: Derivation, law: Law, shares: tuple[arb, ...]) -> None:
     """ReLU on a half sphere, exactly: rho/2 is the odd part of kappa, and x -> -x turns no even moment."""
     for found, value in zip(hermite_shares("relu", 1, ctx=BALL), shares, strict=True):
-        proof.record("ReLU's c_j are 1/pi, 1/2, 1/(2 pi), 0 to within 1e-20", sign(BALL.number("1e-20") - abs(found - value), ">"))
+        proof.within("ReLU's c_j are 1/pi, 1/2, 1/(2 pi), 0", found - value, "1e-20")
     for width in (16, 128):
         cosine = sphere_mean_magnitude(width, ctx=BALL) ** 2
         gap = law.sphere(width, 2, 1, ctx=BALL) - cosine
-        proof.record(f"d = {width}: E rho on a half sphere is (E |rho_0|)^2 to within 1e-20", sign(BALL.number("1e-20") - abs(gap), ">"))
+        proof.within(f"d = {width}: E rho on a half sphere is (E |rho_0|)^2", gap, "1e-20")
         exact = proof.ball(f"d = {width}: E kappa(rho) on a half sphere", relu_sphere_kappa(width, ctx=BALL) + cosine / 2)
         left = exact - law.leading(shares, width, cosine, ctx=BALL)
         bound = law.remainder(shares, width, 2, 2 / arb.pi(), arb(0), ctx=BALL)

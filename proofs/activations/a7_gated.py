@@ -140,12 +140,9 @@ def _gated_polynomial(rho: Any) -> Any:
 def certified(law: Law = LAW) -> Check:
     """In balls: kurtoses against a direct integral, the variance's expansion at a large width, and the gated map."""
     proof = Derivation()
-    close = BALL.number("1e-20")
     for name in ("relu", "silu", "tanh"):
         found = proof.ball(f"K of {name} at s = 1", law.kurtosis(name, 1, ctx=BALL))
-        proof.record(
-            "the direct integral over [-40, 40] to within 1e-20", sign(close - abs(found - _direct_kurtosis(name, flint.ctx.prec)), ">")
-        )
+        proof.within("the direct integral over [-40, 40]", found - _direct_kurtosis(name, flint.ctx.prec), "1e-20")
         proof.record("above 3: the variance exceeds Beta's", sign(found - 3, ">"))
         width = 10**10
         scaled = arb(width) ** 3 * (law.variance(width, found, ctx=BALL) - null_variance(width, ctx=BALL))
@@ -154,14 +151,14 @@ def certified(law: Law = LAW) -> Check:
         )
     for width, a, b in ((8, "0.05", "0.08"), (64, "0.002", "0.001")):
         gap = null_variance_general(width, a, b, ctx=BALL) - null_variance(width, ctx=BALL) - law.excess(width, a, b, ctx=BALL)
-        proof.record(f"f = {width}: N1's general variance less Beta's to within 1e-20", sign(close - abs(gap), ">"))
-        proof.record(f"f = {width}: f E cos^2 = 1 to within 1e-20", sign(close - abs(width * law.mean(width, ctx=BALL) - 1), ">"))
+        proof.within(f"f = {width}: N1's general variance less Beta's", gap, "1e-20")
+        proof.within(f"f = {width}: f E cos^2 = 1", width * law.mean(width, ctx=BALL) - 1, "1e-20")
     rho = BALL.number(Fraction(1, 64))
     gelu = (gelu_even_dual(rho, 1, ctx=BALL) + rho / 4) / (gelu_even_dual(1, 1, ctx=BALL) + BALL.number(Fraction(1, 4)))
     identity = proof.ball("identity: gated kappa at 1/64", _once(law.kappa, "identity", Fraction(1, 64), BALL, flint.ctx.prec))
-    proof.record("is 1/64^2 to within 1e-20", sign(close - abs(identity - rho * rho), ">"))
+    proof.within("is 1/64^2", identity - rho * rho, "1e-20")
     found = proof.ball("GELU: gated kappa at 1/64", _once(law.kappa, "gelu", Fraction(1, 64), BALL, flint.ctx.prec))
-    proof.record("is rho times GELU's closed dual map to within 1e-20", sign(close - abs(found - rho * gelu), ">"))
+    proof.within("is rho times GELU's closed dual map", found - rho * gelu, "1e-20")
     return proof.check()
 
 

@@ -187,7 +187,7 @@ def certified(law: Law = LAW) -> Check:
     proof.record("it rounds to 0.44: above 0.435", sign(rate - BALL.number("0.435"), ">"))
     proof.record("and below 0.445", sign(rate - BALL.number("0.445"), "<"))
     claimed = BALL.number(Fraction(law.rate(SEEDS, CONDITIONS, float(LEVEL), 1.0)))
-    proof.record("the law's float lies within 1e-12", sign(BALL.number("1e-12") - abs(rate - claimed), ">"))
+    proof.within("the law's float agrees", rate - claimed, "1e-12")
     return proof.check()
 
 

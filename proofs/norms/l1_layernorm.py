@@ -128,7 +128,7 @@ def certified(law: Law = LAW) -> Check:
         cosine = proof.ball(f"SiLU, s = 1: c({rho})", law.cosine(kappa, zero, ctx=BALL))
         covariance = (series.at(BALL.number(rho)) - mean * mean) / (square - mean * mean)
         gap = abs(cosine - (covariance + bias) / (1 + bias))
-        proof.record("it is covariance over variance within 1e-20", sign(BALL.number("1e-20") - gap, ">"))
+        proof.within("it is covariance over variance", gap, "1e-20")
     for side in (1, -1):
         box = [(Fraction(1, 64), Fraction(1, 8))]
 
@@ -142,7 +142,7 @@ def certified(law: Law = LAW) -> Check:
     )
     proof.record(f"c < kappa for rho in [-1/8, 1/8], {found.boxes} boxes", found.verdict)
     relu = proof.ball("ReLU at rho = -1: c^2", law.cosine(0, 1 / BALL.pi, ctx=BALL) ** 2)
-    proof.record("it rounds to 0.218", sign(BALL.number("0.0005") - abs(relu - BALL.number("0.218")), ">"))
+    proof.within("it rounds to 0.218", relu - BALL.number("0.218"), "0.0005")
     edge = law.raises(zero, ctx=BALL)
     for text, shift, more in (("below", "-0.001", ">"), ("above", "0.001", "<")):
         kappa = edge + BALL.number(shift)

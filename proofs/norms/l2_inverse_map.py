@@ -111,11 +111,9 @@ def certified(law: Law = LAW) -> Check:
     proof.step("on [0, 1] kappa and c rise strictly from kappa0 and 0 to 1 (A1, L1): each value in between has one rho there")
     for norm, root, digits in zip((None, "layernorm"), _roots(bits), ("0.779694277782634392948", "0.807132107664795508891"), strict=True):
         proof.ball(f"SiLU, s = 1, MSO = 3/5, norm = {norm}: rho", root)
-        proof.record(f"it is {digits} to within 1e-21", sign(BALL.number("1e-21") - abs(root - BALL.number(digits)), ">"))
+        proof.within(f"it is {digits}", root - BALL.number(digits), "1e-21")
         found = law.inverse(0.6, "silu", 1.0, norm)
-        proof.record(
-            f"the float route's {found!r} lies within 1e-12", sign(BALL.number("1e-12") - abs(root - BALL.number(Fraction(found))), ">")
-        )
+        proof.within(f"the float route's {found!r} agrees", root - BALL.number(Fraction(found)), "1e-12")
     plain, layer = _roots(bits)
     proof.record("LayerNorm needs the larger correlation", sign(layer - plain, ">"))
     proof.step(

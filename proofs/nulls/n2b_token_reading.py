@@ -203,7 +203,7 @@ def certified(law: Law = LAW) -> Check:
     for d in (2, 64):
         cov = law.covariance(d, 1, 1, ctx=BALL)
         exact = BALL.number(Fraction(2 * (d - 1), d * d * (d + 2)))
-        proof.record(f"d = {d}: Cov at Q = 1 within 1e-20 of Var", sign(BALL.number("1e-20") - abs(cov - exact), ">"))
+        proof.within(f"d = {d}: Cov at Q = 1 is Var", cov - exact, "1e-20")
     return proof.check()
 
 

@@ -167,22 +167,21 @@ def _same(one: Any, other: Any, symbols: Any) -> Any:
 def certified(law: Law = LAW) -> Check:
     """In balls: a witness in numbers, the sine itself, and the plain bound above it over a box."""
     proof = Derivation()
-    close = BALL.number("1e-20")
     iota, overlap = BALL.number("1e-9"), BALL.number("0.99")
     first, second = law.rows(overlap, ctx=BALL)
     beta = proof.ball("beta for <q_1, q_2> = 0.99 at iota = 1e-9", law.margin(iota, (1 - overlap).sqrt(), ctx=BALL))
     logits = [beta * row[0] for row in (first, second)]
     mass = 1 / (1 + (logits[1] - logits[0]).exp())
-    proof.record("softmax mass of e_1 is 1 - 1e-9 to within 1e-20", sign(close - abs(mass - 1 + iota), ">"))
+    proof.within("softmax mass of e_1 is 1 - 1e-9", mass - 1 + iota, "1e-20")
     product = sum((a * b for a, b in zip(first, second, strict=True)), arb(0))
-    proof.record("<q_1, q_2> is 0.99 to within 1e-20", sign(close - abs(product - overlap), ">"))
+    proof.within("<q_1, q_2> is 0.99", product - overlap, "1e-20")
     reached = law.ceiling((1 - overlap).sqrt(), arb(2).sqrt(), ctx=BALL)
-    proof.record("no lower than the ceiling to within 1e-20", sign(close - abs(product - reached), ">"))
+    proof.within("no lower than the ceiling", product - reached, "1e-20")
     for eps, delta, iota in (("0.1", "0.05", "0.001"), ("0", "0.2", "0.0001"), ("0.3", "0", "0.01")):
         angle = aligned_angle(eps, delta, iota, ctx=BALL)
         proof.record(f"eps = {eps}, delta = {delta}, iota = {iota}: an angle below pi/2", sign(arb.pi() / 2 - angle, ">"))
         gap = law.aligned(eps, delta, iota, ctx=BALL) - angle.sin()
-        proof.record("the bound is its sine to within 1e-20", sign(close - abs(gap), ">"))
+        proof.within("the bound is its sine", gap, "1e-20")
     eighth = arb.pi() / 8
     proof.record("arcsin u / u at u = sin(pi/8) is below 1.03", sign(BALL.number("1.03") - eighth / eighth.sin(), ">"))
     box = [(Fraction(0), Fraction(1, 50)), (Fraction(1, 50), Fraction(1, 20)), (Fraction(1, 500), Fraction(1, 200))]

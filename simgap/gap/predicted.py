@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from simgap.gap.predicted_sites import UPCYCLED, SiteNull, sign_symmetric, site_null, token_spread
+from simgap.gap.predicted_sites import TOKENS_SHARE, UPCYCLED, SiteNull, sign_symmetric, site_null, token_variance
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap, chosen_names
 from simgap.specs import GAUSSIAN_INITS, LayerSpec, RunSpec
 from simgap.theory import gap_law, output_null, weight_null
@@ -130,20 +130,18 @@ def _activation(spec: LayerSpec, run: RunSpec, reading: str, site: str, pairs: i
     null = site_null(spec, site, reading, run.tokens, across)
     if isinstance(null, str):
         return Prediction.missing(null)
-    variance, sd_kind, extra = _spread(spec, run, null, reading, site, pairs, across)
+    variance, sd_kind, extra = _spread(spec, run, null, reading, site, across)
     found = _prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, (*null.hypotheses, extra))
     return replace(found, order=null.order, pairs=found.pairs if reading == "mean" else 0)
 
 
-def _spread(
-    spec: LayerSpec, run: RunSpec, null: SiteNull, reading: str, site: str, pairs: int, across: bool
-) -> tuple[float | None, Any, str]:
-    """Variance of one pair's contribution, how it is known, and the hypothesis that it adds or the reason why it is not known."""
+def _spread(spec: LayerSpec, run: RunSpec, null: SiteNull, reading: str, site: str, across: bool) -> tuple[float | None, Any, str]:
+    """Variance of one pair's mean, how it is known, and the hypothesis that it adds or the reason why it is not known."""
     if null.width is None:
         return None, None, COMMON_MEAN
     if reading != "mean":
-        spread = token_spread(spec, site, reading, run.tokens, pairs, across)
-        return (None, None, spread) if isinstance(spread, str) else (spread[0] ** 2 * pairs, "leading", spread[1])
+        shared = token_variance(spec, site, reading, null.width, run.tokens, across)
+        return (None, None, shared) if isinstance(shared, str) else (shared, "leading", TOKENS_SHARE)
     linear = site in ("pre", "output") or (site == "hidden" and spec.activation == "identity" and not spec.gated)
     if not linear:
         variance = weight_null.null_variance(null.width) if null.width > 1 else 0.0

@@ -14,10 +14,10 @@ from simgap.theory.dual_map import dual_map
 from simgap.theory.finite_width import exact_token_mso
 from simgap.theory.floats import FLOAT
 from simgap.theory.gated import gated_share_moment
-from simgap.theory.mean_vectors import routed_mean_cosine
+from simgap.theory.mean_vectors import mean_pair_kappa, routed_mean_cosine
 from simgap.theory.normalisation import layernorm_map
 from simgap.theory.preactivations import over_cosines, over_norms, preactivation_std
-from simgap.theory.token_variance import output_alignment
+from simgap.theory.token_variance import output_alignment, token_covariance
 from simgap.theory.wide_overlap import affine_moments, overlap_from_moments
 
 Kind = Literal["exact", "leading"]
@@ -123,7 +123,7 @@ def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> Site
 
     def common(cosine: float, count: float) -> float:
         alike = over_cosines(lambda rho: _map(spec, rho, std, centred), spec.d_model, cosine)
-        return 1 / count + (1 - 1 / count) * alike
+        return mean_pair_kappa(count, alike)
 
     routed = common(routed_cosine(spec), max(1.0, tokens * spec.top_k / spec.n_experts))
     other = common(0.0, tokens) if across else routed
@@ -210,11 +210,10 @@ def _crowded(spec: LayerSpec) -> bool:
     return spec.router.kind not in BLIND_ROUTERS and spec.n_experts > spec.d_model
 
 
-def token_spread(spec: LayerSpec, site: str, reading: str, tokens: int, pairs: int, across: bool) -> tuple[float, str] | str:
-    """Standard deviation of the mean over tokens and pairs at a site without a common mean, and its hypothesis; or why none is known.
+def token_variance(spec: LayerSpec, site: str, reading: str, width: int, tokens: int, across: bool) -> float | str:
+    """Variance of one pair's mean of cos^2 over tokens at a site without a common mean, in `width` dimensions; or why none is known.
 
-    Tokens share experts: for one pair, Cov(cos^2(t), cos^2(t')) = 2 (Q_1 - 1/D)(Q_2 - 1/D) / ((D + 2)(D - 1)), Q_e the alignment of one
-    expert's vectors at the two tokens (law N2): a floor that no number of tokens removes.
+    Tokens share experts: their covariance is a floor that no number of tokens removes (law N2B).
     """
     if spec.inputs.kind not in ("gaussian", "sphere") or spec.inputs.mean:
         return f"sd: inputs = {spec.inputs.kind}{', with a mean' if spec.inputs.mean else ''}: the tokens' cosines follow no law here"
@@ -222,30 +221,32 @@ def token_spread(spec: LayerSpec, site: str, reading: str, tokens: int, pairs: i
         return f"sd: router = {spec.router.kind}: tokens per pair of experts vary, how much is open"
     if reading != "all" and _crowded(spec):
         return f"sd: n_experts > d_model: {spec.n_experts} router rows in R^{spec.d_model} share the tokens unevenly, how much is open"
-    width = {"output": spec.d_model, "normed": spec.d_ff - 1 if spec.norm == "layernorm" else spec.d_ff}.get(site, spec.d_ff)
     if width < 2:
         return "sd: one dimension, every cos^2 is 1"
     std = preactivation_std(spec.init, spec.d_model, spec.d_ff)
     cosine = 0.0 if reading == "all" else routed_cosine(spec)
 
     def alignment(rho: np.ndarray) -> np.ndarray:
-        """Q - 1/D at two tokens of cosine rho."""
+        """Q, the mean squared cosine of one expert's vectors at two tokens of cosine rho."""
         if site == "pre":
-            return output_alignment(width, rho) - 1 / width
+            return output_alignment(width, rho)
         vectors = _map(spec, rho, std, centred=spec.norm == "layernorm" and site in ("normed", "output"))
         if site == "output":
             # At finite d_ff hidden vectors meet by chance as well: E cos^2 = c^2 + (1 - c^2)^2 / d_ff + ..., as a sample correlation's.
             by_chance = (1 - vectors**2) ** 2 / spec.d_ff
-            return output_alignment(width, np.sqrt(vectors**2 + by_chance)) - 1 / width
-        return vectors**2 * (1 - 1 / width)
+            return output_alignment(width, np.sqrt(vectors**2 + by_chance))
+        return 1 / width + vectors**2 * (1 - 1 / width)
 
-    shared = over_cosines(lambda rho: alignment(rho) ** 2, spec.d_model, cosine)
+    def covariance(rho: np.ndarray) -> np.ndarray:
+        both = alignment(rho)
+        return token_covariance(width, both, both)
+
+    floor = over_cosines(covariance, spec.d_model, cosine)
     own = weight_null.null_variance(width)
     if spec.gated and site in ("hidden", "normed"):
         # Heavy tails: the exact moment of a gated vector's shares, at the tokens' common norm.
         share = gated_share_moment(spec.activation, std, width)
         own = weight_null.null_variance_general(width, share, share)
-    floor = 2 * shared / ((width + 2) * (width - 1))
     if reading == "all":
         per_pair = float(tokens)
     elif across:
@@ -253,8 +254,7 @@ def token_spread(spec: LayerSpec, site: str, reading: str, tokens: int, pairs: i
     else:
         per_pair = tokens * spec.top_k * (spec.top_k - 1) / (spec.n_experts * (spec.n_experts - 1))
     # Pairs are chosen at random: a pair's share of the tokens has a Poisson's spread where they are few.
-    variance = own / per_pair + floor * (1.0 if reading != "all" else 1 - 1 / per_pair)
-    return math.sqrt(variance / pairs), TOKENS_SHARE
+    return own / per_pair + floor * (1.0 if reading != "all" else 1 - 1 / per_pair)
 
 
 def _beyond_one(spec: LayerSpec, mean: float) -> str:

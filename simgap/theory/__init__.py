@@ -16,7 +16,7 @@ from simgap.theory.gram_flow import gram_flow_singular
 from simgap.theory.independence import pair_with_overlaps
 from simgap.theory.jacobian_null import null_jacobian_alignment
 from simgap.theory.layernorm_null import null_layernorm_mso
-from simgap.theory.mean_vectors import mean_hidden_mso, routed_mean_cosine, routed_mean_mso
+from simgap.theory.mean_vectors import mean_hidden_mso, routed_mean_cosine
 from simgap.theory.mso_law import mso_distribution, mso_interval, mso_p, overlap_distribution
 from simgap.theory.normalisation import explaining_correlation, layernorm_map
 from simgap.theory.output_null import null_output_mso
@@ -50,7 +50,6 @@ __all__ = [
     "compression_threshold",
     "hidden_token_mso",
     "mean_hidden_mso",
-    "routed_mean_mso",
     "routed_mean_cosine",
     "gated_variance",
     "output_alignment",

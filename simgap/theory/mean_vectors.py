@@ -12,7 +12,7 @@ import numpy as np
 from simgap.theory.activations import Activation, activation_of
 from simgap.theory.context import Context
 from simgap.theory.dual_map import dual_map
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, plain
 from simgap.theory.preactivations import cosine_rule
 
 ID = "A6"
@@ -122,15 +122,16 @@ def sphere_mean_kappa(activation: str | Activation, std: Any, d_model: Any) -> A
         cosines, weights = cosine_rule(int(width))
         at = widths == width
         result[at] = dual_map(activation, cosines, stds[at][:, None]) @ weights
-    return float(result) if result.ndim == 0 else result
+    return plain(result)
 
 
 def mean_hidden_mso(activation: str | Activation, std: Any, tokens: Any, d_model: Any, mean_cosine: Any = 0.0) -> Any:
     """MSO of mean hidden vectors over n tokens each, [kappa0 / (1/n + (1 - 1/n) q)]^2, q = E kappa(rho) + kappa'(0) b (law A6).
 
-    tokens: n, the tokens of each expert, the same or different ones. mean_cosine: b = E rho over distinct tokens of one expert, 0 for
-    tokens spread uniformly (a hash or uniform router, or no router), `routed_mean_cosine` for a linear one. Numbers or arrays that
-    broadcast. Leading order: error O(1/d_ff), O(1/(n^2 d)), and with b = O(1/d) also O(1/d^2). Raises ValueError for tokens below 1.
+    tokens: n, the tokens of each expert, the same or different ones: tokens x top_k / n_experts on average where they are routed; that it
+    varies from expert to expert matters in O(1/n^2 + 1/(n d)). mean_cosine: b = E rho over distinct tokens of one expert, 0 for tokens
+    spread uniformly (a hash or uniform router, or no router), `routed_mean_cosine` for a linear one. Numbers or arrays that broadcast.
+    Leading order: error O(1/d_ff), O(1/(n^2 d)), and with b = O(1/d) also O(1/d^2). Raises ValueError for tokens below 1.
     """
     tokens = np.asarray(tokens, np.float64)
     if not (tokens >= 1).all():
@@ -139,7 +140,7 @@ def mean_hidden_mso(activation: str | Activation, std: Any, tokens: Any, d_model
     distinct = sphere_mean_kappa(activation, std, d_model) + slope * np.asarray(mean_cosine, np.float64)
     shared = mean_pair_kappa(tokens, distinct)
     value = mso_of_means(kappa_zero, shared, shared)
-    return float(value) if np.ndim(value) == 0 else value
+    return plain(value)
 
 
 def selection_probability(below: Any, n_experts: int, top_k: int, *, ctx: Context = FLOAT) -> Any:
@@ -194,14 +195,6 @@ def sphere_routed_cosine(d_model: int, n_experts: int, top_k: int, noise: Any = 
     """
     scale = ctx.number(ctx.pi) / 2 * d_model * sphere_mean_magnitude(d_model, ctx=ctx) ** 2
     return scale * routed_mean_cosine(d_model, n_experts, top_k, noise, ctx=ctx)
-
-
-def routed_mean_mso(activation: str | Activation, std: Any, tokens_per_expert: Any, d_model: Any, mean_cosine: Any) -> Any:
-    """Mean-vector MSO of routed experts: `mean_hidden_mso` at n = tokens_per_expert and b = mean_cosine (law A6).
-
-    tokens_per_expert: tokens x top_k / n_experts on average; that it varies from expert to expert matters in O(1/n^2 + 1/(n d)).
-    """
-    return mean_hidden_mso(activation, std, tokens_per_expert, d_model, mean_cosine)
 
 
 def logit_spread(square: Any, n_experts: Any, *, ctx: Context = FLOAT) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from simgap.theory.context import Context
-from simgap.theory.floats import FLOAT, elementwise
+from simgap.theory.floats import FLOAT, elementwise, plain
 from simgap.theory.pearson import Distribution, law_from, pearson_law
 from simgap.theory.weight_null import null_mso, null_variance
 
@@ -139,7 +139,7 @@ def mso_p(value: Any, width: float, pairs: int, trials: int, n_experts: int | No
         p = np.asarray(law.cdf(values))
     else:
         p = np.minimum(1.0, 2 * np.minimum(law.cdf(values), law.sf(values)))
-    return float(p) if p.ndim == 0 else p
+    return plain(p)
 
 
 def _checked_width(width: float) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from simgap.theory.context import Context
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, plain
 from simgap.theory.weight_null import null_variance
 
 ID = "N2B"
@@ -59,7 +59,7 @@ def _alignment_in_floats(d: int, c: Any) -> Any:
     q = 1 - (d - 1) / d * ((rest / (rest + (c * c)[..., None] * np.exp(-2 * t / d))) @ weights)
     # At c = 1 the integrand is 0 but where the exponential underflows.
     q = np.where(np.abs(c) == 1, 1.0, q)
-    return float(q) if q.ndim == 0 else q
+    return plain(q)
 
 
 def token_covariance(d_model: Any, q1: Any, q2: Any, *, ctx: Context = FLOAT) -> Any:

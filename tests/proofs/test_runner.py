@@ -217,5 +217,23 @@ def test_balls_of_one_name_are_all_kept():
     assert [float(ball) for ball in proof.check().enclosures.values()] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("ball", "verdict"),
+    [
+        (arb(0, 1e-21), Verdict.PROVED),
+        (-arb(1e-21), Verdict.PROVED),
+        (arb(0, 1e-19), Verdict.UNDECIDED),
+        (-arb(2e-20), Verdict.REFUTED),
+        (arb(2e-20), Verdict.REFUTED),
+        (arb("nan"), Verdict.UNDECIDED),
+    ],
+)
+def test_a_difference_lies_within_on_either_side(ball, verdict):
+    proof = Derivation()
+    proof.within("a difference", ball, "1e-20")
+    assert proof.verdicts == [verdict]
+    assert proof.steps == [f"a difference, within 1e-20 -> {verdict}"]
+
+
 def test_nothing_shown_is_undecided():
     assert Derivation().check().verdict is Verdict.UNDECIDED

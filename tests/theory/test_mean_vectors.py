@@ -19,7 +19,6 @@ from simgap.theory.mean_vectors import (
     mso_of_means,
     relu_sphere_kappa,
     routed_mean_cosine,
-    routed_mean_mso,
     routed_remainder,
     selected_logit_mean,
     selected_logit_moment,
@@ -164,10 +163,10 @@ def test_routed_tokens_of_random_linear_routers():
     b = routed_mean_cosine(d, experts, k)
     assert b < sphere_routed_cosine(d, experts, k) < b * (1 + 1 / d)
     assert abs(np.mean(cosines) - b) < SIGMA * np.std(cosines) / math.sqrt(trials * experts) + b / d
-    law = routed_mean_mso("relu", 1.0, n * k / experts, d, b)
+    law = mean_hidden_mso("relu", 1.0, n * k / experts, d, b)
     room = SIGMA * np.std(overlaps) / math.sqrt(trials) + 4 / d**2
     assert abs(np.mean(overlaps) - law) < room
-    for twin in (routed_mean_mso("relu", 1.0, n * k / experts, d, b * 7 / 8), mean_hidden_mso("relu", 1.0, n * k / experts, d)):
+    for twin in (mean_hidden_mso("relu", 1.0, n * k / experts, d, b * 7 / 8), mean_hidden_mso("relu", 1.0, n * k / experts, d)):
         assert abs(np.mean(overlaps) - twin) > room
     assert 0 < routed_remainder(hermite_shares("relu"), d, experts, k) < 1 / d**2
 
