@@ -4,7 +4,17 @@ Kernels stay out, because the hook breaks compilation; so do the modules that re
 would pre-empt.
 """
 
+import pytest
+import torch
 from jaxtyping import install_import_hook
 
 MOE = [f"simgap.moe.{name}" for name in ("inputs", "routers", "dispatch", "experts", "layer")]
 install_import_hook([*MOE, "simgap.gap.arrays", "simgap.metrics", "simgap.training"], "beartype.beartype")
+
+
+@pytest.fixture
+def torch_threads():
+    """A function that sets torch's thread count, put back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

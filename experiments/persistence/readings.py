@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def _mean_readings(layer: Layer) -> dict[str, float]:
     means = {site: means_by_routing(torch.cat(parts), indices, experts)[None] for site, parts in sites.items()}
     means["inputs"] = means_by_routing(x, indices, experts)[None]
     means["output"] = layer.output_of_means(means["hidden"]).double()
-    tied = Layer(layer.spec, _tied(layer.weights), layer.x, layer.routing)
+    tied = Layer(layer.spec, _tied(cast(Weights, layer.weights)), layer.x, layer.routing)
     means["tied"] = tied.output_of_means(means["hidden"]).double()
     means["residual"] = means["output"] + means["inputs"]
     means["concatenated"] = torch.cat([means["hidden"], means["output"]], -1)

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from simgap.gap.calibration import verdict
-from simgap.metrics import between, means_by_routing, pair_cos2, token_cos2, undefined_vectors
+from simgap.metrics import between, means_by_routing, pair_cos2, token_overlap, undefined_vectors
 from simgap.specs import nearest
 from simgap.stats import moment_matched_p
 from simgap.theory.mso_law import mso_p
 from simgap.theory.weight_null import null_mso, null_variance
+from simgap.threads import pool
 
+# Tokens that are looked through at a time for one that is undefined.
 TOKENS_AT_ONCE = 1024
 SAMPLED_VECTORS = 1024
 KINDS = ("output", "normed")
@@ -65,7 +67,9 @@ def weight_mso(weights: Any) -> Overlap:
     vectors = _tensor("weights", weights)
     if vectors.ndim < 2 or vectors.shape[0] < 2 or not vectors.numel():
         raise ValueError(f"weights: expected (E, ...) with at least 2 experts and some entries, got shape {tuple(vectors.shape)}")
-    return _of_vectors("weights", vectors.reshape(vectors.shape[0], -1))
+    # In the order of memory, which inner products do not see: a transposed view is not copied.
+    order = sorted(range(1, vectors.ndim), key=lambda axis: -vectors.stride()[axis])
+    return _of_vectors("weights", vectors.permute(0, *order).reshape(len(vectors), -1))
 
 
 def mean_mso(vectors: Any, routing: Any, kind: str = "output") -> Overlap:
@@ -90,16 +94,15 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output") -> Overlap:
     indices = indices.long().to(h.device)
     if int(indices.min()) < -1 or int(indices.max()) < 0:
         raise ValueError(f"routing: expected indices from 0, or -1 for none, got {int(indices.min())} to {int(indices.max())}")
-    h = h.masked_fill((indices < 0)[..., None], 0)
-    index = torch.arange(h.shape[0] * h.shape[1], device=h.device).view(indices.shape)
-    where, not_finite = undefined_vectors(h.reshape(-1, h.shape[-1]), index)
-    if not_finite:
-        raise ValueError(f"vectors: not finite at {where}")
     # Numbered anew, so that an index of any size costs nothing; the highest stands for all up to it.
     reached, numbered = torch.unique(indices[indices >= 0], return_inverse=True)
     compact = indices.masked_scatter(indices >= 0, numbered)
-    # One scale for all, which no cosine sees, keeps sums of the largest float64 finite.
-    means = means_by_routing(h.double() / h.abs().max().clamp(min=torch.finfo(h.dtype).tiny), compact, len(reached))
+    with pool() as (task_map, _):
+        means = means_by_routing(h, compact, len(reached), task_map)
+        if not torch.isfinite(means).all():
+            _refuse_undefined(h, indices)
+            # All finite, but a sum is not: one scale for all, which no cosine sees.
+            means = means_by_routing(h * 2.0**-64, compact, len(reached), task_map)
     return _of_vectors("vectors", means, reached.tolist(), kind)
 
 
@@ -118,28 +121,38 @@ def token_mso(vectors: Any, kind: str = "output") -> Overlap:
     _check_kind(kind)
     if h.ndim != 3 or h.shape[1] < 2 or not h.numel():
         raise ValueError(f"vectors: expected (n, k, width) with at least one token, k >= 2, width >= 1, got shape {tuple(h.shape)}")
-    n, k, width = h.shape
-    cos2, pairs = np.empty(n), np.empty(n, np.int64)
-    dropped, places = 0, ""
-    for start in range(0, n, TOKENS_AT_ONCE):
-        part = h[start : start + TOKENS_AT_ONCE].contiguous()
-        rows = part.reshape(-1, width)
-        index = torch.arange(len(rows), device=h.device).view(-1, k)
-        stop = start + len(part)
-        cos2[start:stop], pairs[start:stop] = token_cos2(rows, index)
-        if np.isnan(cos2[start:stop]).any() or (pairs[start:stop] < k * (k - 1) // 2).any():
-            where, not_finite = undefined_vectors(rows, index, start)
-            if not_finite:
-                raise ValueError(f"vectors: not finite at {where}")
-            dropped += int((rows.abs().amax(-1) == 0).sum())
-            places = places or where
-    if not pairs.any():
-        raise ValueError("vectors: no token has two non-zero vectors")
-    kept = cos2[pairs > 0]
-    mean = float((cos2 * pairs).sum() / pairs.sum())
-    sem = float(kept.std(ddof=1) / math.sqrt(kept.size)) if kept.size > 1 else None
+    _, k, width = h.shape
     dimensions = _dimensions(width, kind)
-    return _overlap(mean, sem, int(pairs.sum()), dimensions, _token_null_variance(h, int(pairs.sum()), dimensions), dropped, places)
+    with pool() as (task_map, _):
+        found = token_overlap(h, task_map)
+        variance = _token_null_variance(h, found.moments.pairs, dimensions) if found.moments.pairs else 0.0
+    moments = found.moments
+    dropped, places = 0, ""
+    for start in _starts_of(np.flatnonzero(np.isnan(found.cos2) | (found.pairs < k * (k - 1) // 2))):
+        part = h[start : start + TOKENS_AT_ONCE]
+        where, not_finite = undefined_vectors(part.reshape(-1, width), torch.arange(len(part) * k, device=h.device).view(-1, k), start)
+        if not_finite:
+            raise ValueError(f"vectors: not finite at {where}")
+        dropped += int((part.abs().amax(-1) == 0).sum())
+        places = places or where
+    if not moments.pairs:
+        raise ValueError("vectors: no token has two non-zero vectors")
+    return _overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, variance, dropped, places)
+
+
+def _starts_of(tokens: np.ndarray) -> list[int]:
+    """Where the stretches of TOKENS_AT_ONCE begin that hold any of the tokens."""
+    return [int(start) for start in np.unique(tokens // TOKENS_AT_ONCE) * TOKENS_AT_ONCE]
+
+
+def _refuse_undefined(h: Tensor, routing: Tensor) -> None:
+    """ValueError that names the first vector of an expert that is not finite, if there is one."""
+    for start in range(0, len(h), TOKENS_AT_ONCE):
+        part, kept = h[start : start + TOKENS_AT_ONCE], routing[start : start + TOKENS_AT_ONCE] >= 0
+        index = torch.where(kept, torch.arange(kept.numel(), device=h.device).view(kept.shape), -1)
+        where, not_finite = undefined_vectors(part.reshape(-1, h.shape[-1]), index, start)
+        if not_finite:
+            raise ValueError(f"vectors: not finite at {where}")
 
 
 def _token_null_variance(h: Tensor, pairs: int, dimensions: int) -> float:
@@ -154,7 +167,8 @@ def _token_null_variance(h: Tensor, pairs: int, dimensions: int) -> float:
     single = null_variance(dimensions) if dimensions > 1 else 0.0
     if n < 2 or dimensions < 2:
         return single / pairs
-    picked = torch.linspace(0, n - 1, min(n, max(2, SAMPLED_VECTORS // k))).long().unique().to(h.device)
+    sample = min(n, max(2, SAMPLED_VECTORS // k))
+    picked = (torch.arange(sample) * (n - 1) // (sample - 1)).to(h.device)
     v = h[picked].double()
     largest = v.abs().amax(-1, keepdim=True)
     v = v / torch.where(largest > 0, largest, 1.0)
@@ -198,11 +212,13 @@ def _of_vectors(name: str, vectors: Tensor, numbers: list[int] | None = None, ki
     held = set(experts)
     idle = experts[-1] + 1 - len(experts)
     unreached = list(itertools.islice((e for e in range(experts[-1]) if e not in held), 3))
-    finite = torch.isfinite(vectors).all(-1)
-    if not bool(finite.all()):
-        raise ValueError(f"{name}: expert {experts[int((~finite).nonzero()[0])]} holds a value that is not finite")
-    table = pair_cos2(vectors[None])
-    missing = [experts[e] for e in np.flatnonzero(np.isnan(np.diagonal(table[0]))).tolist()]
+    with pool() as (task_map, _):
+        table = pair_cos2(vectors[None], task_map)
+    undefined = np.flatnonzero(np.isnan(np.diagonal(table[0]))).tolist()
+    for e in undefined:
+        if not bool(torch.isfinite(vectors[e]).all()):
+            raise ValueError(f"{name}: expert {experts[e]} holds a value that is not finite")
+    missing = [experts[e] for e in undefined]
     values = between(table, len(vectors))[0]
     values = values[~np.isnan(values)]
     if not values.size:
@@ -225,7 +241,7 @@ def _overlap(mean: float, sem: float | None, pairs: int, width: int, variance: f
 
 
 def _tensor(name: str, value: Any) -> Tensor:
-    """A numeric tensor over the user's memory: no copy of float32 and float64, half precisions widened to float32."""
+    """A numeric tensor over the user's memory, without a copy of floats of 64 bits and fewer; whole numbers as float64."""
     if isinstance(value, Tensor):
         tensor = value.detach()
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
@@ -245,6 +261,6 @@ def _tensor(name: str, value: Any) -> Tensor:
             tensor = torch.from_numpy(array)
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name}: expected real numbers, got dtype {tensor.dtype}")
-    if name == "routing" or tensor.dtype in (torch.float32, torch.float64):
-        return tensor
-    return tensor.float() if tensor.is_floating_point() else tensor.double()
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        return tensor.float()
+    return tensor if name == "routing" or tensor.is_floating_point() else tensor.double()

@@ -11,18 +11,33 @@ from torch import Tensor
 
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap, chosen_names
 from simgap.metrics import (
+    add_sums,
     between,
     cos2_of_gram,
     counts,
     dropped_tokens,
+    gram_of_pieces,
     load,
     pair_cos2,
-    sums_by_expert,
     token_cos2,
+    total,
     undefined_vectors,
-    weight_grams,
 )
-from simgap.moe import Block, Layer, Weights, group_bytes, group_numbers, group_trials, open_inputs, simulate
+from simgap.moe import (
+    HIDDEN_BLOCK,
+    Block,
+    Layer,
+    StreamedWeights,
+    Weights,
+    group_bytes,
+    group_numbers,
+    group_trials,
+    open_inputs,
+    plan_stream,
+    simulate,
+)
+from simgap.moe.inputs import TOKEN_BLOCK
+from simgap.seeding import Role
 from simgap.specs import LayerSpec, RunSpec, format_bytes
 from simgap.stats import Estimate, difference, ratio_of_means
 from simgap.threads import Map, in_order, pool, worth
@@ -65,11 +80,22 @@ class Wanted:
     def all_pairs(self) -> bool:
         return "all" in self.readings
 
+    def by_token(self) -> tuple[str, ...]:
+        """Sites whose vectors are wanted one by one."""
+        return self.sites if {"token", "all"} & set(self.readings) else ()
+
+    def summed(self, spec: LayerSpec) -> tuple[str, ...]:
+        """Sites whose vectors are summed to means. Mean outputs come from the mean of what W_down reads, unless outputs are at hand."""
+        if "mean" not in self.readings:
+            return ()
+        if "output" not in self.sites or self.by_token():
+            return self.sites
+        last = "normed" if spec.norm != "none" else "hidden"
+        return tuple(site for site in SITES if site == last or (site in self.sites and site != "output"))
+
     def computed(self, spec: LayerSpec) -> tuple[str, ...]:
-        """Sites whose vectors must be computed token by token; mean outputs come from the mean hidden vectors instead."""
-        by_token = self.sites if {"token", "all"} & set(self.readings) else tuple(s for s in self.sites if s != "output")
-        last = ("normed" if spec.norm != "none" else "hidden",) if "mean" in self.readings and "output" in self.sites else ()
-        return tuple(site for site in SITES if site in {*by_token, *last})
+        """Sites whose vectors must be computed token by token."""
+        return tuple(site for site in SITES if site in {*self.by_token(), *self.summed(spec)})
 
 
 def measure(
@@ -94,6 +120,10 @@ def measure(
     progress is called with the number of trials just finished. The same request gives the same bits on one device type, CPU model and
     set of library versions, whatever the memory budget and the number of threads (torch.set_num_threads).
 
+    memory bounds the arrays that are held, not the libraries (some 0.4 GiB). A layer whose weights do not fit is streamed: trial by trial,
+    each block of weights drawn when it is used and forgotten, again for every block of tokens. Orthogonal weights, which are drawn whole,
+    and prepared ones must fit.
+
     Raises ValueError naming the argument for a request that cannot be met: an absent device, too small a budget, a bad file of inputs,
     a name of a site, reading or matrix that does not exist, vectors that are not finite.
     """
@@ -109,31 +139,54 @@ def measure(
     available = tuple(site for site in wanted.sites if site != "normed" or spec.norm != "none")
     active = Wanted(available, wanted.readings, wanted.weights)
     one_trial = group_bytes(spec, run, 1, active.computed(spec), active.all_pairs)
-    most = check_memory(spec, run, one_trial)
+    streamed = not fits(run, one_trial) and spec.init != "orthogonal" and prepare is None
+    if streamed:
+        # The least there could be, were every expert equally loaded: refused before anything is drawn.
+        least = plan_stream(spec, run, active.computed(spec), active.all_pairs, 1, lambda tokens: share(spec, tokens)).bytes
+    most = check_memory(spec, run, least if streamed else one_trial)
     kept = 16 * trials * (len(wanted.weights) + len(wanted.readings) * len(wanted.sites))
     if kept > run.memory_bytes:
         raise ValueError(f"trials: the values of {trials} trials need {format_bytes(kept)}, the budget is {format_bytes(run.memory_bytes)}")
-    groups = group_trials(spec, run, active.all_pairs, most)
-    at_once = run.memory_bytes // (one_trial * max(map(len, groups)))
+    groups = [range(t, t + 1) for t in range(trials)] if streamed else group_trials(spec, run, active.all_pairs, most)
+    at_once = 1 if streamed else run.memory_bytes // (one_trial * max(map(len, groups)))
     source = open_inputs(spec.inputs, spec.d_model)
 
     def measured(group: Sequence[int], task_map: Map = in_order) -> dict[Path, object]:
-        layer = simulate(spec, run, source, group, prepare, task_map)
-        if not active.all_pairs:
+        layer = simulate(spec, run, source, group, prepare, task_map, streamed)
+        tokens = TOKEN_BLOCK
+        if streamed:
+            plan = plan_stream(spec, run, active.computed(spec), active.all_pairs, workers, layer.longest_list)
+            check_memory(spec, run, plan.bytes)
+            tokens, task_map = plan.tokens, task_map if plan.workers > 1 else in_order
+        elif not active.all_pairs:
             # Only now is it known how unevenly the router loads the experts.
             check_memory(spec, run, group_bytes(spec, run, 1, active.computed(spec), False, layer.longest_list()), len(group))
-        found = _measure_layer(layer, active, task_map)
+        found = _measure_layer(layer, active, task_map, tokens)
         if progress is not None:
             progress(len(group))
         return found
 
     with pool() as (task_map, workers):
-        workers = min(workers, at_once) if run.device == "cpu" else 1
-        if workers > 1 and len(groups) >= workers:
+        side_by_side = min(workers, at_once) if run.device == "cpu" else 1
+        if side_by_side > 1 and len(groups) >= side_by_side:
             results = list(worth(task_map, group_numbers(spec, run, active.all_pairs) * run.trials)(measured, groups))
         else:
             results = [measured(group, task_map) for group in groups]
     return _gathered(spec, run, wanted, results)
+
+
+def share(spec: LayerSpec, tokens: int) -> int:
+    """Tokens to an expert where a router loads all alike."""
+    return -(-tokens * spec.top_k // spec.n_experts)
+
+
+def fits(run: RunSpec, size: int) -> bool:
+    """Whether so many bytes fit the budget, and the machine."""
+    return size <= run.memory_bytes and (run.device != "cpu" or size <= physical_bytes())
+
+
+def physical_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_device(device: str) -> None:
@@ -147,7 +200,7 @@ def check_device(device: str) -> None:
 
 def check_memory(spec: LayerSpec, run: RunSpec, one_trial: int, trials: int = 1) -> int:
     """How many trials of so many bytes the budget holds at once; ValueError where it holds fewer than asked, or the machine does not."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    physical = physical_bytes()
     size = f"{spec.parameters:.3g} parameters, {run.tokens} tokens, {run.dtype}"
     what = "one trial" if trials == 1 else f"{trials} trials together"
     needs = f"memory: {what} of this layer ({size}) needs {format_bytes(trials * one_trial)}"
@@ -158,27 +211,23 @@ def check_memory(spec: LayerSpec, run: RunSpec, one_trial: int, trials: int = 1)
     return int(run.memory_bytes // one_trial)
 
 
-def _measure_layer(layer: Layer, wanted: Wanted, task_map: Map) -> dict[Path, object]:
+def _measure_layer(layer: Layer, wanted: Wanted, task_map: Map, block_tokens: int) -> dict[Path, object]:
     """Tallies of one group of trials, keyed by (side, ...) paths, and what its router did."""
     spec, trials = layer.spec, layer.weights.trials
     found: dict[Path, object] = {}
-    for kind, products in _weight_grams(layer.weights, wanted.weights).items():
+    for kind, products in _weight_grams(layer.weights, spec, wanted.weights, task_map).items():
         _tally_pairs(found, ("weight_mso", kind), cos2_of_gram(products), spec, trials)
     found["routing", "load"] = load(layer.routing.indices, spec.n_experts)
     found["routing", "dropped_tokens"] = dropped_tokens(layer.routing.indices)
 
-    sums: dict[str, Tensor] = {}
     sites, first = wanted.computed(spec), 0
-    for block in layer.blocks(sites, wanted.all_pairs, task_map) if sites else ():
-        tokens = block.index.shape[1]
-        if "mean" in wanted.readings:
-            for site in (s for s in sites if s != "output"):
-                part = _block_sums(block.rows[site], block.dispatch.taken, spec, tokens)
-                sums[site] = part if site not in sums else sums[site] + part
+    sums = {site: _no_sums(layer, site) for site in wanted.summed(spec)}
+    for block in layer.blocks(sites, wanted.all_pairs, task_map, block_tokens) if sites else ():
+        _add_block(block, sums, spec, task_map)
         _tally_tokens(found, _token_jobs(block, wanted, spec), trials, first, task_map)
-        first += tokens
-    if "mean" in wanted.readings:
-        for site, vectors in _means(layer, sums, wanted).items():
+        first += block.index.shape[1]
+    if sums:
+        for site, vectors in _means(layer, sums, wanted, task_map).items():
             _tally_pairs(found, ("activation_mso", "mean", site), pair_cos2(vectors), spec, trials)
     return found
 
@@ -202,15 +251,35 @@ def _token_jobs(block: Block, wanted: Wanted, spec: LayerSpec) -> list[Job]:
     return jobs
 
 
-def _means(layer: Layer, sums: dict[str, Tensor], wanted: Wanted) -> dict[str, Float[Tensor, "s E width"]]:
-    """Each expert's mean vector at every wanted site; the mean output from the mean of what W_down reads. Idle experts get zeros."""
+def _no_sums(layer: Layer, site: str) -> Float[Tensor, "s E width"]:
+    spec = layer.spec
+    shape = (len(layer.x), spec.n_experts + spec.n_shared_experts, spec.d_model if site == "output" else spec.d_ff)
+    return torch.zeros(shape, dtype=torch.float64, device=layer.x.device)
+
+
+def _add_block(block: Block, sums: dict[str, Tensor], spec: LayerSpec, task_map: Map) -> None:
+    """Add the vectors of a block of tokens to each expert's sums: routed experts' own tokens, and all of them to the shared ones."""
+    experts = spec.n_experts + spec.n_shared_experts
+    # Experts are numbered over all trials.
+    trial = torch.arange(len(block.owner), device=block.owner.device)[:, None]
+    owner = torch.where(block.owner < 0, -1, block.owner + experts * trial)
+
+    def add(site: str) -> None:
+        add_sums(block.rows[site], owner, sums[site].flatten(0, 1))
+
+    numbers = sum(block.rows[site].numel() for site in sums)
+    list(worth(task_map, numbers)(add, sums))
+
+
+def _means(layer: Layer, sums: dict[str, Tensor], wanted: Wanted, task_map: Map) -> dict[str, Float[Tensor, "s E width"]]:
+    """Each expert's mean vector at every wanted site. Idle experts get zeros."""
     spec, trials = layer.spec, layer.weights.trials
     reached = counts(layer.routing.indices, spec.n_experts)
     shared = np.full((len(trials), spec.n_shared_experts), layer.x.shape[1])
     tokens = torch.from_numpy(np.maximum(np.concatenate([reached, shared], 1), 1)).to(layer.x.device)
     means = {site: total / tokens[..., None] for site, total in sums.items()}
-    if "output" in wanted.sites:
-        means["output"] = layer.output_of_means(means["normed" if spec.norm != "none" else "hidden"]).double()
+    if "output" in wanted.sites and "output" not in means:
+        means["output"] = layer.output_of_means(means["normed" if spec.norm != "none" else "hidden"], task_map).double()
     for site in wanted.sites:
         finite = torch.isfinite(means[site]).all(-1)
         if not finite.all():
@@ -219,24 +288,20 @@ def _means(layer: Layer, sums: dict[str, Tensor], wanted: Wanted) -> dict[str, F
     return {site: means[site] for site in wanted.sites}
 
 
-def _weight_grams(weights: Weights, kinds: tuple[str, ...]) -> dict[str, Tensor]:
-    matrices = {"up": weights.up, "gate": weights.gate, "down": weights.down}
-    if "all" not in kinds:
-        matrices = {kind: matrix for kind, matrix in matrices.items() if kind in kinds}
-    grams = weight_grams(matrices) if matrices else {}
-    return {kind: products for kind, products in grams.items() if kind in kinds}
-
-
-def _block_sums(rows: Tensor, taken: Tensor, spec: LayerSpec, tokens: int) -> Tensor:
-    """Sums over the tokens of a block, (s, E, width), shared experts after the routed ones: all its tokens, but not the padding."""
-    s, experts, count = taken.shape
-    routed = sums_by_expert(rows[:, : experts * count].reshape(s, experts, count, -1), taken)
-    if not spec.n_shared_experts:
-        return routed
-    shared = rows[:, experts * count :].reshape(s, spec.n_shared_experts, -1, rows.shape[-1])
-    return torch.cat(
-        [routed, sums_by_expert(shared, (torch.arange(shared.shape[2], device=rows.device) < tokens).expand(shared.shape[:3]))], 1
-    )
+def _weight_grams(
+    weights: Weights | StreamedWeights, spec: LayerSpec, kinds: tuple[str, ...], task_map: Map
+) -> dict[str, Float[Tensor, "s E E"]]:
+    """Inner products of flattened weights for each wanted matrix, and under "all" for their concatenation, by block of hidden units."""
+    roles: list[Role] = ["up", "gate", "down"] if spec.gated else ["up", "down"]
+    roles = [role for role in roles if role in kinds or "all" in kinds]
+    blocks = -(-spec.d_ff // HIDDEN_BLOCK)
+    tasks = [(role, block) for role in roles for block in range(blocks)]
+    tables = worth(task_map, spec.parameters * len(weights.trials))(lambda task: gram_of_pieces(weights.pieces(*task)), tasks)
+    by_block = dict(zip(tasks, tables, strict=True))
+    grams = {str(role): total(by_block[role, block] for block in range(blocks)) for role in roles}
+    if "all" in kinds:
+        grams["all"] = total(grams.values())
+    return {kind: grams[kind] for kind in kinds if kind in grams}
 
 
 def _tally_pairs(found: dict[Path, object], path: Path, cos2: Float[np.ndarray, "s E E"], spec: LayerSpec, trials: Sequence[int]) -> None:
@@ -265,13 +330,14 @@ def _tally_tokens(found: dict[Path, object], jobs: list[Job], trials: Sequence[i
             places.append(f"trial {trials[t]}: {where}")
             if not_finite:
                 raise ValueError(f"{' '.join(job.path[2:])} vectors that are not finite: {places[-1]}")
-        return (cos2 * pairs).sum(1), pairs.sum(1), due, places
+        return cos2 * pairs, pairs.sum(1), due, places
 
     numbers = sum(job.index.numel() * job.rows.shape[-1] for job in jobs)
-    for job, (total, pairs, due, places) in zip(jobs, worth(task_map, numbers)(one, jobs), strict=True):
+    for job, (values, pairs, due, places) in zip(jobs, worth(task_map, numbers)(one, jobs), strict=True):
         tally = found.setdefault(job.path, Tally.empty(len(trials)))
         assert isinstance(tally, Tally)  # noqa: S101 - narrows a heterogeneous dict for the type checker
-        tally.total += total
+        # Token after token, so that the sum does not depend on how tokens are cut into blocks; numpy's own sum of a row would.
+        tally.total = np.add.accumulate(np.concatenate([tally.total[:, None], values], 1), axis=1)[:, -1]
         tally.pairs += pairs
         tally.expected += due
         tally.at.extend(places)

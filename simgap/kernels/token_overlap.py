@@ -1,70 +1,118 @@
-"""Squared cosines of the vectors that share a token, gathered by their row: no (n, k, width) copy is made."""
+"""Squared cosines of the vectors that share a token, each read from memory once, wherever it lies: no (n, k, width) copy is made."""
 
 import numpy as np
 from numba import njit
 
+from simgap.kernels.borrowed import BORROWED
+from simgap.kernels.products import TILE, add_products, widened
+
 # Outside this range of squared norms a product of two of them could leave float64; such a token is done again with its rows scaled.
 SAFE_LOW, SAFE_HIGH = 1e-140, 1e140
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _dot(a, b):
-    total = 0.0
-    for i in range(a.size):
-        total += np.float64(a[i]) * np.float64(b[i])
-    return total
+# Columns of a token's rows that are multiplied at a time: 16 rows of them stay in the nearest cache.
+COLUMNS = 1024
+# How far ahead of the arithmetic memory is asked, in bytes of a token's rows: about the latency of memory times its bandwidth, and enough.
+AHEAD_BYTES = 1 << 13
 
 
 @njit(nogil=True, cache=True)
 def _scaled_dot(a, b):
     """<a, b> after each is divided by its largest entry; 0 if either is zero, NaN if either is not finite."""
-    top_a = np.float64(np.abs(a).max())
-    top_b = np.float64(np.abs(b).max())
+    top_a, top_b = 0.0, 0.0
+    for i in range(a.size):
+        x, y = abs(np.float64(widened(a[i]))), abs(np.float64(widened(b[i])))
+        # A NaN compares false and is kept.
+        top_a = top_a if x <= top_a else x
+        top_b = top_b if y <= top_b else y
     if not (np.isfinite(top_a) and np.isfinite(top_b)):
         return np.nan
     if top_a == 0.0 or top_b == 0.0:
         return 0.0
     total = 0.0
     for i in range(a.size):
-        total += (np.float64(a[i]) / top_a) * (np.float64(b[i]) / top_b)
+        total += (np.float64(widened(a[i])) / top_a) * (np.float64(widened(b[i])) / top_b)
     return total
 
 
 @njit(nogil=True, cache=True)
-def token_cos2(rows, index, lead, cos2, pairs):
-    """Per token, the mean cos^2 over its pairs of defined vectors, and how many pairs that is.
+def _rescale(flat, at, count, width, table):
+    """The same products of rows divided by their largest entries."""
+    for i in range(count):
+        for j in range(i, count):
+            table[i, j] = _scaled_dot(flat[at[i] : at[i] + width], flat[at[j] : at[j] + width])
 
-    rows: (R, width) float32 or float64, contiguous in width. index: (n, m) int64, the row of each vector on the token, -1 for none.
-    lead: pairs are all i < j where lead is negative, else those of one of the first `lead` columns with one of the others.
-    cos2: (n,) float64 out, NaN for a vector that is not finite, 0 where there is no pair. pairs: (n,) int64 out; a zero vector has none.
-    Products accumulate in float64; each row is read from memory once, its k - 1 products find it in cache.
+
+@njit(nogil=True, cache=True)
+def token_cos2(flat, starts, width, lead, cos2, pairs, moments):
+    """Per token, the mean cos^2 over its pairs of defined vectors and how many pairs that is; over tokens, their moments.
+
+    flat: (N,) float32, float64, or uint16 for the bits of bfloat16. starts: (n, m) int64, where in `flat` each of a token's vectors
+    begins, -1 for none. lead: pairs are all i < j where lead is negative, else those of one of the first `lead` columns with one of the
+    others. cos2: (n,) float64 out, NaN for a vector that is not finite, 0 where there is no pair. pairs: (n,) int64 out; a zero vector has
+    none. moments: (5,) float64, in and out, over the tokens that have a pair: how many, mean and sum of squared deviations of their cos2
+    (Welford), sum of cos2 times pairs, pairs. A NaN enters all but the counts.
     """
-    n, m = index.shape
-    norms = np.empty(m)
+    m = starts.shape[1]
+    size = -(-max(m, 1) // TILE) * TILE
+    places = np.empty((2, size), np.int64)
+    ahead = max(1, AHEAD_BYTES // max(1, m * width * flat.itemsize))
+    _each_token(flat, starts, width, lead, cos2, pairs, moments, places, np.empty((size, size)), np.empty(size), ahead)
+
+
+@njit(**BORROWED)
+def _each_token(flat, starts, width, lead, cos2, pairs, moments, places, table, inverse, ahead):
+    n, m = starts.shape
+    at, soon = places[0], places[1]
     for t in range(n):
-        safe = True
+        count, leading = 0, 0
         for j in range(m):
-            norms[j] = 0.0
-            if index[t, j] >= 0:
-                norms[j] = _dot(rows[index[t, j]], rows[index[t, j]])
-                if not (SAFE_LOW < norms[j] < SAFE_HIGH):
-                    safe = False
+            if starts[t, j] >= 0:
+                at[count] = starts[t, j]
+                count += 1
+                leading += j < lead
+        cos2[t], pairs[t] = 0.0, 0
+        if count == 0:
+            continue
+        later = min(t + ahead, n - 1)
+        for j in range(m):
+            soon[j] = starts[later, j]
+        table[:, :] = 0.0
+        for first in range(0, width, COLUMNS):
+            add_products(flat, at, soon, count, first, min(first + COLUMNS, width), table)
+        safe = True
+        for i in range(count):
+            safe = safe and SAFE_LOW < table[i, i] < SAFE_HIGH
         if not safe:
-            for j in range(m):
-                if index[t, j] >= 0:
-                    norms[j] = _scaled_dot(rows[index[t, j]], rows[index[t, j]])
-        total = 0.0
-        count = 0
-        for i in range(m if lead < 0 else lead):
-            for j in range(i + 1 if lead < 0 else lead, m):
-                if index[t, i] >= 0 and index[t, j] >= 0 and norms[i] != 0.0 and norms[j] != 0.0:
-                    a, b = rows[index[t, i]], rows[index[t, j]]
-                    dot = _dot(a, b) if safe else _scaled_dot(a, b)
-                    value = dot * dot / (norms[i] * norms[j])
-                    # Round-off of parallel vectors; a NaN compares false and stays.
-                    total += 1.0 if value > 1.0 else value
-                    count += 1
-        cos2[t] = total / count if count else 0.0
-        if np.isnan(norms).any():
-            cos2[t] = np.nan
-        pairs[t] = count
+            _rescale(flat, at, count, width, table)
+        total, found = _over_pairs(table, count, leading if lead >= 0 else -1, inverse)
+        if found == 0 and not np.isnan(total):
+            continue
+        pairs[t] = found
+        cos2[t] = total / max(found, 1)
+        moments[0] += found > 0
+        moments[3] += total
+        moments[4] += found
+        deviation = cos2[t] - moments[1]
+        moments[1] += deviation / max(moments[0], 1.0)
+        moments[2] += deviation * (cos2[t] - moments[1])
+
+
+@njit(**BORROWED)
+def _over_pairs(table, count, leading, inverse):
+    """Sum of cos^2 over pairs of non-zero rows, NaN where any norm is, and how many pairs there are.
+
+    leading: pairs run from so many first rows to the others, or where it is negative from every row to those after it.
+    """
+    defined, ahead, broken = 0, 0, 0.0
+    for i in range(count):
+        # A zero row's products are zero, so that its pairs add nothing.
+        inverse[i] = 1.0 / table[i, i] if table[i, i] != 0.0 else 0.0
+        defined += table[i, i] != 0.0
+        ahead += i < leading and table[i, i] != 0.0
+        broken += table[i, i] * 0.0
+    total = broken
+    for i in range(count if leading < 0 else leading):
+        for j in range(i + 1 if leading < 0 else leading, count):
+            value = (table[i, j] * inverse[i]) * (table[i, j] * inverse[j])
+            # Round-off of parallel vectors; a NaN compares false and stays.
+            total += 1.0 if value > 1.0 else value
+    return total, defined * (defined - 1) // 2 if leading < 0 else ahead * (defined - ahead)

@@ -1,22 +1,26 @@
 """The bare numbers: overlaps of arrays and tensors, without a null. `simgap.weight_mso` and its kin put the null beside them."""
 
-from simgap.metrics.mean_vectors import means_by_routing, sums_by_expert
-from simgap.metrics.pair_overlap import between, cos2_of_gram, gram, pair_cos2, weight_grams
+from simgap.metrics.mean_vectors import add_sums, means_by_routing
+from simgap.metrics.pair_overlap import between, cos2_of_gram, gram, gram_of_pieces, pair_cos2, total
 from simgap.metrics.routing import counts, dropped_tokens, load
-from simgap.metrics.token_overlap import token_cos2, token_cos2_torch, undefined_vectors
+from simgap.metrics.token_overlap import Moments, TokenOverlap, token_cos2, token_cos2_torch, token_overlap, undefined_vectors
 
 __all__ = [
+    "add_sums",
     "between",
     "cos2_of_gram",
     "counts",
     "dropped_tokens",
     "gram",
+    "gram_of_pieces",
     "load",
     "means_by_routing",
+    "Moments",
     "pair_cos2",
-    "sums_by_expert",
     "token_cos2",
     "token_cos2_torch",
+    "token_overlap",
+    "TokenOverlap",
+    "total",
     "undefined_vectors",
-    "weight_grams",
 ]

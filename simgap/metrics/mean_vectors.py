@@ -1,25 +1,47 @@
 """Mean vectors of experts over the tokens routed to them: what the persistence paper's activation overlap compares."""
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from simgap.kernels.expert_sums import add_by_expert
+from simgap.metrics.memory import AT_ONCE, on_cpu, readable, runs, shared
+from simgap.threads import Map, in_order
 
-def sums_by_expert(rows: Float[Tensor, "s E C width"], taken: Bool[Tensor, "s E C"]) -> Float[Tensor, "s E width"]:
-    """Sum of the rows that stand for routed tokens, per expert, handed on in float64 for the sum over blocks of tokens.
+# Parts that the tokens of a user's array are summed in, each by one task. Part of the order of summation.
+PARTS = 8
 
-    Within a block of C tokens the sum is in the vectors' dtype: its rounding error is at most C units of the mean size of an entry.
+
+def add_sums(vectors: Float[Tensor, "*R width"], experts: Int[Tensor, "*R"], sums: Float[Tensor, "E width"]) -> None:
+    """sums[experts[i]] += vectors[i], in float64 and in the order of the vectors; those of expert -1 are passed over.
+
+    Each vector is read once. However the vectors are cut into calls, the bits are the same on a CPU.
     """
-    s, experts, count, width = rows.shape
-    mask = taken.to(rows.dtype).reshape(s * experts, 1, count)
-    return torch.bmm(mask, rows.reshape(s * experts, count, width)).view(s, experts, width).double()
+    if on_cpu(vectors):
+        flat, starts = runs(readable(vectors))
+        add_by_expert(flat, starts.reshape(-1), np.ascontiguousarray(experts.numpy()).reshape(-1), vectors.shape[-1], sums.numpy())
+        return
+    kept = experts >= 0
+    sums.index_add_(0, experts[kept], vectors[kept].double())
 
 
-def means_by_routing(vectors: Float[Tensor, "n k width"], routing: Int[Tensor, "n k"], n_experts: int) -> Float[Tensor, "E width"]:
+def means_by_routing(
+    vectors: Float[Tensor, "n k width"], routing: Int[Tensor, "n k"], n_experts: int, task_map: Map = in_order
+) -> Float[Tensor, "E width"]:
     """Mean of the co-activated vectors of each expert, float64; NaN for an expert that no token reached."""
-    flat = routing.reshape(-1)
-    kept = flat >= 0
-    total = torch.zeros(n_experts, vectors.shape[-1], dtype=torch.float64, device=vectors.device)
-    total.index_add_(0, flat[kept], vectors.reshape(-1, vectors.shape[-1])[kept].double())
-    count = torch.bincount(flat[kept], minlength=n_experts)
+    n, k, width = vectors.shape
+    step = max(1, -(-n // PARTS))
+    at_once = max(1, AT_ONCE // (k * width))
+
+    def task(start: int) -> Tensor:
+        sums = torch.zeros(n_experts, width, dtype=torch.float64, device=vectors.device)
+        for first in range(start, min(start + step, n), at_once):
+            part = slice(first, min(first + at_once, start + step))
+            add_sums(vectors[part], routing[part], sums)
+        return sums
+
+    none = torch.zeros(n_experts, width, dtype=torch.float64, device=vectors.device)
+    total = sum(shared(task_map, vectors)(task, range(0, n, step)), start=none)
+    count = torch.bincount(routing[routing >= 0], minlength=n_experts)
     return torch.where(count[:, None] > 0, total / count[:, None], torch.nan)

@@ -1,5 +1,6 @@
 """Overlap of E vectors, one to each expert: flattened weights, or mean activations."""
 
+import functools
 from collections.abc import Iterable
 
 import numpy as np
@@ -7,21 +8,56 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from simgap.kernels.gram import add_grams
+from simgap.kernels.products import TILE
 from simgap.kernels.token_overlap import SAFE_HIGH, SAFE_LOW
+from simgap.metrics.memory import AT_ONCE, is_readable, on_cpu, readable, runs, shared
+from simgap.threads import Map, in_order
 
-# Entries of each vector whose products are summed at a time: the chunk of E rows, in float64, stays in cache.
+# Entries of each vector that one task multiplies. Part of the order of summation.
+SPAN = 1 << 22
+# The same on other devices, where the chunk of rows is laid out in float64; a power of two, so that it divides every piece of a stream.
 CHUNK = 1 << 14
 
 
-def gram(vectors: Float[Tensor, "s E N"]) -> Float[Tensor, "s E E"]:
-    """Inner products of the E vectors of each trial, in float64 whatever the dtype and whatever the global TF32 setting."""
-    s, experts, width = vectors.shape
-    chunk = max(256, CHUNK * 8 // max(8, experts))
-    total = torch.zeros(s, experts, experts, dtype=torch.float64, device=vectors.device)
-    for start in range(0, width, chunk):
-        part = vectors[..., start : start + chunk].double()
-        total.baddbmm_(part, part.mT)
-    return total
+def gram(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Float[Tensor, "s E E"]:
+    """Inner products of the E vectors of each trial, in float64 whatever the dtype and whatever the global TF32 setting.
+
+    Entry by entry in order within SPAN entries, then over those, so that the bits do not depend on task_map. O(s E^2 N), each entry read
+    once on a CPU.
+    """
+    spans = range(0, vectors.shape[-1], SPAN)
+    return total(list(shared(task_map, vectors)(lambda start: gram_of_pieces([vectors[..., start : start + SPAN]]), spans)))
+
+
+def gram_of_pieces(pieces: Iterable[Float[Tensor, "s E m"]]) -> Float[Tensor, "s E E"]:
+    """`gram` of vectors that come piece by piece, at least one, all but the last multiples of CHUNK long; cutting them changes no bit."""
+    tables: Tensor | None = None
+    for piece in pieces:
+        s, experts, width = piece.shape
+        if tables is None:
+            size = -(-experts // TILE) * TILE if on_cpu(piece) else experts
+            tables = torch.zeros(s, size, size, dtype=torch.float64, device=piece.device)
+        if on_cpu(piece):
+            # What must be copied to be read is copied a few columns at a time.
+            step = width if is_readable(piece) else max(CHUNK, AT_ONCE // (s * experts) // CHUNK * CHUNK)
+            for part in piece.split(step, -1):
+                flat, starts = runs(readable(part))
+                add_grams(flat, starts, part.shape[-1], tables.numpy())
+        else:
+            chunk = max(256, CHUNK >> max(0, (experts - 1).bit_length() - 3))
+            for part in piece.split(chunk, -1):
+                wide = part.double()
+                tables.baddbmm_(wide, wide.mT)
+    if tables is None:
+        raise ValueError("pieces: expected at least one")
+    upper = tables[:, :experts, :experts].triu()
+    return upper + upper.triu(1).mT
+
+
+def total(tables: Iterable[Float[Tensor, "s E E"]]) -> Float[Tensor, "s E E"]:
+    """The sum of tables, in their order."""
+    return functools.reduce(torch.add, tables)
 
 
 def cos2_of_gram(products: Float[Tensor, "s E E"]) -> Float[np.ndarray, "s E E"]:
@@ -33,7 +69,7 @@ def cos2_of_gram(products: Float[Tensor, "s E E"]) -> Float[np.ndarray, "s E E"]
     return np.minimum(cos * cos, 1.0)
 
 
-def pair_cos2(vectors: Float[Tensor, "s E N"]) -> Float[np.ndarray, "s E E"]:
+def pair_cos2(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Float[np.ndarray, "s E E"]:
     r"""cos^2 of every pair of the E vectors of each trial.
 
     .. math:: \cos^2(u, v) = \frac{\langle u, v \rangle^2}{\|u\|^2 \|v\|^2}
@@ -42,13 +78,14 @@ def pair_cos2(vectors: Float[Tensor, "s E N"]) -> Float[np.ndarray, "s E E"]:
     norm comes near the ends of float64, each vector is scaled by its largest entry first. NaN where either vector is zero or holds a NaN or
     an infinity. O(s E^2 N).
     """
-    products = gram(vectors)
+    products = gram(vectors, task_map)
     norms = products.diagonal(dim1=-2, dim2=-1).cpu().numpy()
     safe = np.all((norms > SAFE_LOW) & (norms < SAFE_HIGH), axis=-1, keepdims=True)[..., None]
-    if safe.all():
+    # The square of no other format leaves float64.
+    if vectors.dtype != torch.float64 or safe.all():
         return cos2_of_gram(products)
     largest = vectors.abs().amax(-1, keepdim=True).double()
-    scaled = cos2_of_gram(gram(vectors.double() / torch.where(largest > 0, largest, 1.0)))
+    scaled = cos2_of_gram(gram(vectors.double() / torch.where(largest > 0, largest, 1.0), task_map))
     return np.where(safe, cos2_of_gram(products), scaled)
 
 
@@ -59,18 +96,3 @@ def between(cos2: Float[np.ndarray, "s E E"], routed: int, shared: bool = False)
     i, j = np.triu_indices(routed, k=1)
     # Indexing may lay pairs before trials; numpy sums a row in another order then.
     return np.ascontiguousarray(cos2[..., i, j])
-
-
-def weight_grams(matrices: dict[str, Float[Tensor, "s E a b"] | None]) -> dict[str, Float[Tensor, "s E E"]]:
-    """Inner products of flattened weights for each named matrix, and under "all" for their concatenation."""
-    grams = {name: gram(_flat(matrix)) for name, matrix in matrices.items() if matrix is not None}
-    return grams | {"all": _total(grams.values())}
-
-
-def _flat(matrix: Float[Tensor, "s E a b"]) -> Float[Tensor, "s E N"]:
-    """Flatten in memory order: inner products do not care which order, and a transposed view need not be copied."""
-    return (matrix if matrix.is_contiguous() else matrix.mT).flatten(2)
-
-
-def _total(grams: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(grams)).sum(0)

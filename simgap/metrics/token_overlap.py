@@ -1,16 +1,78 @@
 """Overlap on a token: how alike are the vectors that the router adds up?"""
 
+import math
+from dataclasses import dataclass
+from functools import reduce
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
+from simgap.metrics.memory import AT_ONCE, on_cpu, readable, runs, shared
+from simgap.threads import Map, in_order
 
-# Beyond this many vectors on a token a Gram product beats the kernel's pairwise loop.
-KERNEL_MAX = 16
-# Numbers held at a time in each array of the torch path.
-GATHERED = 1 << 22
+
+@dataclass(frozen=True)
+class Moments:
+    """Of cos^2 over the tokens that have a pair: how many, mean, sum of squared deviations; sum of cos^2 over all pairs, and pairs."""
+
+    tokens: int
+    mean: float
+    squares: float
+    total: float
+    pairs: int
+
+    def plus(self, other: "Moments") -> "Moments":
+        """Of both together (Chan, Golub and LeVeque 1979)."""
+        if not self.tokens or not other.tokens:
+            return other if other.tokens else self
+        tokens = self.tokens + other.tokens
+        apart = other.mean - self.mean
+        squares = self.squares + other.squares + apart * apart * (self.tokens * other.tokens / tokens)
+        mean = self.mean + apart * (other.tokens / tokens)
+        return Moments(tokens, mean, squares, self.total + other.total, self.pairs + other.pairs)
+
+    @property
+    def over_pairs(self) -> float:
+        """Mean of cos^2 over all pairs; NaN without any."""
+        return self.total / self.pairs if self.pairs else math.nan
+
+    @property
+    def sem(self) -> float | None:
+        """Standard error of the mean over tokens, as if they were independent; None for fewer than two."""
+        return math.sqrt(self.squares / (self.tokens - 1) / self.tokens) if self.tokens > 1 else None
+
+
+@dataclass(frozen=True)
+class TokenOverlap:
+    """Per token, the mean cos^2 over pairs of its vectors (n,) and how many pairs that is (n,), and the moments over tokens."""
+
+    cos2: Float[np.ndarray, " n"]
+    pairs: Int[np.ndarray, " n"]
+    moments: Moments
+
+
+def token_overlap(vectors: Float[Tensor, "n k width"], task_map: Map = in_order) -> TokenOverlap:
+    """`token_cos2` of the k vectors of each token as they lie in memory, whatever the strides of n and k, with moments in the same pass."""
+    n, k, width = vectors.shape
+    cos2, pairs = np.empty(n), np.empty(n, np.int64)
+    step = tokens_at_once(k, width)
+
+    def task(start: int) -> Moments:
+        part = slice(start, min(start + step, n))
+        if not on_cpu(vectors):
+            rows = vectors[part].reshape(-1, width)
+            cos2[part], pairs[part] = token_cos2_torch(rows, torch.arange(len(rows), device=rows.device).view(-1, k))
+            return _moments(cos2[part], pairs[part])
+        moments = np.zeros(5)
+        flat, starts = runs(readable(vectors[part]))
+        token_cos2_kernel(flat, starts, width, -1, cos2[part], pairs[part], moments)
+        return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4]))
+
+    parts = list(shared(task_map, vectors)(task, range(0, n, step)))
+    return TokenOverlap(cos2, pairs, reduce(Moments.plus, parts, Moments(0, 0.0, 0.0, 0.0, 0)))
 
 
 def token_cos2(
@@ -23,20 +85,30 @@ def token_cos2(
     rows: vectors, numbered; index: the row of each of the m vectors of each token, -1 for none. Pairs are all i < j, or with `lead` those
     of one of the first `lead` vectors with one of the others. Dimensionless, in [0, 1]; 1/width for independent sign-symmetric vectors
     (law N1). A zero vector has no pairs; a token without pairs gets 0 and count 0; a vector that is not finite makes its token NaN.
-    O(n m^2 width); the numba kernel on CPU up to m = 16, a float64 Gram product in chunks elsewhere. Raises ValueError for an index out of
-    range.
+    O(n m^2 width); on a CPU the numba kernel, which gathers no copy, elsewhere a float64 Gram product in chunks. Raises ValueError for an
+    index out of range.
     """
     n, m = index.shape
     if n and m and not -1 <= int(index.min()) <= int(index.max()) < len(rows):
         raise ValueError(f"index: expected rows from 0 to {len(rows) - 1}, or -1, got {int(index.min())} to {int(index.max())}")
     if lead is not None and not 0 <= lead <= m:
         raise ValueError(f"lead: expected 0 to {m}, the vectors on a token, got {lead}")
-    if rows.device.type == "cpu" and m <= KERNEL_MAX:
-        cos2, pairs = np.empty(n), np.empty(n, np.int64)
-        rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
-        token_cos2_kernel(rows.numpy(), np.ascontiguousarray(index.numpy()), -1 if lead is None else lead, cos2, pairs)
-        return cos2, pairs
-    return token_cos2_torch(rows, index, lead)
+    if not on_cpu(rows):
+        return token_cos2_torch(rows, index, lead)
+    cos2, pairs = np.empty(n), np.empty(n, np.int64)
+    rows = readable(rows)
+    flat, places = runs(rows)
+    starts = np.where(index.numpy() < 0, -1, index.numpy() * rows.stride(0)) if len(places) else np.full((n, m), -1)
+    token_cos2_kernel(flat, starts, rows.shape[1], -1 if lead is None else lead, cos2, pairs, np.zeros(5))
+    return cos2, pairs
+
+
+def _moments(cos2: Float[np.ndarray, " n"], pairs: Int[np.ndarray, " n"]) -> Moments:
+    """What the kernel sums up on its way, from its values."""
+    values, counts = cos2[pairs > 0], pairs[pairs > 0]
+    broken = math.nan if np.isnan(cos2).any() else 0.0
+    mean = float(values.mean()) + broken if values.size else broken
+    return Moments(values.size, mean, float(((values - mean) ** 2).sum()), float((values * counts).sum()) + broken, int(counts.sum()))
 
 
 def token_cos2_torch(
@@ -71,8 +143,8 @@ def token_cos2_torch(
 
 
 def tokens_at_once(m: int, width: int) -> int:
-    """Tokens whose vectors and tables of products the torch path holds together."""
-    return max(1, GATHERED // (m * max(m, width)))
+    """Tokens that one task compares, or whose vectors and tables of products the torch path holds together."""
+    return max(1, AT_ONCE // (m * max(m, width)))
 
 
 def undefined_vectors(rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], first: int = 0, most: int = 3) -> tuple[str, bool]:

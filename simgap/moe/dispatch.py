@@ -37,6 +37,12 @@ def everywhere(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
     return Dispatch(tokens.expand(s, n_experts, -1), taken[..., :n_experts].mT, index)
 
 
+def owners(taken: Bool[Tensor, "s E C"], first: int) -> Int[Tensor, "s R"]:
+    """The expert of each row, from `first` on, -1 for a row that stands for no token."""
+    numbers = torch.arange(first, first + taken.shape[1], device=taken.device)[:, None]
+    return torch.where(taken, numbers, -1).flatten(1)
+
+
 def padded_positions(n: int, device: torch.device) -> Int[Tensor, " C"]:
     """0, 1, ..., n - 1, then zeros up to a multiple of ROWS: rows that compute token 0 once more, for nobody."""
     positions = torch.zeros(rounded_up(n), dtype=torch.int64, device=device)

@@ -1,14 +1,15 @@
 """What an expert computes: W_up, activation, gate, norm, W_down, for all trials and experts in one batched product each."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.moe.weights import HIDDEN_BLOCK, Weights
+from simgap.moe.streamed import StreamedWeights
+from simgap.moe.weights import Weights
 from simgap.specs import LayerSpec
 from simgap.threads import Map, in_order
 
@@ -16,6 +17,9 @@ LAYERNORM_EPS = 1e-5  # torch.nn.LayerNorm's default
 RMSNORM_EPS = 1e-6  # as in the LLaMA and Mixtral reference models
 # Experts that one task computes: as many as hold this many weights in W_up. A constant, because the shape of a product is part of its bits.
 TASK_WEIGHTS = 1 << 21
+# Terms of a sum that one product adds up. Beyond, a library sums a product of few rows in another order than one of many (MKL, from 768
+# terms in float32 and 384 in float64), and how many rows there are depends on the trials and tokens beside.
+CONTRACTION = {torch.float32: 512, torch.float64: 256}
 # No vector register holds more numbers.
 VECTOR = 64
 
@@ -33,7 +37,7 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def run_experts(
     spec: LayerSpec,
-    weights: Weights,
+    weights: Weights | StreamedWeights,
     experts: slice,
     x: Float[Tensor, "s n d"],
     tokens: Int[Tensor, "s E C"],
@@ -47,7 +51,7 @@ def run_experts(
     """
     s, count, length = tokens.shape
     first = experts.start or 0
-    at_once = count if s > 1 else max(1, min(count, TASK_WEIGHTS // (spec.d_ff * spec.d_model)))
+    at_once = experts_at_once(spec, s, count)
     flat = x.reshape(-1, x.shape[-1])
     row_of = tokens + torch.arange(s, device=x.device)[:, None, None] * x.shape[1]
 
@@ -56,30 +60,75 @@ def run_experts(
         held = slice(first + part.start, first + part.stop)
         rows = flat.index_select(0, row_of[:, part].reshape(-1)).view(-1, length, x.shape[-1])
         flat_pre, pre = _padded(rows, spec.d_ff)
-        _up(rows, weights.up if weights.gate is None else weights.gate, held, out=pre)
+        _up(rows, weights.blocks("gate" if spec.gated else "up", held), out=pre)
         found = {"pre": pre}
         activated = ACTIVATION_FUNCTIONS[spec.activation](flat_pre.clone() if "pre" in sites else flat_pre)
         last = activated[: pre.numel()].view(pre.shape)
-        if weights.gate is not None:
-            last = last * _up(rows, weights.up, held)
+        if spec.gated:
+            last = last * _up(rows, weights.blocks("up", held), out=rows.new_empty(pre.shape))
         found["hidden"] = last
         if spec.norm != "none":
             last = found["normed"] = _normed(spec, weights, held, last)
         if "output" in sites:
-            found["output"] = down(last, weights.down[:, held].flatten(0, 1))
+            found["output"] = down(last, weights.blocks("down", held))
         return {site: found[site].view(s, -1, length, found[site].shape[-1]) for site in sites if site in found}
 
-    parts = list(task_map(task, range(0, count, at_once)))
-    return parts[0] if len(parts) == 1 else {site: torch.cat([part[site] for part in parts], 1) for site in parts[0]}
+    if at_once >= count:
+        return task(0)
+    together: dict[str, Tensor] = {}
+    for site in sites:
+        if site != "normed" or spec.norm != "none":
+            together[site] = x.new_empty(s, count, length, spec.d_model if site == "output" else spec.d_ff)
+
+    def placed(start: int) -> None:
+        for site, found in task(start).items():
+            together[site][:, start : start + at_once] = found
+
+    list(task_map(placed, range(0, count, at_once)))
+    return together
 
 
-def down(hidden: Float[Tensor, "b m f"], weight: Float[Tensor, "b d f"]) -> Float[Tensor, "b m d"]:
+def experts_at_once(spec: LayerSpec, trials: int, count: int) -> int:
+    """Experts whose products one task computes."""
+    return count if trials > 1 else max(1, min(count, TASK_WEIGHTS // (spec.d_ff * spec.d_model)))
+
+
+def down(hidden: Float[Tensor, "b m f"], blocks: Iterator[Float[Tensor, "b h d"]]) -> Float[Tensor, "b m d"]:
     """hidden W_down', summed over blocks of hidden units in their order."""
-    result = torch.bmm(hidden[..., :HIDDEN_BLOCK], weight[..., :HIDDEN_BLOCK].mT)
-    for start in range(HIDDEN_BLOCK, hidden.shape[-1], HIDDEN_BLOCK):
-        part = slice(start, start + HIDDEN_BLOCK)
-        result = result.baddbmm_(hidden[..., part], weight[..., part].mT)
+    result, start = None, 0
+    for weight in blocks:
+        result = _product(hidden[..., start : start + weight.shape[1]], weight, result)
+        start += weight.shape[1]
+    if result is None:
+        raise ValueError("blocks: expected at least one")
     return result
+
+
+def _up(rows: Float[Tensor, "b m d"], blocks: Iterator[Float[Tensor, "b h d"]], out: Float[Tensor, "b m f"]) -> Float[Tensor, "b m f"]:
+    """rows W', block of hidden units by block, into `out`."""
+    start = 0
+    for weight in blocks:
+        part = out[..., start : start + weight.shape[1]]
+        if part.is_contiguous():
+            _product(rows, weight.mT, out=part)
+        else:
+            part[...] = _product(rows, weight.mT)
+        start += weight.shape[1]
+    return out
+
+
+def _product(rows: Tensor, weight: Tensor, total: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """rows weight, plus `total` (overwritten) where given, a stretch of CONTRACTION terms at a time."""
+    terms = CONTRACTION[rows.dtype]
+    for start in range(0, rows.shape[-1], terms):
+        left, right = rows[..., start : start + terms], weight[:, start : start + terms]
+        if total is not None:
+            total.baddbmm_(left, right)
+        else:
+            total = torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
+    if total is None:
+        raise ValueError("rows: expected a width of at least 1")
+    return total
 
 
 def _padded(rows: Float[Tensor, "b m d"], width: int) -> tuple[Float[Tensor, " N"], Float[Tensor, "b m f"]]:
@@ -95,19 +144,7 @@ def _padded(rows: Float[Tensor, "b m d"], width: int) -> tuple[Float[Tensor, " N
     return flat, flat[:size].view(shape)
 
 
-def _up(rows: Float[Tensor, "b m d"], weight: Float[Tensor, "s E f d"], held: slice, out: Tensor | None = None) -> Float[Tensor, "b m f"]:
-    """rows W', block of hidden units by block."""
-    weight = weight[:, held].flatten(0, 1)
-    if weight.shape[1] <= HIDDEN_BLOCK:
-        return torch.bmm(rows, weight.mT, out=out) if out is not None else torch.bmm(rows, weight.mT)
-    result = rows.new_empty(*rows.shape[:2], weight.shape[1]) if out is None else out
-    for start in range(0, weight.shape[1], HIDDEN_BLOCK):
-        part = slice(start, start + HIDDEN_BLOCK)
-        result[..., part] = torch.bmm(rows, weight[:, part].mT)
-    return result
-
-
-def _normed(spec: LayerSpec, weights: Weights, held: slice, hidden: Float[Tensor, "b m f"]) -> Float[Tensor, "b m f"]:
+def _normed(spec: LayerSpec, weights: Weights | StreamedWeights, held: slice, hidden: Float[Tensor, "b m f"]) -> Float[Tensor, "b m f"]:
     if spec.norm == "layernorm":
         result = F.layer_norm(hidden, (spec.d_ff,), eps=LAYERNORM_EPS)
     else:

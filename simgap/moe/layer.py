@@ -2,25 +2,21 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.moe.dispatch import ROWS, Dispatch, everywhere, padded_positions, rounded_up, routed_only
-from simgap.moe.experts import down, run_experts
+from simgap.moe.dispatch import Dispatch, everywhere, owners, padded_positions, routed_only
+from simgap.moe.experts import down, experts_at_once, run_experts
 from simgap.moe.inputs import TOKEN_BLOCK, Source
 from simgap.moe.routers import Routing, route
+from simgap.moe.streamed import StreamedWeights, stream_weights
 from simgap.moe.weights import Weights, draw_weights
 from simgap.specs import LayerSpec, RunSpec
 from simgap.threads import Map, in_order
 
 SITES = ("pre", "hidden", "normed", "output")
-# A group holds as many trials as fit this many numbers, so that small layers fill a product and large ones stay near the cache. A tight
-# budget makes groups smaller; a trial's bits do not depend on its group, because its products have the same shapes in any.
-GROUP_SIZE = {"cpu": 1 << 21, "cuda": 1 << 24}
-
 Prepare = Callable[[Weights], Weights]
 
 
@@ -29,6 +25,7 @@ class Block:
     """A block of tokens through the experts of `s` trials.
 
     rows: per site (s, R, width), the computed vectors, row numbers as in `dispatch`; the rows of shared experts follow, C to each.
+    owner (s, R): the expert whose token a row stands for, shared experts after the routed ones; -1 for padding.
     index (s, n, k + n_shared): the row of every active expert of a token, routed ones first, -1 for none.
     every (s, n, E): the row of every routed expert for every token, where each computed them all; None otherwise.
     """
@@ -36,6 +33,7 @@ class Block:
     routing: Int[Tensor, "s n k"]
     dispatch: Dispatch
     rows: dict[str, Float[Tensor, "s R width"]]
+    owner: Int[Tensor, "s R"]
     index: Int[Tensor, "s n m"]
     every: Int[Tensor, "s n E"] | None
 
@@ -45,41 +43,54 @@ class Layer:
     """A group of trials of one spec: weights, tokens x (s, n, d_model) and their routing, held; activations come block by block."""
 
     spec: LayerSpec
-    weights: Weights
+    weights: Weights | StreamedWeights
     x: Float[Tensor, "s n d"]
     routing: Routing
 
-    def blocks(self, sites: Collection[str], all_pairs: bool = False, task_map: Map = in_order) -> Iterator[Block]:
-        """The tokens in blocks of TOKEN_BLOCK, each with the vectors at the given sites; all_pairs computes every expert on every token."""
+    def blocks(
+        self, sites: Collection[str], all_pairs: bool = False, task_map: Map = in_order, tokens: int = TOKEN_BLOCK
+    ) -> Iterator[Block]:
+        """The tokens, so many at a time, each with the vectors at the given sites; all_pairs computes every expert on every token.
+
+        Streamed weights are drawn once more for every block. A vector's bits do not depend on its block.
+        """
         spec = self.spec
         s, n, _ = self.x.shape
-        for start in range(0, n, TOKEN_BLOCK):
-            x = self.x[:, start : start + TOKEN_BLOCK]
-            indices = self.routing.indices[:, start : start + TOKEN_BLOCK]
+        for start in range(0, n, tokens):
+            x = self.x[:, start : start + tokens]
+            indices = self.routing.indices[:, start : start + tokens]
             plan = (everywhere if all_pairs else routed_only)(indices, spec.n_experts)
             routed = run_experts(spec, self.weights, slice(0, spec.n_experts), x, plan.tokens, sites, task_map)
             rows = {site: value.flatten(1, 2) for site, value in routed.items()}
-            index = plan.index
+            index, owner = plan.index, owners(plan.taken, 0)
             if spec.n_shared_experts:
-                tokens = padded_positions(x.shape[1], x.device)
+                positions = padded_positions(x.shape[1], x.device)
                 experts = slice(spec.n_experts, spec.n_experts + spec.n_shared_experts)
-                shared = run_experts(spec, self.weights, experts, x, tokens.expand(s, spec.n_shared_experts, -1), sites, task_map)
+                shared = run_experts(spec, self.weights, experts, x, positions.expand(s, spec.n_shared_experts, -1), sites, task_map)
                 first = plan.tokens[0].numel()
+                stands = (torch.arange(len(positions), device=x.device) < x.shape[1]).expand(s, spec.n_shared_experts, -1)
+                owner = torch.cat([owner, owners(stands, spec.n_experts)], 1)
                 rows = {site: torch.cat([rows[site], value.flatten(1, 2)], 1) for site, value in shared.items()}
-                index = torch.cat([index, _rows_of(x, spec.n_shared_experts, len(tokens), first)], -1)
+                index = torch.cat([index, _rows_of(x, spec.n_shared_experts, len(positions), first)], -1)
             every = _rows_of(x, spec.n_experts, plan.tokens.shape[-1]) if all_pairs else None
-            yield Block(indices, plan, rows, index, every)
+            yield Block(indices, plan, rows, owner, index, every)
 
-    def longest_list(self) -> int:
-        """The longest list of tokens that one expert gets in one block, as it is padded."""
-        starts = range(0, self.x.shape[1], TOKEN_BLOCK)
-        return max(routed_only(self.routing.indices[:, t : t + TOKEN_BLOCK], self.spec.n_experts).tokens.shape[-1] for t in starts)
+    def longest_list(self, tokens: int = TOKEN_BLOCK) -> int:
+        """The longest list of tokens that one expert gets in one block of so many tokens, as it is padded."""
+        starts = range(0, self.x.shape[1], tokens)
+        return max(routed_only(self.routing.indices[:, t : t + tokens], self.spec.n_experts).tokens.shape[-1] for t in starts)
 
-    def output_of_means(self, means: Float[Tensor, "s E f"]) -> Float[Tensor, "s E d"]:
+    def output_of_means(self, means: Float[Tensor, "s E f"], task_map: Map = in_order) -> Float[Tensor, "s E d"]:
         """W_down of each expert's mean hidden vector: its mean output, since W_down is linear, without the outputs themselves."""
-        s, experts, width = means.shape
-        flat = means.to(self.x.dtype).reshape(s * experts, 1, width)
-        return down(flat, self.weights.down[:, :experts].flatten(0, 1)).view(s, experts, self.spec.d_model)
+        s, experts, _ = means.shape
+        at_once = experts_at_once(self.spec, s, experts)
+
+        def task(start: int) -> Tensor:
+            part = slice(start, min(start + at_once, experts))
+            rows = means[:, part].to(self.x.dtype).flatten(0, 1)[:, None, :]
+            return down(rows, self.weights.blocks("down", part)).view(s, -1, self.spec.d_model)
+
+        return torch.cat(list(task_map(task, range(0, experts, at_once))), 1)
 
 
 def _rows_of(x: Float[Tensor, "s n d"], experts: int, stride: int, first: int = 0) -> Int[Tensor, "s n E"]:
@@ -89,13 +100,28 @@ def _rows_of(x: Float[Tensor, "s n d"], experts: int, stride: int, first: int = 
 
 
 def simulate(
-    spec: LayerSpec, run: RunSpec, source: Source, trials: Sequence[int], prepare: Prepare | None = None, task_map: Map = in_order
+    spec: LayerSpec,
+    run: RunSpec,
+    source: Source,
+    trials: Sequence[int],
+    prepare: Prepare | None = None,
+    task_map: Map = in_order,
+    streamed: bool = False,
 ) -> Layer:
-    """Draw the weights, tokens and routing of a group of trials. `prepare` takes the drawn Weights and returns those to be used."""
-    weights = draw_weights(spec, run.seed, trials, run.dtype, run.device, task_map)
+    """Draw the weights, tokens and routing of a group of trials. `prepare` takes the drawn Weights and returns those to be used.
+
+    streamed: the weights of one trial are not held but drawn as they are used; the layer is the same, and `prepare` has nothing to change.
+    """
+    weights: Weights | StreamedWeights
+    if streamed:
+        if prepare is not None:
+            raise ValueError("prepare: streamed weights are not held, there is nothing to change")
+        weights = stream_weights(spec, run.seed, trials, run.dtype, run.device)
+    else:
+        weights = draw_weights(spec, run.seed, trials, run.dtype, run.device, task_map)
+        if prepare is not None:
+            weights = checked(prepare(weights), weights)
     x = source(run.seed, trials, run.tokens, run.dtype).to(run.device)
-    if prepare is not None:
-        weights = checked(prepare(weights), weights)
     return Layer(spec, weights, x, route(spec, x, weights.router, run.seed, trials))
 
 
@@ -117,40 +143,3 @@ def checked(prepared: object, drawn: Weights) -> Weights:
             at = (~torch.isfinite(after)).nonzero()[0].tolist()
             raise ValueError(f"prepare: {name} of trial {drawn.trials[at[0]]}, expert {at[1]} is not finite")
     return prepared
-
-
-def group_numbers(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> int:
-    """Numbers in the largest array of one trial: W_up, a block's hidden vectors or the tokens."""
-    rows = min(run.tokens, TOKEN_BLOCK) * (spec.n_experts if all_pairs else min(spec.top_k, spec.n_experts))
-    return max((spec.n_experts + spec.n_shared_experts) * spec.d_ff * spec.d_model, rows * spec.d_ff, run.tokens * spec.d_model)
-
-
-def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int | None = None) -> list[range]:
-    """The trials of a run in groups that are computed together, at most `most` of them where the budget holds no more."""
-    size = max(1, GROUP_SIZE[run.device.partition(":")[0]] // group_numbers(spec, run, all_pairs))
-    size = size if most is None else min(size, most)
-    # A power of two of nearly equal groups, two at least: any usual number of threads shares them evenly.
-    count = min(run.trials, 1 << max(1, (-(-run.trials // size) - 1).bit_length()))
-    ends = [run.trials * group // count for group in range(count + 1)]
-    return [range(start, stop) for start, stop in pairwise(ends)]
-
-
-def group_bytes(spec: LayerSpec, run: RunSpec, trials: int, sites: Collection[str], all_pairs: bool, longest: int | None = None) -> int:
-    """An upper estimate of what one group holds at its peak: weights, tokens, and the vectors of a block with their temporaries.
-
-    longest: the tokens of the busiest expert in a block, where the routing is known; otherwise twice its share.
-    """
-    item = 8 if run.dtype == "float64" else 4
-    experts = spec.n_experts + spec.n_shared_experts
-    tokens = min(run.tokens, TOKEN_BLOCK)
-    if longest is None:
-        longest = min(tokens, 2 * -(-tokens * spec.top_k // spec.n_experts) + ROWS)
-    rows = spec.n_experts * rounded_up(tokens if all_pairs else longest) + spec.n_shared_experts * rounded_up(tokens)
-    temporaries = 2 + spec.gated + 2 * (spec.norm != "none")
-    vectors = rows * (spec.d_ff * (temporaries + len([site for site in sites if site != "output"])) + spec.d_model * 3)
-    weights = (3 if spec.gated else 2) * experts * spec.d_ff * spec.d_model
-    # 64-bit keys, noise and tables of the routers; the tables of an "all" reading, a few million numbers at a time.
-    routing = run.tokens * (spec.n_experts * 8 + spec.top_k * 8)
-    tables = 8 * (1 << 22) if all_pairs and spec.n_experts > 16 else 0
-    centres = spec.inputs.n_clusters * spec.d_model if spec.inputs.kind == "clusters" else 0
-    return trials * item * (weights + 2 * run.tokens * spec.d_model + vectors + routing + centres) + 8 * tables

@@ -1,7 +1,7 @@
 """The experts' weights, drawn block by block, each block of hidden units from its own stream."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,22 @@ class Weights:
     bias: Float[Tensor, "s E f"] | None
     router: Float[Tensor, "s R d"] | None
     trials: tuple[int, ...]
+
+    def blocks(self, role: Role, experts: slice) -> Iterator[Float[Tensor, "b h d"]]:
+        """The matrices of some experts of every trial (b of them), HIDDEN_BLOCK hidden units at a time; W_down transposed."""
+        matrix = self._matrix(role)[:, experts]
+        for start in range(0, matrix.shape[2], HIDDEN_BLOCK):
+            yield matrix[:, :, start : start + HIDDEN_BLOCK].flatten(0, 1)
+
+    def pieces(self, role: Role, block: int) -> Iterator[Float[Tensor, "s E m"]]:
+        """All experts' weights of one block of hidden units, flattened, entry beside entry: here in one piece."""
+        yield self._matrix(role)[:, :, block * HIDDEN_BLOCK : (block + 1) * HIDDEN_BLOCK].flatten(2)
+
+    def _matrix(self, role: Role) -> Float[Tensor, "s E f d"]:
+        matrix = {"up": self.up, "gate": self.gate, "down": self.down.mT}.get(role)
+        if matrix is None:
+            raise ValueError(f"role: these weights have no {role}")
+        return matrix
 
 
 def entry_std(spec: LayerSpec, role: str) -> float:
@@ -76,34 +92,46 @@ def draw_weights(
     tasks = [(role, start) for role in roles for start in range(0, len(owners), together)]
     list(worth(task_map, 2 * size * len(owners))(draw, tasks))
     tensors = {role: torch.from_numpy(array).to(device) for role, array in arrays.items()}
-    gain, bias = _draw_affine(spec, seed, trials, dtype)
+    gain, bias = draw_affine(spec, seed, trials, dtype, device)
     return Weights(
         up=tensors["up"],
         gate=tensors.get("gate"),
         down=tensors["down"].mT,
-        gain=None if gain is None else torch.from_numpy(gain).to(device),
-        bias=None if bias is None else torch.from_numpy(bias).to(device),
-        router=_draw_router(spec, seed, trials, dtype, device),
+        gain=gain,
+        bias=bias,
+        router=draw_router(spec, seed, trials, dtype, device),
         trials=tuple(trials),
     )
 
 
 def _draw_expert(out: np.ndarray, spec: LayerSpec, seed: int, role: Role, trial: int, expert: int) -> None:
     """Fill one expert's (d_ff, d_model) memory: W_up, W_gate, or W_down transposed."""
-    std = entry_std(spec, role)
     for block, start in enumerate(range(0, spec.d_ff, HIDDEN_BLOCK)):
-        part = out[start : start + HIDDEN_BLOCK]
-        generator = stream(seed, role, trial=trial, expert=expert, block=block)
-        if spec.init.endswith("uniform"):
-            fill_uniform(part, generator, bound=math.sqrt(3) * std)
-        elif spec.init == "upcycled":
-            shared: dict[str, Role] = {"up": "base_up", "gate": "base_gate", "down": "base_down"}
-            base = fill_normal(np.empty_like(part), stream(seed, shared[role], trial=trial, block=block), std)
-            fill_normal(part, generator, std)
-            part *= part.dtype.type(math.sqrt(1 - spec.init_correlation))
-            part += part.dtype.type(math.sqrt(spec.init_correlation)) * base
-        else:
-            fill_normal(part, generator, std)
+        filler(spec, seed, role, trial, expert, block)(out[start : start + HIDDEN_BLOCK])
+
+
+def filler(spec: LayerSpec, seed: int, role: Role, trial: int, expert: int, block: int) -> Callable[[np.ndarray], object]:
+    """A function that fills contiguous arrays with the weights of one block of hidden units, each call with those that come next.
+
+    Any multiple of NORMALS_AT_ONCE numbers may be asked for at a time, and the last call for fewer. Not for orthogonal matrices, which
+    are drawn whole.
+    """
+    std = entry_std(spec, role)
+    generator = stream(seed, role, trial=trial, expert=expert, block=block)
+    if spec.init.endswith("uniform"):
+        return lambda part: fill_uniform(part, generator, bound=math.sqrt(3) * std)
+    if spec.init != "upcycled":
+        return lambda part: fill_normal(part, generator, std)
+    shared: dict[str, Role] = {"up": "base_up", "gate": "base_gate", "down": "base_down"}
+    common = stream(seed, shared[role], trial=trial, block=block)
+
+    def upcycled(part: np.ndarray) -> None:
+        base = fill_normal(np.empty_like(part), common, std)
+        fill_normal(part, generator, std)
+        part *= part.dtype.type(math.sqrt(1 - spec.init_correlation))
+        part += part.dtype.type(math.sqrt(spec.init_correlation)) * base
+
+    return upcycled
 
 
 def _draw_orthogonal(out: Float[np.ndarray, "S f d"], labels: list[Label]) -> None:
@@ -115,7 +143,8 @@ def _draw_orthogonal(out: Float[np.ndarray, "S f d"], labels: list[Label]) -> No
     tall[...] = (q * torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)[:, None, :]).numpy()
 
 
-def _draw_affine(spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+def draw_affine(spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str, device: str) -> tuple[Tensor | None, Tensor | None]:
+    """Gain and bias of the norm, (s, E, d_ff) each, or None."""
     if spec.norm_affine == "none":
         return None, None
     experts = spec.n_experts + spec.n_shared_experts
@@ -124,10 +153,11 @@ def _draw_affine(spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str) 
         for expert in range(experts):
             label = 0 if spec.norm_affine == "shared" else expert
             fill_normal(both[at, expert], stream(seed, "affine", trial=trial, expert=label), spec.norm_affine_std)
-    return np.ascontiguousarray(1 + both[:, :, 0]), np.ascontiguousarray(both[:, :, 1])
+    gain, bias = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (1 + both[:, :, 0], both[:, :, 1]))
+    return gain, bias
 
 
-def _draw_router(spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str, device: str) -> Tensor | None:
+def draw_router(spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str, device: str) -> Tensor | None:
     """Router rows with entries N(0, 1 / d_model): logits of unit variance at ||x||^2 = d_model."""
     if spec.router.kind in ("uniform", "hash"):
         return None

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import simgap as sg
 
@@ -95,3 +97,60 @@ def test_tensors_without_plain_memory_are_refused(value):
 def test_ragged_lists_are_refused_by_name():
     with pytest.raises(ValueError, match="weights: expected an array"):
         sg.weight_mso([[1.0, 2.0], [3.0]])
+
+
+def test_the_default_dtype_of_torch_changes_nothing():
+    rng = np.random.default_rng(20)
+    h, routing, weights = rng.standard_normal((3000, 2, 24)), rng.integers(0, 5, (3000, 2)), rng.standard_normal((4, 6, 7))
+
+    def everything():
+        return [sg.token_mso(h), sg.mean_mso(h, routing), sg.weight_mso(weights), sg.token_mso(h.astype(np.float32))]
+
+    before = everything()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert everything() == before
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_threads_change_no_bit(torch_threads):
+    rng = np.random.default_rng(21)
+    h, routing = rng.standard_normal((5000, 2, 600)).astype(np.float32), rng.integers(0, 6, (5000, 2))
+    found = []
+    for threads in (1, 2):
+        torch_threads(threads)
+        found.append((sg.token_mso(h), sg.mean_mso(h, routing), sg.weight_mso(h[:8].reshape(8, -1))))
+    assert found[0] == found[1]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that an operation made in memory of its own."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage().data_ptr() for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)}
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return made
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_memory_map_is_read_in_pieces(tmp_path, torch_threads, dtype):
+    """48 MiB of float16 on disk: a copy that the kernels could read would be 96. Through a transposed view too."""
+    torch_threads(1)  # the mode sees its own thread only
+    written = np.lib.format.open_memmap(tmp_path / "h.npy", "w+", dtype, (6144, 2, 2048))
+    written[...] = np.random.default_rng(23).standard_normal((64, 2, 2048), dtype=np.float32)[np.arange(6144) % 64]
+    written.flush()
+    h = np.lib.format.open_memmap(tmp_path / "h.npy", "r")
+    routing = np.arange(2 * 6144).reshape(6144, 2) % 4
+    with LargestTensor() as made:
+        found = sg.token_mso(h), sg.mean_mso(h, routing), sg.weight_mso(h.reshape(8, 768, 4096).transpose(0, 2, 1))
+    assert 1 << 20 < made.bytes <= (1 << 22) * 8
+    assert [overlap.pairs for overlap in found] == [6144, 6, 28]
+    with LargestTensor() as made:
+        torch.from_numpy(np.array(h)).double()
+    assert made.bytes == 6144 * 2 * 2048 * 8

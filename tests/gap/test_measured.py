@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import simgap as sg
-from simgap.moe import group_bytes, open_inputs, simulate
+from simgap.gap import measured as module
+from simgap.moe import SITES, group_bytes, open_inputs, plan_stream, simulate, stream_bytes
 from tests import reference
 
 SMALL = {"d_model": 6, "d_ff": 10, "n_experts": 4, "top_k": 2}
@@ -118,6 +119,61 @@ def test_same_bits_for_any_threads_and_budget(name):
         torch.set_num_threads(threads)
     assert all(other == found[0] for other in found[1:])
     assert bits(sg.measure(spec, seed=6, **request)) != found[0]
+
+
+STREAMS = {
+    "gated, normed, shared": {"gated": True, "norm": "layernorm", "norm_affine": "per_expert", "n_shared_experts": 1},
+    "upcycled": {"init": "upcycled", "norm": "rmsnorm"},
+    "uniform": {"init": "xavier_uniform", "router": "expert_choice", "activation": "gelu"},
+    "uneven": {"inputs": sg.InputSpec(mean=20.0), "activation": "relu"},
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_streamed_layers_have_the_bits_of_held_ones(monkeypatch, name):
+    """Budgets from just below one trial to the least that is accepted: other blocks of tokens, one thread or two, the same numbers."""
+    spec = sg.LayerSpec(d_model=40, d_ff=2100, n_experts=4, top_k=2, **STREAMS[name])
+    request: dict = {"tokens": 300, "trials": 2, "seed": 3}
+    plans = []
+    monkeypatch.setattr(module, "plan_stream", lambda *arguments: plans.append(plan_stream(*arguments)) or plans[-1])
+    held = sg.measure(spec, **request)
+    assert not plans
+    sites = [site for site in SITES if site != "normed" or spec.norm != "none"]
+    whole = group_bytes(spec, sg.RunSpec(tokens=300), 1, sites, True)
+    least = stream_bytes(spec, sg.RunSpec(tokens=300), sites, True, 16, 16, 1)
+    for memory in (whole - 1, (whole + least) // 2, least):
+        assert bits(sg.measure(spec, memory=memory, **request)) == bits(held)
+    assert len({plan.tokens for plan in plans}) >= 2
+    assert {plan.workers for plan in plans} == {1, 2}
+    assert min(plan.tokens for plan in plans) == 16
+    with pytest.raises(ValueError, match="memory: one trial of this layer"):
+        sg.measure(spec, memory=least - 1, **request)
+
+
+@pytest.mark.parametrize("readings", [("mean",), ("token", "mean"), ("all",)])
+@pytest.mark.parametrize("sites", [("output",), ("pre", "hidden"), ("hidden", "output")])
+def test_streamed_requests_for_less(readings, sites):
+    spec = sg.LayerSpec(d_model=120, d_ff=2100, n_experts=3, top_k=2)
+    request: dict = {"tokens": 300, "trials": 1, "sites": sites, "readings": readings, "weights": ("up",)}
+    assert bits(sg.measure(spec, memory="5MiB", **request)) == bits(sg.measure(spec, **request))
+
+
+def test_what_cannot_be_streamed_says_what_it_needs():
+    spec = sg.LayerSpec(d_model=64, d_ff=2100, init="orthogonal")
+    with pytest.raises(ValueError, match=r"memory: one trial of this layer .* needs .*, the budget is 4 MiB"):
+        sg.measure(spec, tokens=20, trials=1, memory="4MiB")
+    with pytest.raises(ValueError, match=r"memory: one trial of this layer .* needs .*, the budget is 4 MiB"):
+        sg.measure(sg.LayerSpec(d_model=64, d_ff=2100), tokens=20, trials=1, memory="4MiB", prepare=lambda w: w)
+
+
+def test_the_default_dtype_of_torch_changes_nothing():
+    spec = sg.LayerSpec(d_model=24, d_ff=40, n_experts=4, top_k=2, norm="layernorm", norm_affine="shared", router="sigmoid")
+    before = bits(sg.measure(spec, tokens=50, trials=3))
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert bits(sg.measure(spec, tokens=50, trials=3)) == before
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_trial_does_not_depend_on_how_many_there_are():
@@ -232,7 +288,7 @@ def test_bad_requests_are_refused(change, message):
 
 
 def test_a_layer_beyond_the_machine_is_refused():
-    with pytest.raises(ValueError, match=r"memory: one trial of this layer .* needs .* TiB, the machine has"):
+    with pytest.raises(ValueError, match=r"memory: one trial of this layer .* needs .* GiB, the machine has"):
         sg.measure(sg.LayerSpec(d_model=200_000, d_ff=400_000), memory="100TiB")
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simgap.metrics import means_by_routing, sums_by_expert
+from simgap.metrics import add_sums, means_by_routing
 from tests import reference
 
 DTYPES = (torch.float32, torch.float64)
@@ -82,23 +82,41 @@ def test_order_of_tokens_slots_and_names_changes_nothing(seed, n, k):
     np.testing.assert_allclose(moved[names], means, rtol=0, atol=2 * (n + 1) * EPS * float(vectors.abs().max()), equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
 def test_sums_by_expert(dtype):
     rng = np.random.default_rng(5)
-    rows = torch.from_numpy(rng.standard_normal((2, 3, 40, 6))).to(dtype)
-    taken = torch.from_numpy(rng.random((2, 3, 40)) < 0.5)
-    taken[1, 2] = False
-    sums = sums_by_expert(rows, taken)
-    assert sums.dtype == torch.float64
-    assert sums.shape == (2, 3, 6)
-    for s in range(2):
-        for e in range(3):
-            kept = rows[s, e][taken[s, e]].double().numpy()
-            exact = [math.fsum(column) for column in kept.T] if len(kept) else [0.0] * 6
-            bound = 40 * torch.finfo(dtype).eps * (np.abs(kept).sum(0) + 1)
-            assert np.all(np.abs(sums[s, e].numpy() - exact) <= bound)
-    assert not sums[1, 2].any()
+    rows = torch.from_numpy(rng.standard_normal((120, 6))).to(dtype)
+    experts = torch.from_numpy(rng.integers(-1, 4, 120))
+    sums = torch.zeros(5, 6, dtype=torch.float64)
+    add_sums(rows, experts, sums)
+    for e in range(5):
+        kept = rows[experts == e].double().numpy()
+        exact = [math.fsum(column) for column in kept.T] if len(kept) else [0.0] * 6
+        assert np.all(np.abs(sums[e].numpy() - exact) <= 120 * EPS * np.abs(kept).sum(0))
+    assert not sums[4].any()
 
 
-def test_sums_by_expert_of_no_rows():
-    assert not sums_by_expert(torch.empty(1, 2, 0, 3), torch.empty(1, 2, 0, dtype=torch.bool)).any()
+def test_cutting_the_rows_changes_no_bit():
+    rng = np.random.default_rng(6)
+    rows, experts = torch.from_numpy(rng.standard_normal((100, 7))), torch.from_numpy(rng.integers(-1, 3, 100))
+    whole, cut = torch.zeros(3, 7, dtype=torch.float64), torch.zeros(3, 7, dtype=torch.float64)
+    add_sums(rows, experts, whole)
+    for start, stop in ((0, 1), (1, 40), (40, 40), (40, 100)):
+        add_sums(rows[start:stop], experts[start:stop], cut)
+    assert torch.equal(whole, cut)
+    # The order of rows is part of the bits: the same rows backwards give others.
+    backwards = torch.zeros(3, 7, dtype=torch.float64)
+    add_sums(rows.flip(0), experts.flip(0), backwards)
+    assert not torch.equal(whole, backwards)
+
+
+def test_sums_of_vectors_wherever_they_lie():
+    rng = np.random.default_rng(7)
+    vectors, routing = torch.from_numpy(rng.standard_normal((12, 3, 10))), torch.from_numpy(rng.integers(-1, 4, (12, 3)))
+    for view, chosen in ((vectors[::2], routing[::2]), (vectors.transpose(0, 1), routing.T), (vectors[..., ::2], routing)):
+        exact, found = (torch.zeros(4, view.shape[-1], dtype=torch.float64) for _ in range(2))
+        add_sums(view, chosen, found)
+        for vector, expert in zip(view.reshape(-1, view.shape[-1]), chosen.reshape(-1).tolist(), strict=True):
+            if expert >= 0:
+                exact[expert] += vector
+        assert torch.equal(found, exact)

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from simgap.metrics import between, cos2_of_gram, gram, pair_cos2, weight_grams
+from simgap.metrics import between, gram, gram_of_pieces, pair_cos2
+from simgap.metrics import pair_overlap as module
 from simgap.metrics.pair_overlap import CHUNK
+from simgap.threads import pool
 from tests import reference
 
 DTYPES = (torch.float32, torch.float64)
@@ -137,17 +139,41 @@ def test_between_takes_each_pair_once():
     assert between(cos2, 1).shape == (1, 0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("transposed", [False, True])
-def test_weight_grams(dtype, transposed):
-    rng = np.random.default_rng(6)
-    up = torch.from_numpy(rng.standard_normal((2, 3, 6, 4))).to(dtype)
-    down = torch.from_numpy(rng.standard_normal((2, 3, 4, 6))).to(dtype)
-    grams = weight_grams({"up": up.mT.contiguous().mT if transposed else up, "gate": None, "down": down})
-    assert list(grams) == ["up", "down", "all"]
-    flat = {"up": up.flatten(2), "down": down.flatten(2)}
-    flat["all"] = torch.cat([flat["up"], flat["down"]], -1)
-    for name, products in grams.items():
-        values = cos2_of_gram(products)
-        for trial in range(2):
-            np.testing.assert_allclose(values[trial], table(flat[name][trial].numpy()), rtol=0, atol=round_off(48))
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+@pytest.mark.parametrize("width", [5 * CHUNK, 5 * CHUNK + 77])
+def test_pieces_change_no_bit(dtype, width):
+    vectors = torch.from_numpy(np.random.default_rng(6).standard_normal((2, 5, width))).to(dtype)
+    whole = gram(vectors)
+    for step in (CHUNK, 2 * CHUNK):
+        pieces = (vectors[..., start : start + step] for start in range(0, width, step))
+        assert torch.equal(gram_of_pieces(pieces), whole)
+    # Pieces that are no multiple of a chunk are summed in another order: the same numbers, other bits. Sums of bfloat16's are exact.
+    other = gram_of_pieces(vectors[..., start : start + CHUNK - 1] for start in range(0, width, CHUNK - 1))
+    assert torch.equal(other, whole) == (dtype == torch.bfloat16)
+    assert torch.allclose(other, whole, rtol=1e-12, atol=1e-9)
+
+
+def test_threads_and_spans_change_no_bit(monkeypatch):
+    monkeypatch.setattr(module, "SPAN", 4096)
+    vectors = torch.from_numpy(np.random.default_rng(7).standard_normal((1, 4, 30_000))).float()
+    with pool(2) as (task_map, _):
+        assert torch.equal(gram(vectors, task_map), gram(vectors))
+
+
+@pytest.mark.parametrize("view", [lambda v: v[:, ::2], lambda v: v[..., 3:], lambda v: v[..., ::3], lambda v: v.transpose(0, 1)])
+def test_vectors_wherever_they_lie(view):
+    vectors = view(torch.from_numpy(np.random.default_rng(8).standard_normal((4, 6, 50))))
+    assert torch.equal(gram(vectors), gram(vectors.contiguous()))
+
+
+def test_a_zero_expert_among_float32_costs_no_copy():
+    """A zero norm is no sign of a square that left the format: only float64 can do that."""
+    vectors = torch.ones(1, 3, 8)
+    vectors[0, 1] = 0
+    assert np.isnan(pair_cos2(vectors)[0, 1]).all()
+    assert pair_cos2(vectors)[0, 0, 2] == pytest.approx(1.0, abs=round_off(8))
+
+
+def test_gram_of_no_piece():
+    with pytest.raises(ValueError, match="pieces: expected at least one"):
+        gram_of_pieces([])

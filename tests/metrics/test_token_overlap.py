@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -7,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from simgap.metrics import token_cos2, token_cos2_torch, undefined_vectors
-from simgap.metrics import token_overlap as module
+from simgap.metrics import token_cos2, token_cos2_torch, token_overlap, undefined_vectors
 from simgap.metrics.token_overlap import tokens_at_once
+from simgap.threads import pool
 from tests import reference
 
+# The function of that name hides the module.
+module = sys.modules["simgap.metrics.token_overlap"]
 DTYPES = (torch.float32, torch.float64)
 PATHS = (token_cos2, token_cos2_torch)
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
@@ -81,7 +84,7 @@ def test_lead_pairs_across(path, m, lead):
 def test_gathering_in_pieces_changes_nothing(monkeypatch):
     rows, index = drawn(torch.float64, 31, 4, 9)
     whole = token_cos2_torch(rows, index)
-    monkeypatch.setattr(module, "GATHERED", 4 * 9 * 7)
+    monkeypatch.setattr(module, "AT_ONCE", 4 * 9 * 7)
     pieces = token_cos2_torch(rows, index)
     np.testing.assert_allclose(pieces[0], whole[0], rtol=0, atol=2 * round_off(9))
     np.testing.assert_array_equal(pieces[1], whole[1])
@@ -227,3 +230,92 @@ def test_many_vectors_on_a_token_are_held_a_few_tokens_at_a_time():
     """The table of products counts, not only the vectors: 512 narrow vectors make a table 128 times their size."""
     for m, width in ((512, 4), (32, 1024), (2, 10**7)):
         assert tokens_at_once(m, width) * m * max(m, width) <= max(1 << 22, m * max(m, width))
+
+
+def dense(dtype, n, k, width, seed=0):
+    return torch.from_numpy(np.random.default_rng([n, k, width, seed]).standard_normal((n, k, width))).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("n", "k", "width"), [(7, 2, 1), (30, 2, 70), (9, 4, 33), (5, 5, 129), (4, 16, 8), (3, 19, 40), (6, 1, 5), (0, 2, 3)]
+)
+def test_dense_vectors_against_the_oracle(dtype, n, k, width):
+    vectors = dense(dtype, n, k, width)
+    found = token_overlap(vectors)
+    means, counts = reference.token_overlap(vectors.double().numpy(), np.ones((n, k), bool))
+    np.testing.assert_allclose(found.cos2, np.nan_to_num(means), rtol=0, atol=round_off(width))
+    np.testing.assert_array_equal(found.pairs, counts)
+
+
+@pytest.mark.parametrize(
+    "view", [lambda v: v[::3], lambda v: v[:, 1:], lambda v: v[..., 2:], lambda v: v[..., ::2], lambda v: v.transpose(0, 1)]
+)
+def test_strides_change_no_bit(view):
+    vectors = view(dense(torch.float32, 20, 4, 41))
+    np.testing.assert_array_equal(token_overlap(vectors).cos2, token_overlap(vectors.contiguous()).cos2)
+
+
+def test_moments_are_those_of_the_values():
+    vectors = dense(torch.float64, 500, 3, 20)
+    vectors[7, 1] = 0
+    vectors[9, :2] = 0
+    found = token_overlap(vectors)
+    kept = found.cos2[found.pairs > 0]
+    assert found.moments.tokens == len(kept) == 499
+    assert found.moments.pairs == found.pairs.sum() == 499 * 3 - 2
+    assert found.moments.mean == pytest.approx(kept.mean(), rel=1e-13)
+    assert found.moments.squares == pytest.approx(((kept - kept.mean()) ** 2).sum(), rel=1e-12)
+    assert found.moments.over_pairs == pytest.approx((found.cos2 * found.pairs).sum() / found.pairs.sum(), rel=1e-13)
+    assert found.moments.sem == pytest.approx(kept.std(ddof=1) / math.sqrt(len(kept)), rel=1e-12)
+
+
+def test_moments_far_from_zero_keep_their_variance():
+    """Nearly parallel vectors: a sum of squares less a square of sums would lose the variance to round-off."""
+    rng = np.random.default_rng(11)
+    u = rng.standard_normal((400, 1, 32))
+    vectors = torch.from_numpy(np.concatenate([u, u + 1e-5 * rng.standard_normal(u.shape)], 1))
+    found = token_overlap(vectors)
+    values = found.cos2
+    exact = math.fsum((values - values.mean()) ** 2)
+    assert found.moments.squares == pytest.approx(exact, rel=1e-4, abs=0)
+    assert (values**2).sum() - values.sum() ** 2 / len(values) != pytest.approx(exact, rel=1e-1, abs=0)
+
+
+def test_tasks_and_threads_change_no_value(monkeypatch):
+    vectors = dense(torch.float32, 300, 2, 16)
+    whole = token_overlap(vectors)
+    monkeypatch.setattr(module, "AT_ONCE", 16 * 2 * 37)
+    with pool(2) as (task_map, _):
+        cut = token_overlap(vectors, task_map)
+    np.testing.assert_array_equal(cut.cos2, whole.cos2)
+    assert (cut.moments.tokens, cut.moments.pairs) == (whole.moments.tokens, whole.moments.pairs)
+    assert cut.moments.squares == pytest.approx(whole.moments.squares, rel=1e-12)
+    assert cut.moments == token_overlap(vectors).moments
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_not_lost_in_the_moments(bad):
+    vectors = dense(torch.float32, 10, 2, 5)
+    vectors[4, 0, 2] = bad
+    found = token_overlap(vectors)
+    assert np.isnan(found.cos2).tolist() == [t == 4 for t in range(10)]
+    assert math.isnan(found.moments.mean)
+    assert math.isnan(found.moments.over_pairs)
+
+
+def test_no_tokens_and_one_vector_have_no_moments():
+    for shape in ((0, 2, 4), (3, 1, 4)):
+        moments = token_overlap(torch.ones(shape)).moments
+        assert (moments.tokens, moments.pairs, moments.sem) == (0, 0, None)
+        assert math.isnan(moments.over_pairs)
+
+
+def test_the_moments_of_the_torch_path_are_the_kernels(monkeypatch):
+    vectors = dense(torch.float64, 50, 3, 12)
+    vectors[3] = 0
+    kernel = token_overlap(vectors).moments
+    monkeypatch.setattr(module, "on_cpu", lambda _: False)
+    other = token_overlap(vectors).moments
+    assert (other.tokens, other.pairs) == (kernel.tokens, kernel.pairs)
+    assert (other.mean, other.squares, other.total) == pytest.approx((kernel.mean, kernel.squares, kernel.total), rel=1e-12)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from simgap.moe import experts as subject
+from simgap.moe import weights as layout
 from simgap.moe.dispatch import everywhere, routed_only
 from simgap.moe.experts import down, run_experts
 from simgap.moe.weights import draw_weights
@@ -118,24 +119,38 @@ def test_sums_over_blocks_of_hidden_units(monkeypatch, block, gated, dtype):
     spec = LayerSpec(d_model=D, d_ff=13, n_experts=E, gated=gated, norm="layernorm")
     weights, x = draw_weights(spec, 1, range(S), dtype), tokens_of(N, D, dtype)
     tokens = routed_only(ROUTING, E).tokens
-    monkeypatch.setattr(subject, "HIDDEN_BLOCK", block)
+    monkeypatch.setattr(layout, "HIDDEN_BLOCK", block)
     found = run_experts(spec, weights, slice(0, E), x, tokens, SITES)
     assert largest_error(spec, weights, x, tokens, found) < tolerance(dtype, f=13)
 
 
-def test_down_adds_its_blocks_in_order(monkeypatch):
+def test_down_adds_its_blocks_in_order():
     generator = np.random.default_rng(3)
-    hidden, W = (torch.from_numpy(generator.standard_normal(shape).astype("float32")) for shape in ((2, 4, 11), (2, 5, 11)))
-    monkeypatch.setattr(subject, "HIDDEN_BLOCK", 4)
-    blocked = down(hidden, W)
-    parts = [torch.bmm(hidden[..., i : i + 4], W[..., i : i + 4].mT) for i in (0, 4, 8)]
+    hidden, W = (torch.from_numpy(generator.standard_normal(shape).astype("float32")) for shape in ((2, 4, 11), (2, 11, 5)))
+    blocked = down(hidden, iter([W[:, i : i + 4] for i in (0, 4, 8)]))
+    parts = [torch.bmm(hidden[..., i : i + 4], W[:, i : i + 4]) for i in (0, 4, 8)]
     assert torch.allclose(blocked, parts[0] + parts[1] + parts[2], rtol=0, atol=1e-5)
     # A first block alone is not touched by what a second adds.
-    assert torch.equal(down(hidden[..., :4], W[..., :4]), parts[0])
+    assert torch.equal(down(hidden[..., :4], iter([W[:, :4]])), parts[0])
     # Cancelling halves of 2^24 keep the small term only if they are added first.
     one = torch.zeros(1, 1, 12)
     one[..., 0], one[..., 4], one[..., 8] = 2.0**25, -(2.0**25), 1.0
-    assert down(one, torch.ones(1, 1, 12)).item() == 1.0
+    assert down(one, iter(torch.ones(1, 12, 1).split(4, 1))).item() == 1.0
+    with pytest.raises(ValueError, match="blocks: expected at least one"):
+        down(one, iter([]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("d_model", "d_ff"), [(256, 2100), (2100, 256), (1024, 64)])
+def test_a_row_does_not_depend_on_the_rows_beside_it(dtype, d_model, d_ff):
+    """How many rows a product has depends on the longest list of the trials and tokens beside. One product over all 2,048 hidden units
+    would sum up to 160 rows in another order than more."""
+    spec = LayerSpec(d_model=d_model, d_ff=d_ff, n_experts=2)
+    weights, x = draw_weights(spec, 1, [0], dtype), tokens_of(512, d_model, dtype, s=1)
+    many = run_experts(spec, weights, slice(0, 2), x, torch.arange(512).expand(1, 2, -1), SITES)
+    for rows in (16, 48, 160, 176, 256):
+        few = run_experts(spec, weights, slice(0, 2), x, torch.arange(rows).expand(1, 2, -1), SITES)
+        assert all(torch.equal(few[site], many[site][:, :, :rows]) for site in few)
 
 
 @pytest.mark.parametrize("first, count", [(0, 3), (1, 2), (3, 2), (4, 1)])

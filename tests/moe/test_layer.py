@@ -15,13 +15,6 @@ from tests import reference
 SPEC = LayerSpec(d_model=4, d_ff=6, n_experts=3, top_k=2, norm="layernorm")
 
 
-@pytest.fixture
-def torch_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def simulated(spec, tokens, trials=(0, 1), dtype="float64", prepare=None, **options):
     run = RunSpec(tokens=tokens, trials=max(trials) + 1, dtype=dtype)
     return simulate(spec, run, open_inputs(spec.inputs, spec.d_model), trials, prepare, **options)

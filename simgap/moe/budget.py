@@ -1,0 +1,109 @@
+"""What fits: trials computed together, and what a group of them or a streamed trial holds at its peak."""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from simgap.kernels.normal import NORMALS_AT_ONCE
+from simgap.moe.dispatch import ROWS, rounded_up
+from simgap.moe.experts import experts_at_once
+from simgap.moe.inputs import TOKEN_BLOCK
+from simgap.moe.weights import HIDDEN_BLOCK
+from simgap.specs import LayerSpec, RunSpec
+
+# A group holds as many trials as fit this many numbers, so that small layers fill a product and large ones stay near the cache. A tight
+# budget makes groups smaller; a trial's bits do not depend on its group, because its products have the same shapes in any.
+GROUP_SIZE = {"cpu": 1 << 21, "cuda": 1 << 24}
+
+
+def group_numbers(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> int:
+    """Numbers in the largest array of one trial: W_up, a block's hidden vectors or the tokens."""
+    rows = min(run.tokens, TOKEN_BLOCK) * (spec.n_experts if all_pairs else min(spec.top_k, spec.n_experts))
+    return max((spec.n_experts + spec.n_shared_experts) * spec.d_ff * spec.d_model, rows * spec.d_ff, run.tokens * spec.d_model)
+
+
+def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int | None = None) -> list[range]:
+    """The trials of a run in groups that are computed together, at most `most` of them where the budget holds no more."""
+    size = max(1, GROUP_SIZE[run.device.partition(":")[0]] // group_numbers(spec, run, all_pairs))
+    size = size if most is None else min(size, most)
+    # A power of two of nearly equal groups, two at least: any usual number of threads shares them evenly.
+    count = min(run.trials, 1 << max(1, (-(-run.trials // size) - 1).bit_length()))
+    ends = [run.trials * group // count for group in range(count + 1)]
+    return [range(start, stop) for start, stop in pairwise(ends)]
+
+
+def group_bytes(spec: LayerSpec, run: RunSpec, trials: int, sites: Collection[str], all_pairs: bool, longest: int | None = None) -> int:
+    """An upper estimate of what one group holds at its peak: weights, tokens, and the vectors of a block with their temporaries.
+
+    longest: the tokens of the busiest expert in a block, where the routing is known; otherwise twice its share.
+    """
+    item = 8 if run.dtype == "float64" else 4
+    experts = spec.n_experts + spec.n_shared_experts
+    tokens = min(run.tokens, TOKEN_BLOCK)
+    if longest is None:
+        longest = min(tokens, 2 * -(-tokens * spec.top_k // spec.n_experts) + ROWS)
+    rows = spec.n_experts * rounded_up(tokens if all_pairs else longest) + spec.n_shared_experts * rounded_up(tokens)
+    temporaries = 2 + spec.gated + 2 * (spec.norm != "none")
+    vectors = rows * (spec.d_ff * (temporaries + len([site for site in sites if site != "output"])) + spec.d_model * 3)
+    weights = (3 if spec.gated else 2) * experts * spec.d_ff * spec.d_model
+    return trials * (item * (weights + 2 * run.tokens * spec.d_model + vectors) + routing_bytes(spec, run, all_pairs))
+
+
+def routing_bytes(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> int:
+    """Of one trial's routing and token tables: 64-bit keys, noise and scores of the routers; places, values and counts of the readings."""
+    item = 8 if run.dtype == "float64" else 4
+    places = min(run.tokens, TOKEN_BLOCK) * (spec.n_experts if all_pairs else spec.top_k) * 8 * 4
+    centres = item * spec.inputs.n_clusters * spec.d_model if spec.inputs.kind == "clusters" else 0
+    return item * run.tokens * (spec.n_experts * 8 + spec.top_k * 8) + places + centres
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """How one streamed trial is cut: tokens to a block, each of which draws the weights anew, and tasks side by side."""
+
+    tokens: int
+    workers: int
+    bytes: int
+
+
+def stream_cuts(tokens: int) -> Iterator[int]:
+    """Sizes of a block that a streamed trial may have, largest first: all tokens, then powers of two down to ROWS."""
+    yield tokens
+    size = 1 << (tokens - 1).bit_length()
+    while size > ROWS:
+        size //= 2
+        yield size
+
+
+def plan_stream(
+    spec: LayerSpec, run: RunSpec, sites: Collection[str], all_pairs: bool, workers: int, longest: Callable[[int], int]
+) -> Streaming:
+    """The largest blocks that keep a streamed trial within half of the budget, or failing that the smallest there are.
+
+    Half, because more buys nothing but fewer draws, and the interpreter and its libraries want room beside. longest: the busiest expert's
+    padded list in blocks of so many tokens.
+    """
+    plan = Streaming(0, 0, 0)
+    for side_by_side in dict.fromkeys((workers, 1)):
+        for tokens in stream_cuts(run.tokens):
+            plan = Streaming(tokens, side_by_side, stream_bytes(spec, run, sites, all_pairs, tokens, longest(tokens), side_by_side))
+            if plan.bytes <= run.memory_bytes // 2:
+                return plan
+    return plan
+
+
+def stream_bytes(spec: LayerSpec, run: RunSpec, sites: Collection[str], all_pairs: bool, tokens: int, longest: int, workers: int) -> int:
+    """An upper estimate of what a streamed trial holds at its peak with blocks of so many tokens and so many tasks side by side."""
+    item = 8 if run.dtype == "float64" else 4
+    experts, shared = spec.n_experts + spec.n_shared_experts, spec.n_shared_experts
+    at_once = max(experts_at_once(spec, 1, spec.n_experts), experts_at_once(spec, 1, shared) if shared else 0)
+    length = rounded_up(tokens if all_pairs or shared else longest)
+    kept = sum(spec.d_model if site == "output" else spec.d_ff for site in sites)
+    rows = spec.n_experts * rounded_up(tokens if all_pairs else longest) + shared * rounded_up(tokens)
+    # Shared experts' vectors are laid beside the routed ones: both, and the two together, for a moment.
+    held = rows * kept * (2 if shared else 1)
+    temporaries = at_once * length * (spec.d_ff * (2 + 2 * spec.gated + 2 * (spec.norm != "none")) + 2 * spec.d_model)
+    block = at_once * min(spec.d_ff, HIDDEN_BLOCK) * spec.d_model
+    drawn = max(block, experts * NORMALS_AT_ONCE) * (2 if spec.init == "upcycled" else 1)
+    means = 8 * experts * (kept + spec.d_model)
+    return item * (2 * run.tokens * spec.d_model + held + workers * (temporaries + drawn)) + means + routing_bytes(spec, run, all_pairs)
