@@ -1,8 +1,9 @@
 """Overlap on a token: how alike are the vectors that the router adds up?"""
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import torch
@@ -12,6 +13,10 @@ from torch import Tensor
 from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
 from simgap.metrics.memory import AT_ONCE, on_cpu, readable, runs, shared
 from simgap.threads import Map, in_order
+
+# On a CUDA device: vectors on a token whose products are worth one compiled pass, and numbers from which compiling, some ten seconds, is.
+MOST_COMPILED = 8
+COMPILED_FROM = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def token_overlap(vectors: Float[Tensor, "n k width"], task_map: Map = in_order)
     """`token_cos2` of the k vectors of each token as they lie in memory, whatever the strides of n and k, with moments in the same pass."""
     n, k, width = vectors.shape
     cos2, pairs = np.empty(n), np.empty(n, np.int64)
-    step = tokens_at_once(k, width)
+    step = tokens_at_once(k, width) if on_cpu(vectors) else max(1, n)
 
     def task(start: int) -> Moments:
         part = slice(start, min(start + step, n))
@@ -72,7 +77,7 @@ def token_overlap(vectors: Float[Tensor, "n k width"], task_map: Map = in_order)
         return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4]))
 
     parts = list(shared(task_map, vectors)(task, range(0, n, step)))
-    return TokenOverlap(cos2, pairs, reduce(Moments.plus, parts, Moments(0, 0.0, 0.0, 0.0, 0)))
+    return TokenOverlap(cos2, pairs, functools.reduce(Moments.plus, parts, Moments(0, 0.0, 0.0, 0.0, 0)))
 
 
 def token_cos2(
@@ -114,32 +119,56 @@ def _moments(cos2: Float[np.ndarray, " n"], pairs: Int[np.ndarray, " n"]) -> Mom
 def token_cos2_torch(
     rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], lead: int | None = None
 ) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """`token_cos2` as tensor operations, on any device."""
+    """`token_cos2` as tensor operations, on any device. Not tested on hardware: no CUDA device was at hand."""
     n, m = index.shape
+    if len(rows) == 0:
+        return np.zeros(n), np.zeros(n, np.int64)
     paired = torch.ones(m, m, dtype=torch.bool, device=rows.device).triu(1)
     if lead is not None:
         paired[lead:] = False
         paired[:, :lead] = False
-    if len(rows) == 0:
-        return np.zeros(n), np.zeros(n, np.int64)
+    # Compiled, the products leave nothing behind but the table, and every token fits.
+    compiled = rows.device.type == "cuda" and rows.dtype != torch.float64 and m <= MOST_COMPILED and rows.numel() >= COMPILED_FROM
     cos2, pairs = [], []
-    step = tokens_at_once(m, rows.shape[-1])
+    step = max(1, 8 * AT_ONCE // (m * m)) if compiled else tokens_at_once(m, rows.shape[-1])
     for start in range(0, n, step):
         at = index[start : start + step]
-        vectors = rows[at.clamp(min=0)].double()
-        largest = vectors.abs().amax(-1, keepdim=True)
-        defined = (at >= 0) & (largest[..., 0] != 0)
-        vectors = vectors / torch.where(largest > 0, largest, 1.0)
-        table = torch.bmm(vectors, vectors.mT)
-        norms = torch.where(defined, table.diagonal(dim1=1, dim2=2), 1.0)
-        table = table.square_().div_(norms[:, :, None]).div_(norms[:, None, :]).clamp_(max=1)
-        exists = defined[:, :, None] & defined[:, None, :] & paired
-        count = exists.sum((1, 2))
-        mean = torch.where(exists, table, 0.0).sum((1, 2)) / count.clamp(min=1)
-        broken = ((at >= 0) & ~torch.isfinite(largest[..., 0])).any(1)
+        table = compiled_products()(rows, at.clamp(min=0)) if compiled else products(rows, at.clamp(min=0))
+        norms = table.diagonal(dim1=1, dim2=2)
+        exists = at >= 0
+        broken = (exists & ~torch.isfinite(norms)).any(1)
+        defined = exists & (norms != 0)
+        norms = torch.where(defined, norms, 1.0)
+        table = (table / norms[:, :, None] * (table / norms[:, None, :])).clamp_(max=1)
+        counted = defined[:, :, None] & defined[:, None, :] & paired
+        count = counted.sum((1, 2))
+        mean = torch.where(counted, table, 0.0).sum((1, 2)) / count.clamp(min=1)
         cos2.append(torch.where(broken, torch.nan, mean).cpu().numpy())
         pairs.append(count.cpu().numpy())
     return (np.concatenate(cos2), np.concatenate(pairs)) if cos2 else (np.empty(0), np.empty(0, np.int64))
+
+
+def products(rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"]) -> Float[Tensor, "n m m"]:
+    """Inner products of the vectors of each token in float64. float64 vectors, whose squares could leave the format, are divided by their
+    largest entries, which no cosine sees."""
+    vectors = rows[index].double()
+    if rows.dtype == torch.float64:
+        largest = vectors.abs().amax(-1, keepdim=True)
+        vectors = vectors / torch.where(largest > 0, largest, 1.0)
+    return torch.bmm(vectors, vectors.mT)
+
+
+def products_by_pairs(rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"]) -> Float[Tensor, "n m m"]:
+    """`products` of other formats than float64, pair by pair: what a compiler makes one pass over the rows of, without a copy of them."""
+    m = index.shape[1]
+    vectors = [rows[index[:, i]].double() for i in range(m)]
+    sums = {(i, j): (vectors[i] * vectors[j]).sum(-1) for i in range(m) for j in range(i, m)}
+    return torch.stack([torch.stack([sums[min(i, j), max(i, j)] for j in range(m)], -1) for i in range(m)], -2)
+
+
+@functools.cache
+def compiled_products() -> Callable[[Tensor, Tensor], Tensor]:
+    return torch.compile(products_by_pairs, dynamic=True)
 
 
 def tokens_at_once(m: int, width: int) -> int:

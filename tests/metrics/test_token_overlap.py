@@ -1,4 +1,5 @@
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -319,3 +320,38 @@ def test_the_moments_of_the_torch_path_are_the_kernels(monkeypatch):
     other = token_overlap(vectors).moments
     assert (other.tokens, other.pairs) == (kernel.tokens, kernel.pairs)
     assert (other.mean, other.squares, other.total) == pytest.approx((kernel.mean, kernel.squares, kernel.total), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("m", [1, 2, 5, 8])
+def test_products_pair_by_pair_are_the_products(dtype, m):
+    rows, index = drawn(torch.float32, 20, m, 33, empty=0)
+    rows = rows.to(dtype)
+    np.testing.assert_allclose(module.products_by_pairs(rows, index), module.products(rows, index), rtol=1e-14, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_compiled_products_are_the_products():
+    """Compiled for a CPU, the expression that a CUDA device would be given, in several sizes; in a process without run-time type checks,
+    which a compiler cannot see through."""
+    script = """
+import torch
+from simgap.metrics.token_overlap import compiled_products, products
+for n in (50, 64, 1):
+    rows = torch.randn(20, 130, generator=torch.Generator().manual_seed(n))
+    index = torch.arange(4 * n).view(n, 4) % 20
+    torch.testing.assert_close(compiled_products()(rows, index), products(rows, index), rtol=1e-13, atol=1e-12)
+print("same")
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "same\n"
+
+
+@pytest.mark.gpu
+def test_vectors_on_a_device():
+    """Both paths on a card, compiled and not, against the CPU kernel; never run where no card is."""
+    vectors = torch.randn(1 << 16, 2, 2048, generator=torch.Generator().manual_seed(4))
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        part = vectors.to(dtype) if dtype != torch.float64 else vectors[:1024].double()
+        found, expected = token_overlap(part.cuda()), token_overlap(part)
+        np.testing.assert_allclose(found.cos2, expected.cos2, rtol=0, atol=2 * round_off(2048))
+        np.testing.assert_array_equal(found.pairs, expected.pairs)
