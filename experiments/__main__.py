@@ -54,7 +54,11 @@ def run(options: argparse.Namespace, parser: Parser) -> int:
         parser.error(f"no artefact {unknown[0]!r} in {options.folder}; there are {', '.join(modules)}")
     RunSpec(seed=options.seed, device=options.device)
     out = options.out or Path("runs") / options.folder
+    kind = options.device.partition(":")[0]
     for name in options.artefact or modules:
+        if kind not in getattr(modules[name], "DEVICES", (kind,)):
+            print(f"{name}: runs on {', '.join(modules[name].DEVICES)} alone, left out on {options.device}")
+            continue
         # Each cell is on disk as soon as it is measured: the same command goes on from there.
         records = modules[name].compute(options.preset, Bench(out, name, device=options.device, seed=options.seed))
         for path in modules[name].render(records, out):

@@ -21,6 +21,7 @@ from simgap.theory.activations import BY_NAME
 from simgap.theory.dual_map import dual_map, kappa
 from simgap.theory.floats import FLOAT
 
+DEVICES = ("cpu",)
 SCATTERED = 10_000  # pairs that share neither rho nor std: no grid to gain by
 GRID = 1000  # values of rho in [-1, 1], and of std in STDS
 STDS = (0.01, 100.0)

@@ -19,6 +19,7 @@ from simgap.report.table import Table
 from simgap.training import RegulariseGram
 
 Work = dict[str, float]
+DEVICES = ("cpu",)
 REPEATS = {"smoke": 3, "full": 9}
 
 

@@ -14,20 +14,26 @@ from simgap.kernels.token_overlap import SAFE_HIGH, SAFE_LOW
 from simgap.metrics.memory import AT_ONCE, is_readable, on_cpu, readable, runs, shared
 from simgap.threads import Map, in_order
 
-# Entries of each vector that one task multiplies. Part of the order of summation.
-SPAN = 1 << 22
-# The same on other devices, where the chunk of rows is laid out in float64; a power of two, so that it divides every piece of a stream.
+# Columns multiplied at a time on other devices, where they are laid out in float64; a power of two, so that it divides every piece of a
+# stream.
 CHUNK = 1 << 14
 
 
 def gram(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Float[Tensor, "s E E"]:
     """Inner products of the E vectors of each trial, in float64 whatever the dtype and whatever the global TF32 setting.
 
-    Entry by entry in order within SPAN entries, then over those, so that the bits do not depend on task_map. O(s E^2 N), each entry read
-    once on a CPU.
+    Entry by entry in order within a span of entries that the shape alone decides, then over spans, so that the bits do not depend on
+    task_map. O(s E^2 N), each entry read once on a CPU.
     """
-    spans = range(0, vectors.shape[-1], SPAN)
-    return total(list(shared(task_map, vectors)(lambda start: gram_of_pieces([vectors[..., start : start + SPAN]]), spans)))
+    s, experts, width = vectors.shape
+    span = columns_at_once(s * experts)
+    tables = shared(task_map, vectors)(lambda start: gram_of_pieces([vectors[..., start : start + span]]), range(0, max(width, 1), span))
+    return total(list(tables))
+
+
+def columns_at_once(rows: int) -> int:
+    """Columns of so many rows that one task multiplies, or copies: AT_ONCE numbers in all, in multiples of CHUNK."""
+    return max(CHUNK, AT_ONCE // max(1, rows) // CHUNK * CHUNK)
 
 
 def gram_of_pieces(pieces: Iterable[Float[Tensor, "s E m"]]) -> Float[Tensor, "s E E"]:
@@ -40,7 +46,7 @@ def gram_of_pieces(pieces: Iterable[Float[Tensor, "s E m"]]) -> Float[Tensor, "s
             tables = torch.zeros(s, size, size, dtype=torch.float64, device=piece.device)
         if on_cpu(piece):
             # What must be copied to be read is copied a few columns at a time.
-            step = width if is_readable(piece) else max(CHUNK, AT_ONCE // (s * experts) // CHUNK * CHUNK)
+            step = width if is_readable(piece) else columns_at_once(s * experts)
             for part in piece.split(step, -1):
                 flat, starts = runs(readable(part))
                 add_grams(flat, starts, part.shape[-1], tables.numpy())

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
-from simgap.metrics.memory import AT_ONCE, on_cpu, readable, runs, shared
+from simgap.metrics.memory import AT_ONCE, is_readable, on_cpu, readable, runs, shared
 from simgap.threads import Map, in_order
 
 # On a CUDA device: vectors on a token whose products are worth one compiled pass, and numbers from which compiling, some ten seconds, is.
@@ -65,6 +65,9 @@ def token_overlap(vectors: Float[Tensor, "n k width"], task_map: Map = in_order)
     cos2, pairs = np.empty(n), np.empty(n, np.int64)
     step = tokens_at_once(k, width) if on_cpu(vectors) else max(1, n)
 
+    # Where each vector begins, for all tasks at once: operations on tensors in many small tasks cost more than the kernel.
+    whole = runs(vectors) if on_cpu(vectors) and is_readable(vectors) else None
+
     def task(start: int) -> Moments:
         part = slice(start, min(start + step, n))
         if not on_cpu(vectors):
@@ -72,7 +75,7 @@ def token_overlap(vectors: Float[Tensor, "n k width"], task_map: Map = in_order)
             cos2[part], pairs[part] = token_cos2_torch(rows, torch.arange(len(rows), device=rows.device).view(-1, k))
             return _moments(cos2[part], pairs[part])
         moments = np.zeros(5)
-        flat, starts = runs(readable(vectors[part]))
+        flat, starts = (whole[0], whole[1][part]) if whole else runs(readable(vectors[part]))
         token_cos2_kernel(flat, starts, width, -1, cos2[part], pairs[part], moments)
         return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4]))
 

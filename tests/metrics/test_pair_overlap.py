@@ -154,8 +154,8 @@ def test_pieces_change_no_bit(dtype, width):
 
 
 def test_threads_and_spans_change_no_bit(monkeypatch):
-    monkeypatch.setattr(module, "SPAN", 4096)
-    vectors = torch.from_numpy(np.random.default_rng(7).standard_normal((1, 4, 30_000))).float()
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    vectors = torch.from_numpy(np.random.default_rng(7).standard_normal((1, 4, 3 * CHUNK + 5))).float()
     with pool(2) as (task_map, _):
         assert torch.equal(gram(vectors, task_map), gram(vectors))
 
