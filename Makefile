@@ -10,16 +10,16 @@ BIN := .venv/bin
 
 .PHONY: reproduce figures test test-slow lint format bench clean
 
-reproduce: .venv/installed
+reproduce: .venv/kernels
 	$(BIN)/python -m experiments persistence --preset $(PRESET) --device $(DEVICE) --out $(OUT)
 
-figures: .venv/installed
+figures: .venv/kernels
 	$(BIN)/python -m experiments theory --preset $(PRESET) --out runs/theory
 
-test: .venv/installed
+test: .venv/kernels
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed
+test-slow: .venv/kernels
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 lint: .venv/installed
@@ -32,8 +32,13 @@ format: .venv/installed
 	$(BIN)/ruff format simgap experiments proofs tests
 	$(BIN)/ruff check --fix simgap experiments proofs tests
 
-bench: .venv/installed
+bench: .venv/kernels
 	$(BIN)/python -m experiments benchmarks --device $(DEVICE) --out runs/benchmarks
+
+# numba knows a compiled kernel by its own file alone; one that calls into an edited file must be compiled anew.
+.venv/kernels: .venv/installed $(wildcard simgap/kernels/*.py)
+	find simgap/kernels experiments/benchmarks -name '*.nb[ci]' -delete
+	touch $@
 
 # The stamp is written last, so an interrupted install is done again.
 .venv/installed: pyproject.toml constraints.txt

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from simgap import LayerSpec, RunSpec, Weights, measure, predict
+from simgap.cli import TRIALS_BAR
 from simgap.gap import Gap
 from simgap.records import Records, provenance
 from simgap.stats import Estimate
@@ -48,7 +49,8 @@ class Bench:
         """Measure the cells that this code has not yet recorded in `out`, and return the records of all of them, in order."""
         records = Records(self.out / f"{self.artefact}.jsonl")
         done = []
-        with tqdm(total=sum(cell.trials for cell in cells), desc=self.artefact, unit="trial", disable=self.quiet or None) as bar:
+        trials, quiet = sum(cell.trials for cell in cells), self.quiet or None
+        with tqdm(total=trials, desc=f"{self.artefact}: ", disable=quiet, bar_format=TRIALS_BAR) as bar:
             for cell in cells:
                 record = records.find(self._key(cell), self.origin)
                 if record is None:

@@ -14,6 +14,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, nearest
 
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
+# A streamed trial is done in fractions.
+TRIALS_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.2f}/{total} trials [{elapsed}<{remaining}]"
 # As in simgap.gap.shape, which would load what --help must not.
 CHOICES = {
     "--weights": ("up", "gate", "down", "all"),
@@ -170,7 +172,7 @@ def run_measure(options: argparse.Namespace) -> int:
 
     chosen = {"sites": options.sites, "readings": options.readings, "weights": options.weights}
     quiet = options.json or not sys.stderr.isatty()
-    with tqdm(total=run.trials, unit="trial", disable=quiet, leave=False) as bar:
+    with tqdm(total=run.trials, disable=quiet, leave=False, bar_format=TRIALS_BAR) as bar:
         measured = measure(spec, **run.to_dict(), **chosen, progress=bar.update)
     predicted = predict(spec, tokens=run.tokens, trials=run.trials, **chosen)
     calibration = calibrate(measured, predicted)

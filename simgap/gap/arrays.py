@@ -1,8 +1,8 @@
 """A user's own weights or hidden states against their null: is 0.02 a lot?
 
-Any real dtype. float32, float64 and bfloat16 are read as they lie in memory, once, if their last axis is contiguous; what the kernels
-cannot read (float16, another layout) is copied as float32 a few million numbers at a time, whole numbers as float64. All products and sums
-are in float64, whatever torch's default dtype, TF32 setting and thread count.
+Any real dtype. float32, float64 and bfloat16 are read as they lie in memory, once, if their last axis is contiguous; float16 and other
+layouts are copied a few million numbers at a time, whole numbers (as float64) and reversed views whole. All products and sums are in
+float64, whatever torch's default dtype, TF32 setting and thread count.
 """
 
 import itertools
@@ -259,7 +259,8 @@ def _tensor(name: str, value: Any) -> Tensor:
         if array.dtype.kind not in "fiu":
             raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}")
         if array.dtype.byteorder == ">" or array.dtype.itemsize > 8 or any(stride < 0 for stride in array.strides):
-            array = np.ascontiguousarray(array, dtype=np.float64 if array.dtype.kind == "f" else np.int64)
+            native = array.dtype.itemsize <= 8 and array.dtype.byteorder != ">"
+            array = np.ascontiguousarray(array, dtype=array.dtype if native else np.float64 if array.dtype.kind == "f" else np.int64)
         with warnings.catch_warnings():
             # torch warns of a read-only array, because one could write through its tensor; nothing here does.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writ")

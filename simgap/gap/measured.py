@@ -1,6 +1,5 @@
 """Measure a layer: draw it, run it, and reduce it to overlaps, one value to a trial."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -29,10 +28,13 @@ from simgap.moe import (
     Layer,
     StreamedWeights,
     Weights,
+    budget_bytes,
     group_bytes,
     group_numbers,
     group_trials,
     open_inputs,
+    physical_bytes,
+    plan_block,
     plan_stream,
     simulate,
 )
@@ -111,14 +113,14 @@ def measure(
     readings: Sequence[str] = READINGS,
     weights: Sequence[str] = WEIGHT_KINDS,
     prepare: Callable[[Weights], Weights] | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> Gap[Estimate]:
     """Simulate `trials` independent layers of a spec on fresh tokens and measure every overlap: a Gap of Estimates.
 
     Trials are the sample: each mean is over trials, and sem says how far another set of layers and tokens would move it. prepare takes the
     drawn Weights of a group of trials and returns those to use (weights of other trials must not enter, or the memory budget would).
-    progress is called with the number of trials just finished. The same request gives the same bits on one device type, CPU model and
-    set of library versions, whatever the memory budget and the number of threads (torch.set_num_threads).
+    progress is called with the trials just finished, those of a streamed layer in fractions. The same request gives the same bits on a CPU
+    of one model with one set of library versions, whatever the memory budget and the number of threads (torch.set_num_threads).
 
     memory bounds the arrays that are held, not the libraries (some 0.4 GiB). A layer whose weights do not fit is streamed: trial by trial,
     each block of weights drawn when it is used and forgotten, again for every block of tokens. Orthogonal weights, which are drawn whole,
@@ -138,55 +140,59 @@ def measure(
     check_device(run.device)
     available = tuple(site for site in wanted.sites if site != "normed" or spec.norm != "none")
     active = Wanted(available, wanted.readings, wanted.weights)
-    one_trial = group_bytes(spec, run, 1, active.computed(spec), active.all_pairs)
-    streamed = not fits(run, one_trial) and spec.init != "orthogonal" and prepare is None
+    computed = active.computed(spec)
+    one_trial = group_bytes(spec, run, 1, computed, active.all_pairs)
+    whole = why_whole(spec, prepare)
+    streamed = one_trial > budget_bytes(run) and not whole
     if streamed:
         # The least there could be, were every expert equally loaded: refused before anything is drawn.
-        least = plan_stream(spec, run, active.computed(spec), active.all_pairs, 1, lambda tokens: share(spec, tokens)).bytes
-    most = check_memory(spec, run, least if streamed else one_trial)
+        least = plan_stream(spec, run, computed, active.all_pairs, 1, lambda tokens: share(spec, tokens)).bytes
+    most = check_memory(spec, run, least if streamed else one_trial, why=whole)
     kept = 16 * trials * (len(wanted.weights) + len(wanted.readings) * len(wanted.sites))
     if kept > run.memory_bytes:
         raise ValueError(f"trials: the values of {trials} trials need {format_bytes(kept)}, the budget is {format_bytes(run.memory_bytes)}")
     groups = [range(t, t + 1) for t in range(trials)] if streamed else group_trials(spec, run, active.all_pairs, most)
-    at_once = 1 if streamed else run.memory_bytes // (one_trial * max(map(len, groups)))
+    at_once = 1 if streamed else budget_bytes(run) // (one_trial * max(map(len, groups)))
     source = open_inputs(spec.inputs, spec.d_model)
 
     def measured(group: Sequence[int], task_map: Map = in_order) -> dict[Path, object]:
         layer = simulate(spec, run, source, group, prepare, task_map, streamed)
         tokens = TOKEN_BLOCK
         if streamed:
-            plan = plan_stream(spec, run, active.computed(spec), active.all_pairs, workers, layer.longest_list)
+            plan = plan_stream(spec, run, computed, active.all_pairs, workers, layer.longest_list)
             check_memory(spec, run, plan.bytes)
             tokens, task_map = plan.tokens, task_map if plan.workers > 1 else in_order
         elif not active.all_pairs:
-            # Only now is it known how unevenly the router loads the experts.
-            check_memory(spec, run, group_bytes(spec, run, 1, active.computed(spec), False, layer.longest_list()), len(group))
-        found = _measure_layer(layer, active, task_map, tokens)
-        if progress is not None:
-            progress(len(group))
+            # Only now is it known how unevenly the router loads the experts: smaller blocks where the usual ones would not fit.
+            plan = plan_block(spec, run, len(group), computed, budget_bytes(run) // side_by_side, layer.longest_list)
+            check_memory(spec, run, plan.bytes)
+            tokens = plan.tokens
+        tell = progress or (lambda _: None)
+        found = _measure_layer(layer, active, task_map, tokens, tell if streamed else lambda _: None)
+        if not streamed:
+            tell(len(group))
         return found
 
     with pool() as (task_map, workers):
-        side_by_side = min(workers, at_once) if run.device == "cpu" else 1
-        if side_by_side > 1 and len(groups) >= side_by_side:
+        side_by_side = max(1, min(workers, at_once, len(groups))) if run.device == "cpu" else 1
+        if side_by_side > 1 and len(groups) >= workers:
             results = list(worth(task_map, group_numbers(spec, run, active.all_pairs) * run.trials)(measured, groups))
         else:
+            side_by_side = 1
             results = [measured(group, task_map) for group in groups]
     return _gathered(spec, run, wanted, results)
+
+
+def why_whole(spec: LayerSpec, prepare: object) -> str:
+    """Why a layer's weights must all be held at once; nothing where they can be streamed."""
+    if spec.init == "orthogonal":
+        return "orthogonal weights are drawn whole and not streamed"
+    return "" if prepare is None else "prepared weights are held and not streamed"
 
 
 def share(spec: LayerSpec, tokens: int) -> int:
     """Tokens to an expert where a router loads all alike."""
     return -(-tokens * spec.top_k // spec.n_experts)
-
-
-def fits(run: RunSpec, size: int) -> bool:
-    """Whether so many bytes fit the budget, and the machine."""
-    return size <= run.memory_bytes and (run.device != "cpu" or size <= physical_bytes())
-
-
-def physical_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_device(device: str) -> None:
@@ -198,34 +204,43 @@ def check_device(device: str) -> None:
         raise ValueError(f"device: {device!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
 
 
-def check_memory(spec: LayerSpec, run: RunSpec, one_trial: int, trials: int = 1) -> int:
-    """How many trials of so many bytes the budget holds at once; ValueError where it holds fewer than asked, or the machine does not."""
-    physical = physical_bytes()
+def check_memory(spec: LayerSpec, run: RunSpec, needed: int, why: str = "") -> int:
+    """How many times so many bytes fit the budget; ValueError where they do not, or not the machine, and why less would not do."""
     size = f"{spec.parameters:.3g} parameters, {run.tokens} tokens, {run.dtype}"
-    what = "one trial" if trials == 1 else f"{trials} trials together"
-    needs = f"memory: {what} of this layer ({size}) needs {format_bytes(trials * one_trial)}"
-    if run.device == "cpu" and trials * one_trial > physical:
-        raise ValueError(f"{needs}, the machine has {format_bytes(physical)}")
-    if trials * one_trial > run.memory_bytes:
-        raise ValueError(f"{needs}, the budget is {format_bytes(run.memory_bytes)}")
-    return int(run.memory_bytes // one_trial)
+    needs = f"memory: one trial of this layer ({size}) needs {'' if why else 'at least '}{format_bytes(needed)}"
+    reason = f"; {why}" if why else ""
+    if run.device == "cpu" and needed > physical_bytes():
+        raise ValueError(f"{needs}, the machine has {format_bytes(physical_bytes())}{reason}")
+    if needed > run.memory_bytes:
+        raise ValueError(f"{needs}, the budget is {format_bytes(run.memory_bytes)}{reason}")
+    return int(budget_bytes(run) // needed)
 
 
-def _measure_layer(layer: Layer, wanted: Wanted, task_map: Map, block_tokens: int) -> dict[Path, object]:
-    """Tallies of one group of trials, keyed by (side, ...) paths, and what its router did."""
+def _measure_layer(
+    layer: Layer, wanted: Wanted, task_map: Map, block_tokens: int, progress: Callable[[float], object]
+) -> dict[Path, object]:
+    """Tallies of one group of trials, keyed by (side, ...) paths, and what its router did.
+
+    progress is told of the shares of a trial that are done: one for the weights, one for each block of tokens.
+    """
     spec, trials = layer.spec, layer.weights.trials
+    sites, first = wanted.computed(spec), 0
+    steps = 1 + (-(-layer.x.shape[1] // block_tokens) if sites else 0)
     found: dict[Path, object] = {}
     for kind, products in _weight_grams(layer.weights, spec, wanted.weights, task_map).items():
         _tally_pairs(found, ("weight_mso", kind), cos2_of_gram(products), spec, trials)
     found["routing", "load"] = load(layer.routing.indices, spec.n_experts)
     found["routing", "dropped_tokens"] = dropped_tokens(layer.routing.indices)
 
-    sites, first = wanted.computed(spec), 0
+    progress(1 / steps)
     sums = {site: _no_sums(layer, site) for site in wanted.summed(spec)}
     for block in layer.blocks(sites, wanted.all_pairs, task_map, block_tokens) if sites else ():
         _add_block(block, sums, spec, task_map)
         _tally_tokens(found, _token_jobs(block, wanted, spec), trials, first, task_map)
         first += block.index.shape[1]
+        # The next block is computed without this one in memory.
+        del block
+        progress(1 / steps)
     if sums:
         for site, vectors in _means(layer, sums, wanted, task_map).items():
             _tally_pairs(found, ("activation_mso", "mean", site), pair_cos2(vectors), spec, trials)

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from simgap.kernels.borrowed import BORROWED
-from simgap.kernels.products import TILE, add_products, widened
+from simgap.kernels.products import TILE, add_products
 
 # Outside this range of squared norms a product of two of them could leave float64; such a token is done again with its rows scaled.
 SAFE_LOW, SAFE_HIGH = 1e-140, 1e140
@@ -19,17 +19,15 @@ def _scaled_dot(a, b):
     """<a, b> after each is divided by its largest entry; 0 if either is zero, NaN if either is not finite."""
     top_a, top_b = 0.0, 0.0
     for i in range(a.size):
-        x, y = abs(np.float64(widened(a[i]))), abs(np.float64(widened(b[i])))
-        # A NaN compares false and is kept.
-        top_a = top_a if x <= top_a else x
-        top_b = top_b if y <= top_b else y
-    if not (np.isfinite(top_a) and np.isfinite(top_b)):
-        return np.nan
+        x, y = abs(a[i]), abs(b[i])
+        if not (np.isfinite(x) and np.isfinite(y)):
+            return np.nan
+        top_a, top_b = max(top_a, x), max(top_b, y)
     if top_a == 0.0 or top_b == 0.0:
         return 0.0
     total = 0.0
     for i in range(a.size):
-        total += (np.float64(widened(a[i])) / top_a) * (np.float64(widened(b[i])) / top_b)
+        total += (a[i] / top_a) * (b[i] / top_b)
     return total
 
 
@@ -78,11 +76,13 @@ def _each_token(flat, starts, width, lead, cos2, pairs, moments, places, table, 
         table[:, :] = 0.0
         for first in range(0, width, COLUMNS):
             add_products(flat, at, soon, count, first, min(first + COLUMNS, width), table)
-        safe = True
-        for i in range(count):
-            safe = safe and SAFE_LOW < table[i, i] < SAFE_HIGH
-        if not safe:
-            _rescale(flat, at, count, width, table)
+        # The square of no other format leaves float64.
+        if flat.itemsize == 8:
+            safe = True
+            for i in range(count):
+                safe = safe and SAFE_LOW < table[i, i] < SAFE_HIGH
+            if not safe:
+                _rescale(flat, at, count, width, table)
         total, found = _over_pairs(table, count, leading if lead >= 0 else -1, inverse)
         if found == 0 and not np.isnan(total):
             continue

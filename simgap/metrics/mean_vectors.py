@@ -16,11 +16,19 @@ PARTS = 8
 def add_sums(vectors: Float[Tensor, "*R width"], experts: Int[Tensor, "*R"], sums: Float[Tensor, "E width"]) -> None:
     """sums[experts[i]] += vectors[i], in float64 and in the order of the vectors; those of expert -1 are passed over.
 
-    Each vector is read once. However the vectors are cut into calls, the bits are the same on a CPU.
+    Each vector is read once. However the vectors are cut into calls, the bits are the same on a CPU. sums: contiguous. Raises ValueError
+    for shapes that do not fit and for an expert that has no sum.
     """
+    if experts.shape != vectors.shape[:-1] or sums.shape[1:] != vectors.shape[-1:] or not sums.is_contiguous():
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (vectors, experts, sums))
+        raise ValueError(f"vectors, experts, sums: expected (..., width), (...) and a contiguous (E, width), got {shapes}")
+    if experts.numel() and not -1 <= int(experts.min()) <= int(experts.max()) < len(sums):
+        raise ValueError(f"experts: expected -1 to {len(sums) - 1}, got {int(experts.min())} to {int(experts.max())}")
     if on_cpu(vectors):
         flat, starts = runs(readable(vectors))
-        add_by_expert(flat, starts.reshape(-1), np.ascontiguousarray(experts.numpy()).reshape(-1), vectors.shape[-1], sums.numpy())
+        add_by_expert(
+            flat, starts.reshape(-1), np.ascontiguousarray(experts.numpy(), np.int64).reshape(-1), vectors.shape[-1], sums.numpy()
+        )
         return
     kept = experts >= 0
     sums.index_add_(0, experts[kept], vectors[kept].double())
@@ -32,7 +40,7 @@ def means_by_routing(
     """Mean of the co-activated vectors of each expert, float64; NaN for an expert that no token reached."""
     n, k, width = vectors.shape
     step = max(1, -(-n // PARTS))
-    at_once = max(1, AT_ONCE // (k * width))
+    at_once = max(1, AT_ONCE // max(1, k * width))
 
     def task(start: int) -> Tensor:
         sums = torch.zeros(n_experts, width, dtype=torch.float64, device=vectors.device)

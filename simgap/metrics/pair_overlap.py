@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simgap.kernels.gram import add_grams
+from simgap.kernels.gram import COLUMNS, add_grams
 from simgap.kernels.products import TILE
 from simgap.kernels.token_overlap import SAFE_HIGH, SAFE_LOW
 from simgap.metrics.memory import AT_ONCE, is_readable, on_cpu, readable, runs, shared
@@ -25,15 +25,16 @@ def gram(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Float[Ten
     Entry by entry in order within a span of entries that the shape alone decides, then over spans, so that the bits do not depend on
     task_map. O(s E^2 N), each entry read once on a CPU.
     """
-    s, experts, width = vectors.shape
-    span = columns_at_once(s * experts)
+    _, experts, width = vectors.shape
+    # From the number of experts alone, so that a trial's bits do not depend on the trials beside.
+    span = columns_at_once(experts, CHUNK)
     tables = shared(task_map, vectors)(lambda start: gram_of_pieces([vectors[..., start : start + span]]), range(0, max(width, 1), span))
     return total(list(tables))
 
 
-def columns_at_once(rows: int) -> int:
-    """Columns of so many rows that one task multiplies, or copies: AT_ONCE numbers in all, in multiples of CHUNK."""
-    return max(CHUNK, AT_ONCE // max(1, rows) // CHUNK * CHUNK)
+def columns_at_once(rows: int, step: int) -> int:
+    """Columns of so many rows that one task multiplies, or copies: AT_ONCE numbers in all, in multiples of `step`."""
+    return max(step, AT_ONCE // max(1, rows) // step * step)
 
 
 def gram_of_pieces(pieces: Iterable[Float[Tensor, "s E m"]]) -> Float[Tensor, "s E E"]:
@@ -44,9 +45,11 @@ def gram_of_pieces(pieces: Iterable[Float[Tensor, "s E m"]]) -> Float[Tensor, "s
         if tables is None:
             size = -(-experts // TILE) * TILE if on_cpu(piece) else experts
             tables = torch.zeros(s, size, size, dtype=torch.float64, device=piece.device)
+        if experts == 0:
+            continue
         if on_cpu(piece):
             # What must be copied to be read is copied a few columns at a time.
-            step = width if is_readable(piece) else columns_at_once(s * experts)
+            step = width if is_readable(piece) else columns_at_once(s * experts, COLUMNS)
             for part in piece.split(step, -1):
                 flat, starts = runs(readable(part))
                 add_grams(flat, starts, part.shape[-1], tables.numpy())
@@ -85,14 +88,22 @@ def pair_cos2(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Floa
     an infinity. O(s E^2 N).
     """
     products = gram(vectors, task_map)
+    found = cos2_of_gram(products)
     norms = products.diagonal(dim1=-2, dim2=-1).cpu().numpy()
-    safe = np.all((norms > SAFE_LOW) & (norms < SAFE_HIGH), axis=-1, keepdims=True)[..., None]
+    safe = (norms > SAFE_LOW) & (norms < SAFE_HIGH)
     # The square of no other format leaves float64.
     if vectors.dtype != torch.float64 or safe.all():
-        return cos2_of_gram(products)
-    largest = vectors.abs().amax(-1, keepdim=True).double()
-    scaled = cos2_of_gram(gram(vectors.double() / torch.where(largest > 0, largest, 1.0), task_map))
-    return np.where(safe, cos2_of_gram(products), scaled)
+        return found
+    pieces = vectors.split(columns_at_once(vectors.shape[0] * vectors.shape[1], COLUMNS), -1)
+    largest = functools.reduce(torch.maximum, [piece.abs().amax(-1, keepdim=True) for piece in pieces])
+    # A vector of zeros, or of what is not finite, has no other norm at any scale.
+    known = largest[..., 0].cpu().numpy()
+    safe |= (known == 0) | ~np.isfinite(known)
+    if safe.all():
+        return found
+    scale = torch.where(largest > 0, largest, 1.0)
+    scaled = cos2_of_gram(gram_of_pieces(piece / scale for piece in pieces))
+    return np.where(np.all(safe, axis=-1)[:, None, None], found, scaled)
 
 
 def between(cos2: Float[np.ndarray, "s E E"], routed: int, shared: bool = False) -> Float[np.ndarray, "s P"]:

@@ -31,9 +31,11 @@ class Moments:
 
     def plus(self, other: "Moments") -> "Moments":
         """Of both together (Chan, Golub and LeVeque 1979)."""
-        if not self.tokens or not other.tokens:
-            return other if other.tokens else self
         tokens = self.tokens + other.tokens
+        if not self.tokens or not other.tokens:
+            # A part without a pair has moments of zero, or NaN where a lone vector is not finite.
+            mean, squares = self.mean + other.mean, self.squares + other.squares
+            return Moments(tokens, mean, squares, self.total + other.total, self.pairs + other.pairs)
         apart = other.mean - self.mean
         squares = self.squares + other.squares + apart * apart * (self.tokens * other.tokens / tokens)
         mean = self.mean + apart * (other.tokens / tokens)
@@ -106,7 +108,9 @@ def token_cos2(
     cos2, pairs = np.empty(n), np.empty(n, np.int64)
     rows = readable(rows)
     flat, places = runs(rows)
-    starts = np.where(index.numpy() < 0, -1, index.numpy() * rows.stride(0)) if len(places) else np.full((n, m), -1)
+    # In 64 bits: places are larger than row numbers.
+    numbers = index.numpy().astype(np.int64, copy=False)
+    starts = np.where(numbers < 0, -1, numbers * rows.stride(0)) if len(places) else np.full((n, m), -1)
     token_cos2_kernel(flat, starts, rows.shape[1], -1 if lead is None else lead, cos2, pairs, np.zeros(5))
     return cos2, pairs
 
@@ -133,7 +137,7 @@ def token_cos2_torch(
     # Compiled, the products leave nothing behind but the table, and every token fits.
     compiled = rows.device.type == "cuda" and rows.dtype != torch.float64 and m <= MOST_COMPILED and rows.numel() >= COMPILED_FROM
     cos2, pairs = [], []
-    step = max(1, 8 * AT_ONCE // (m * m)) if compiled else tokens_at_once(m, rows.shape[-1])
+    step = max(1, 8 * AT_ONCE // max(1, m * m)) if compiled else tokens_at_once(m, rows.shape[-1])
     for start in range(0, n, step):
         at = index[start : start + step]
         table = compiled_products()(rows, at.clamp(min=0)) if compiled else products(rows, at.clamp(min=0))
@@ -176,7 +180,7 @@ def compiled_products() -> Callable[[Tensor, Tensor], Tensor]:
 
 def tokens_at_once(m: int, width: int) -> int:
     """Tokens that one task compares, or whose vectors and tables of products the torch path holds together."""
-    return max(1, AT_ONCE // (m * max(m, width)))
+    return max(1, AT_ONCE // max(1, m * max(m, width)))
 
 
 def undefined_vectors(rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], first: int = 0, most: int = 3) -> tuple[str, bool]:

@@ -1,6 +1,16 @@
 """The simulated MoE layer: weights, inputs, routers and experts as batched tensor programs over trials."""
 
-from simgap.moe.budget import Streaming, group_bytes, group_numbers, group_trials, plan_stream, stream_bytes
+from simgap.moe.budget import (
+    Streaming,
+    budget_bytes,
+    group_bytes,
+    group_numbers,
+    group_trials,
+    physical_bytes,
+    plan_block,
+    plan_stream,
+    stream_bytes,
+)
 from simgap.moe.inputs import open_inputs
 from simgap.moe.layer import SITES, Block, Layer, simulate
 from simgap.moe.routers import Routing, route
@@ -16,11 +26,14 @@ __all__ = [
     "StreamedWeights",
     "Streaming",
     "Weights",
+    "budget_bytes",
     "draw_weights",
     "group_bytes",
     "group_numbers",
     "group_trials",
     "open_inputs",
+    "physical_bytes",
+    "plan_block",
     "plan_stream",
     "route",
     "simulate",

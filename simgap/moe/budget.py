@@ -1,5 +1,6 @@
 """What fits: trials computed together, and what a group of them or a streamed trial holds at its peak."""
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,42 +33,60 @@ def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int | Non
     return [range(start, stop) for start, stop in pairwise(ends)]
 
 
-def group_bytes(spec: LayerSpec, run: RunSpec, trials: int, sites: Collection[str], all_pairs: bool, longest: int | None = None) -> int:
+def budget_bytes(run: RunSpec) -> int:
+    """The budget, or what the machine has where that is less."""
+    return min(run.memory_bytes, physical_bytes()) if run.device == "cpu" else run.memory_bytes
+
+
+def physical_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def group_bytes(
+    spec: LayerSpec,
+    run: RunSpec,
+    trials: int,
+    sites: Collection[str],
+    all_pairs: bool,
+    longest: int | None = None,
+    block_tokens: int = TOKEN_BLOCK,
+) -> int:
     """An upper estimate of what one group holds at its peak: weights, tokens, and the vectors of a block with their temporaries.
 
     longest: the tokens of the busiest expert in a block, where the routing is known; otherwise twice its share.
     """
     item = 8 if run.dtype == "float64" else 4
     experts = spec.n_experts + spec.n_shared_experts
-    tokens = min(run.tokens, TOKEN_BLOCK)
+    tokens = min(run.tokens, block_tokens)
     if longest is None:
         longest = min(tokens, 2 * -(-tokens * spec.top_k // spec.n_experts) + ROWS)
     rows = spec.n_experts * rounded_up(tokens if all_pairs else longest) + spec.n_shared_experts * rounded_up(tokens)
-    temporaries = 2 + spec.gated + 2 * (spec.norm != "none")
+    temporaries = 3 + spec.gated + 3 * (spec.norm != "none")
     vectors = rows * (spec.d_ff * (temporaries + len([site for site in sites if site != "output"])) + spec.d_model * 3)
     weights = (3 if spec.gated else 2) * experts * spec.d_ff * spec.d_model
-    return trials * (item * (weights + 2 * run.tokens * spec.d_model + vectors) + routing_bytes(spec, run, all_pairs))
+    return trials * (item * (weights + 2 * run.tokens * spec.d_model + vectors) + routing_bytes(spec, run, all_pairs, tokens))
 
 
-def routing_bytes(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> int:
-    """Of one trial's routing and token tables: 64-bit keys, noise and scores of the routers; places, values and counts of the readings."""
+def routing_bytes(spec: LayerSpec, run: RunSpec, all_pairs: bool, tokens: int) -> int:
+    """Of one trial's routing and token tables: 64-bit keys, noise and scores of the routers; places, values and counts of the readings of a
+    block of so many tokens."""
     item = 8 if run.dtype == "float64" else 4
-    places = min(run.tokens, TOKEN_BLOCK) * (spec.n_experts if all_pairs else spec.top_k) * 8 * 4
+    places = tokens * (spec.n_experts if all_pairs else spec.top_k) * 8 * 4
     centres = item * spec.inputs.n_clusters * spec.d_model if spec.inputs.kind == "clusters" else 0
     return item * run.tokens * (spec.n_experts * 8 + spec.top_k * 8) + places + centres
 
 
 @dataclass(frozen=True)
 class Streaming:
-    """How one streamed trial is cut: tokens to a block, each of which draws the weights anew, and tasks side by side."""
+    """How a trial is cut: tokens to a block, each of which draws streamed weights anew, and tasks side by side; bytes at its peak."""
 
     tokens: int
     workers: int
     bytes: int
 
 
-def stream_cuts(tokens: int) -> Iterator[int]:
-    """Sizes of a block that a streamed trial may have, largest first: all tokens, then powers of two down to ROWS."""
+def cuts(tokens: int) -> Iterator[int]:
+    """Sizes that a block of tokens may have, largest first: all tokens, then powers of two down to ROWS."""
     yield tokens
     size = 1 << (tokens - 1).bit_length()
     while size > ROWS:
@@ -78,17 +97,32 @@ def stream_cuts(tokens: int) -> Iterator[int]:
 def plan_stream(
     spec: LayerSpec, run: RunSpec, sites: Collection[str], all_pairs: bool, workers: int, longest: Callable[[int], int]
 ) -> Streaming:
-    """The largest blocks that keep a streamed trial within half of the budget, or failing that the smallest there are.
+    """Blocks and tasks that finish soonest within half of the budget, or failing that the smallest there are.
 
-    Half, because more buys nothing but fewer draws, and the interpreter and its libraries want room beside. longest: the busiest expert's
-    padded list in blocks of so many tokens.
+    Half, because more buys nothing but fewer draws, and the interpreter and its libraries want room beside. A pass over the weights takes
+    about as long to draw them as 1,024 tokens take to use them, and tasks share both. longest: the busiest expert's padded list in blocks
+    of so many tokens.
     """
+
+    def planned(tokens: int, workers: int) -> Streaming:
+        return Streaming(tokens, workers, stream_bytes(spec, run, sites, all_pairs, tokens, longest(tokens), workers))
+
+    def cost(plan: Streaming) -> float:
+        return (-(-run.tokens // plan.tokens) + run.tokens / TOKEN_BLOCK) / plan.workers
+
+    sizes = list(cuts(run.tokens))
+    plans = [planned(tokens, side_by_side) for side_by_side in range(workers, 0, -1) for tokens in sizes]
+    able = [plan for plan in plans if plan.bytes <= budget_bytes(run) // 2]
+    return min(able, key=cost) if able else plans[-1]
+
+
+def plan_block(spec: LayerSpec, run: RunSpec, trials: int, sites: Collection[str], budget: int, longest: Callable[[int], int]) -> Streaming:
+    """The largest blocks of tokens, TOKEN_BLOCK at most, with which a held group of known routing keeps to a budget, or the smallest."""
     plan = Streaming(0, 0, 0)
-    for side_by_side in dict.fromkeys((workers, 1)):
-        for tokens in stream_cuts(run.tokens):
-            plan = Streaming(tokens, side_by_side, stream_bytes(spec, run, sites, all_pairs, tokens, longest(tokens), side_by_side))
-            if plan.bytes <= run.memory_bytes // 2:
-                return plan
+    for tokens in cuts(min(run.tokens, TOKEN_BLOCK)):
+        plan = Streaming(tokens, 1, group_bytes(spec, run, trials, sites, False, longest(tokens), tokens))
+        if plan.bytes <= budget:
+            break
     return plan
 
 
@@ -102,8 +136,13 @@ def stream_bytes(spec: LayerSpec, run: RunSpec, sites: Collection[str], all_pair
     rows = spec.n_experts * rounded_up(tokens if all_pairs else longest) + shared * rounded_up(tokens)
     # Shared experts' vectors are laid beside the routed ones: both, and the two together, for a moment.
     held = rows * kept * (2 if shared else 1)
-    temporaries = at_once * length * (spec.d_ff * (2 + 2 * spec.gated + 2 * (spec.norm != "none")) + 2 * spec.d_model)
-    block = at_once * min(spec.d_ff, HIDDEN_BLOCK) * spec.d_model
-    drawn = max(block, experts * NORMALS_AT_ONCE) * (2 if spec.init == "upcycled" else 1)
-    means = 8 * experts * (kept + spec.d_model)
-    return item * (2 * run.tokens * spec.d_model + held + workers * (temporaries + drawn)) + means + routing_bytes(spec, run, all_pairs)
+    temporaries = at_once * length * (spec.d_ff * (3 + 2 * spec.gated + 3 * (spec.norm != "none")) + 2 * spec.d_model)
+    block = min(spec.d_ff, HIDDEN_BLOCK) * spec.d_model
+    drawn = max(at_once * block, experts * min(NORMALS_AT_ONCE, block)) + 2 * NORMALS_AT_ONCE
+    # In float64, sums and then means beside them.
+    means = 2 * 8 * experts * (kept + spec.d_model)
+    return (
+        item * (2 * run.tokens * spec.d_model + held + workers * (temporaries + drawn))
+        + means
+        + routing_bytes(spec, run, all_pairs, tokens)
+    )

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from simgap.moe.dispatch import ROWS
 from simgap.moe.streamed import StreamedWeights
 from simgap.moe.weights import Weights
 from simgap.specs import LayerSpec
@@ -20,6 +21,9 @@ TASK_WEIGHTS = 1 << 21
 # Terms of a sum that one product adds up. Beyond, a library sums a product of few rows in another order than one of many (MKL, from 768
 # terms in float32 and 384 in float64), and how many rows there are depends on the trials and tokens beside.
 CONTRACTION = {torch.float32: 512, torch.float64: 256}
+# Terms times columns from which ROWS rows make a product that torch hands to the library: a smaller one (fewer than 400 in rows, terms and
+# columns together) it sums in loops of its own, in another order, and whether it is smaller depends on the rows too.
+LEAST_PRODUCT = 400 // ROWS
 # No vector register holds more numbers.
 VECTOR = 64
 
@@ -122,6 +126,10 @@ def _product(rows: Tensor, weight: Tensor, total: Tensor | None = None, out: Ten
     terms = CONTRACTION[rows.dtype]
     for start in range(0, rows.shape[-1], terms):
         left, right = rows[..., start : start + terms], weight[:, start : start + terms]
+        missing = -(-LEAST_PRODUCT // right.shape[2]) - right.shape[1]
+        if missing > 0:
+            # Zeros, which no sum sees.
+            left, right = F.pad(left, (0, missing)), F.pad(right, (0, 0, 0, missing))
         if total is not None:
             total.baddbmm_(left, right)
         else:

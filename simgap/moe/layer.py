@@ -54,26 +54,29 @@ class Layer:
 
         Streamed weights are drawn once more for every block. A vector's bits do not depend on its block.
         """
+        for start in range(0, self.x.shape[1], tokens):
+            # Nothing here may hold a block while the next one is computed.
+            yield self._block(slice(start, start + tokens), sites, all_pairs, task_map)
+
+    def _block(self, tokens: slice, sites: Collection[str], all_pairs: bool, task_map: Map) -> Block:
         spec = self.spec
-        s, n, _ = self.x.shape
-        for start in range(0, n, tokens):
-            x = self.x[:, start : start + tokens]
-            indices = self.routing.indices[:, start : start + tokens]
-            plan = (everywhere if all_pairs else routed_only)(indices, spec.n_experts)
-            routed = run_experts(spec, self.weights, slice(0, spec.n_experts), x, plan.tokens, sites, task_map)
-            rows = {site: value.flatten(1, 2) for site, value in routed.items()}
-            index, owner = plan.index, owners(plan.taken, 0)
-            if spec.n_shared_experts:
-                positions = padded_positions(x.shape[1], x.device)
-                experts = slice(spec.n_experts, spec.n_experts + spec.n_shared_experts)
-                shared = run_experts(spec, self.weights, experts, x, positions.expand(s, spec.n_shared_experts, -1), sites, task_map)
-                first = plan.tokens[0].numel()
-                stands = (torch.arange(len(positions), device=x.device) < x.shape[1]).expand(s, spec.n_shared_experts, -1)
-                owner = torch.cat([owner, owners(stands, spec.n_experts)], 1)
-                rows = {site: torch.cat([rows[site], value.flatten(1, 2)], 1) for site, value in shared.items()}
-                index = torch.cat([index, _rows_of(x, spec.n_shared_experts, len(positions), first)], -1)
-            every = _rows_of(x, spec.n_experts, plan.tokens.shape[-1]) if all_pairs else None
-            yield Block(indices, plan, rows, owner, index, every)
+        x, indices = self.x[:, tokens], self.routing.indices[:, tokens]
+        s = len(x)
+        plan = (everywhere if all_pairs else routed_only)(indices, spec.n_experts)
+        routed = run_experts(spec, self.weights, slice(0, spec.n_experts), x, plan.tokens, sites, task_map)
+        rows = {site: value.flatten(1, 2) for site, value in routed.items()}
+        index, owner = plan.index, owners(plan.taken, 0)
+        if spec.n_shared_experts:
+            positions = padded_positions(x.shape[1], x.device)
+            experts = slice(spec.n_experts, spec.n_experts + spec.n_shared_experts)
+            shared = run_experts(spec, self.weights, experts, x, positions.expand(s, spec.n_shared_experts, -1), sites, task_map)
+            first = plan.tokens[0].numel()
+            stands = (torch.arange(len(positions), device=x.device) < x.shape[1]).expand(s, spec.n_shared_experts, -1)
+            owner = torch.cat([owner, owners(stands, spec.n_experts)], 1)
+            rows = {site: torch.cat([rows[site], value.flatten(1, 2)], 1) for site, value in shared.items()}
+            index = torch.cat([index, _rows_of(x, spec.n_shared_experts, len(positions), first)], -1)
+        every = _rows_of(x, spec.n_experts, plan.tokens.shape[-1]) if all_pairs else None
+        return Block(indices, plan, rows, owner, index, every)
 
     def longest_list(self, tokens: int = TOKEN_BLOCK) -> int:
         """The longest list of tokens that one expert gets in one block of so many tokens, as it is padded."""

@@ -28,11 +28,12 @@ class StreamedWeights:
     trials: tuple[int]
 
     def blocks(self, role: Role, experts: slice) -> Iterator[Float[Tensor, "b h d"]]:
-        """As of `Weights`. One block at a time is in memory."""
+        """As of `Weights`, each block in memory that the next one overwrites."""
         numbers = range(experts.start or 0, experts.stop)
+        memory = np.empty(len(numbers) * min(HIDDEN_BLOCK, self.spec.d_ff) * self.spec.d_model, self.dtype)
         for block, start in enumerate(range(0, self.spec.d_ff, HIDDEN_BLOCK)):
             units = min(HIDDEN_BLOCK, self.spec.d_ff - start)
-            drawn = np.empty((len(numbers), units, self.spec.d_model), self.dtype)
+            drawn = memory[: len(numbers) * units * self.spec.d_model].reshape(len(numbers), units, self.spec.d_model)
             for part, expert in zip(drawn, numbers, strict=True):
                 filler(self.spec, self.seed, role, self.trials[0], expert, block)(part)
             yield torch.from_numpy(drawn).to(self.device)
@@ -42,7 +43,7 @@ class StreamedWeights:
         experts = self.spec.n_experts + self.spec.n_shared_experts
         units = min(HIDDEN_BLOCK, self.spec.d_ff - block * HIDDEN_BLOCK)
         fillers = [filler(self.spec, self.seed, role, self.trials[0], expert, block) for expert in range(experts)]
-        piece = np.empty((experts, NORMALS_AT_ONCE), self.dtype)
+        piece = np.empty((experts, min(NORMALS_AT_ONCE, units * self.spec.d_model)), self.dtype)
         for start in range(0, units * self.spec.d_model, NORMALS_AT_ONCE):
             width = min(NORMALS_AT_ONCE, units * self.spec.d_model - start)
             for part, fill in zip(piece, fillers, strict=True):

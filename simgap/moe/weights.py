@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from simgap.kernels.normal import NORMALS_AT_ONCE
 from simgap.moe.draws import fill_normal, fill_rows, fill_uniform
 from simgap.seeding import Label, Role, stream
 from simgap.specs import GAUSSIAN_INITS, LayerSpec
@@ -126,10 +127,13 @@ def filler(spec: LayerSpec, seed: int, role: Role, trial: int, expert: int, bloc
     common = stream(seed, shared[role], trial=trial, block=block)
 
     def upcycled(part: np.ndarray) -> None:
-        base = fill_normal(np.empty_like(part), common, std)
-        fill_normal(part, generator, std)
-        part *= part.dtype.type(math.sqrt(1 - spec.init_correlation))
-        part += part.dtype.type(math.sqrt(spec.init_correlation)) * base
+        flat = part.reshape(-1)
+        base = np.empty(min(flat.size, NORMALS_AT_ONCE), flat.dtype)
+        for start in range(0, flat.size, NORMALS_AT_ONCE):
+            piece = flat[start : start + NORMALS_AT_ONCE]
+            fill_normal(piece, generator, std)
+            piece *= flat.dtype.type(math.sqrt(1 - spec.init_correlation))
+            piece += flat.dtype.type(math.sqrt(spec.init_correlation)) * fill_normal(base[: piece.size], common, std)
 
     return upcycled
 

@@ -185,3 +185,14 @@ def test_moments_go_on_from_what_they_are_given():
         token_cos2(rows.reshape(-1), part * 20, 20, -1, cos2, pairs, moments)
     np.testing.assert_array_equal(moments, whole)
     assert moments[0] == 20
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [0, 1, 40, 63])
+def test_what_is_not_finite_among_zeros_is_not_taken_for_a_zero_vector(dtype, bad, at):
+    values = np.zeros((3, 64))
+    values[0, at] = bad
+    values[1], values[2, :5] = 1.0, 1.0
+    cos2, _ = overlaps(as_kernel(values, dtype), np.array([[0, 1, 2], [1, 2, -1], [0, -1, -1]]))
+    np.testing.assert_array_equal(np.isnan(cos2), [True, False, True])

@@ -120,3 +120,24 @@ def test_sums_of_vectors_wherever_they_lie():
             if expert >= 0:
                 exact[expert] += vector
         assert torch.equal(found, exact)
+
+
+@pytest.mark.parametrize(
+    ("shape", "experts", "sums", "message"),
+    [
+        ((4, 3), [0, 1, 2, 5], (3, 3), "experts: expected -1 to 2, got 0 to 5"),
+        ((4, 3), [0, -2, 1, 1], (3, 3), "experts: expected -1 to 2, got -2 to 1"),
+        ((4, 3), [0, 1], (3, 3), r"expected .* got \(4, 3\), \(2,\), \(3, 3\)"),
+        ((4, 3), [0, 1, 1, 1], (3, 4), r"expected .* got \(4, 3\), \(4,\), \(3, 4\)"),
+        ((4, 3), [0, 1, 1, 1], (3, 2), r"expected .* got \(4, 3\), \(4,\), \(3, 2\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_memory_is_touched(shape, experts, sums, message):
+    # Typed as whole arrays where the check of shapes at run time would come first.
+    with pytest.raises((ValueError, TypeError), match=f"{message}|(?s:Type-check error.*)"):
+        add_sums(torch.ones(shape), torch.tensor(experts), torch.zeros(sums, dtype=torch.float64))
+
+
+def test_an_expert_beyond_the_number_of_experts_is_refused():
+    with pytest.raises(ValueError, match="experts: expected -1 to 1, got 7 to 7"):
+        means_by_routing(torch.ones(3, 2, 4), torch.full((3, 2), 7), 2)

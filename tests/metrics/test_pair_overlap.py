@@ -177,3 +177,25 @@ def test_a_zero_expert_among_float32_costs_no_copy():
 def test_gram_of_no_piece():
     with pytest.raises(ValueError, match="pieces: expected at least one"):
         gram_of_pieces([])
+
+
+def test_no_experts_have_no_table():
+    assert gram(torch.ones(1, 0, 4000)).shape == (1, 0, 0)
+    assert pair_cos2(torch.ones(2, 0, 3)).shape == (2, 0, 0)
+
+
+def test_a_trial_does_not_depend_on_the_trials_beside():
+    vectors = torch.from_numpy(np.random.default_rng(9).standard_normal((16, 8, 60_000)))
+    assert torch.equal(gram(vectors)[:1], gram(vectors[:1]))
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_far_norms_among_many_columns(monkeypatch, size):
+    """Scaled piece by piece: a zero expert beside one whose square leaves float64."""
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    vectors = np.random.default_rng(10).standard_normal((1, 3, 2500))
+    vectors[0, 0] *= size
+    vectors[0, 1] = 0
+    values = pair_cos2(torch.from_numpy(vectors))[0]
+    assert np.isnan(values[1]).all()
+    assert values[0, 2] == pytest.approx(reference.cos2(vectors[0, 0] / size, vectors[0, 2]), abs=round_off(2500))
