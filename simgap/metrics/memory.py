@@ -1,5 +1,8 @@
 """A tensor as the kernels see it: one run of memory, and where in it each vector begins."""
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -11,6 +14,8 @@ from simgap.threads import Map, in_order
 KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # Numbers that one task reads at a time: where they must be copied, this much is held.
 AT_ONCE = 1 << 22
+# The same where they are read as they lie: fewer tasks lose less time between them.
+IN_PLACE = 1 << 24
 
 
 def on_cpu(vectors: Tensor) -> bool:
@@ -37,11 +42,18 @@ def readable(vectors: Tensor) -> Tensor:
 
 def runs(vectors: Tensor) -> tuple[np.ndarray, Int[np.ndarray, "..."]]:
     """(flat, starts) of a readable CPU tensor of shape (..., width): memory without a copy, and where each vector begins in it."""
+    return run(vectors), places(vectors.shape[:-1], vectors.stride()[:-1])
+
+
+def run(vectors: Tensor) -> np.ndarray:
+    """The memory of a readable CPU tensor from its first number to its last, without a copy."""
     vectors = vectors.detach()
-    starts = np.zeros(vectors.shape[:-1], np.int64)
-    extent = 1
-    for axis, (size, stride) in enumerate(zip(vectors.shape[:-1], vectors.stride()[:-1], strict=True)):
-        starts += (np.arange(size) * stride).reshape(-1, *[1] * (vectors.ndim - 2 - axis))
-        extent += max(size - 1, 0) * stride
-    flat = vectors.as_strided((extent - 1 + vectors.shape[-1],), (1,)) if vectors.numel() else vectors.reshape(-1)
-    return flat.view(torch.int16).numpy().view(np.uint16) if flat.dtype == torch.bfloat16 else flat.numpy(), starts
+    last = sum((size - 1) * stride for size, stride in zip(vectors.shape[:-1], vectors.stride()[:-1], strict=True))
+    flat = vectors.as_strided((last + vectors.shape[-1],), (1,)) if vectors.numel() else vectors.reshape(-1)
+    return flat.view(torch.int16).numpy().view(np.uint16) if flat.dtype == torch.bfloat16 else flat.numpy()
+
+
+def places(sizes: Sequence[int], strides: Sequence[int]) -> Int[np.ndarray, "..."]:
+    """Where in memory the elements of an array lie, in its shape; strides are not negative."""
+    along = [np.arange(size) * stride for size, stride in zip(sizes, strides, strict=True)]
+    return functools.reduce(np.add.outer, along, np.zeros((), np.int64))

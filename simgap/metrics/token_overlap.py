@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
-from simgap.metrics.memory import AT_ONCE, is_readable, on_cpu, readable, runs, shared
+from simgap.metrics.memory import AT_ONCE, IN_PLACE, is_readable, on_cpu, places, readable, run, runs, shared
 from simgap.threads import Map, in_order
 
 # On a CUDA device: vectors on a token whose products are worth one compiled pass, and numbers from which compiling, some ten seconds, is.
@@ -65,10 +65,10 @@ def token_overlap(vectors: Float[Tensor, "n k width"], task_map: Map = in_order)
     """`token_cos2` of the k vectors of each token as they lie in memory, whatever the strides of n and k, with moments in the same pass."""
     n, k, width = vectors.shape
     cos2, pairs = np.empty(n), np.empty(n, np.int64)
-    step = tokens_at_once(k, width) if on_cpu(vectors) else max(1, n)
-
-    # Where each vector begins, for all tasks at once: operations on tensors in many small tasks cost more than the kernel.
-    whole = runs(vectors) if on_cpu(vectors) and is_readable(vectors) else None
+    in_place = on_cpu(vectors) and is_readable(vectors)
+    # One view of it all, because operations on tensors in every task cost more than a kernel.
+    whole = run(vectors) if in_place else None
+    step = max(1, n if not on_cpu(vectors) else (IN_PLACE if in_place else AT_ONCE) // max(1, k * max(k, width)))
 
     def task(start: int) -> Moments:
         part = slice(start, min(start + step, n))
@@ -76,8 +76,11 @@ def token_overlap(vectors: Float[Tensor, "n k width"], task_map: Map = in_order)
             rows = vectors[part].reshape(-1, width)
             cos2[part], pairs[part] = token_cos2_torch(rows, torch.arange(len(rows), device=rows.device).view(-1, k))
             return _moments(cos2[part], pairs[part])
+        if whole is None:
+            flat, starts = runs(readable(vectors[part]))
+        else:
+            flat, starts = whole, places((part.stop - start, k), vectors.stride()[:2]) + start * vectors.stride(0)
         moments = np.zeros(5)
-        flat, starts = (whole[0], whole[1][part]) if whole else runs(readable(vectors[part]))
         token_cos2_kernel(flat, starts, width, -1, cos2[part], pairs[part], moments)
         return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4]))
 

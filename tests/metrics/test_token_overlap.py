@@ -286,7 +286,7 @@ def test_moments_far_from_zero_keep_their_variance():
 def test_tasks_and_threads_change_no_value(monkeypatch):
     vectors = dense(torch.float32, 300, 2, 16)
     whole = token_overlap(vectors)
-    monkeypatch.setattr(module, "AT_ONCE", 16 * 2 * 37)
+    monkeypatch.setattr(module, "IN_PLACE", 16 * 2 * 37)
     with pool(2) as (task_map, _):
         cut = token_overlap(vectors, task_map)
     np.testing.assert_array_equal(cut.cos2, whole.cos2)
@@ -359,7 +359,7 @@ def test_a_lone_vector_that_is_not_finite_survives_any_cut(monkeypatch):
     vectors[:4] = 0
     vectors[0, 0, -1] = math.nan
     whole = token_overlap(vectors).moments
-    monkeypatch.setattr(module, "AT_ONCE", 2 * 8 * 4)
+    monkeypatch.setattr(module, "IN_PLACE", 2 * 8 * 4)
     cut = token_overlap(vectors).moments
     assert (whole.tokens, whole.pairs) == (cut.tokens, cut.pairs) == (4, 4)
     assert all(math.isnan(moments.mean) and math.isnan(moments.over_pairs) for moments in (whole, cut))
