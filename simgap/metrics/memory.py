@@ -14,8 +14,9 @@ from simgap.threads import Map, in_order
 KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # Numbers that one task reads at a time: where they must be copied, this much is held.
 AT_ONCE = 1 << 22
-# The same where they are read as they lie: fewer tasks lose less time between them.
+# The most where they are read as they lie, since fewer tasks lose less time between them; smaller arrays are cut into PARTS.
 IN_PLACE = 1 << 24
+PARTS = 16
 
 
 def on_cpu(vectors: Tensor) -> bool:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
-from simgap.metrics.memory import AT_ONCE, IN_PLACE, is_readable, on_cpu, places, readable, run, runs, shared
-from simgap.threads import Map, in_order
+from simgap.metrics.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, places, readable, run, runs, shared
+from simgap.threads import WORTH_A_THREAD, Map, in_order
 
 # On a CUDA device: vectors on a token whose products are worth one compiled pass, and numbers from which compiling, some ten seconds, is.
 MOST_COMPILED = 8
@@ -68,7 +68,8 @@ def token_overlap(vectors: Float[Tensor, "n k width"], task_map: Map = in_order)
     in_place = on_cpu(vectors) and is_readable(vectors)
     # One view of it all, because operations on tensors in every task cost more than a kernel.
     whole = run(vectors) if in_place else None
-    step = max(1, n if not on_cpu(vectors) else (IN_PLACE if in_place else AT_ONCE) // max(1, k * max(k, width)))
+    numbers = min(IN_PLACE, max(WORTH_A_THREAD, vectors.numel() // PARTS)) if in_place else AT_ONCE
+    step = max(1, numbers // max(1, k * max(k, width)) if on_cpu(vectors) else n)
 
     def task(start: int) -> Moments:
         part = slice(start, min(start + step, n))
