@@ -1,26 +1,24 @@
 """Measure a layer: draw it, run it, and reduce it to overlaps, one value to a trial."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap, chosen_names
+from simgap.gap.tallies import ROUTED, SHARED, Job, Path, tally_pairs, tally_tokens
 from simgap.metrics import (
     add_sums,
-    between,
     cos2_of_gram,
     counts,
     dropped_tokens,
     gram_of_pieces,
     load,
     pair_cos2,
-    token_cos2,
     total,
-    undefined_vectors,
 )
 from simgap.moe import (
     HIDDEN_BLOCK,
@@ -32,6 +30,7 @@ from simgap.moe import (
     group_bytes,
     group_numbers,
     group_trials,
+    matrices,
     open_inputs,
     physical_bytes,
     plan_block,
@@ -39,37 +38,9 @@ from simgap.moe import (
     simulate,
 )
 from simgap.moe.inputs import TOKEN_BLOCK
-from simgap.seeding import Role
 from simgap.specs import LayerSpec, RunSpec, format_bytes
 from simgap.stats import Estimate, difference, ratio_of_means
 from simgap.threads import Map, in_order, pool, worth
-
-ROUTED, SHARED = "routed", "shared"
-Path = tuple[str, ...]
-
-
-@dataclass
-class Tally:
-    """One quantity over the trials of a group: sums of cos^2 and counts of pairs, and where undefined vectors were left out."""
-
-    total: np.ndarray
-    pairs: np.ndarray
-    expected: np.ndarray
-    at: list[str] = field(default_factory=list)
-
-    @classmethod
-    def empty(cls, trials: int) -> "Tally":
-        return cls(np.zeros(trials), np.zeros(trials, np.int64), np.zeros(trials, np.int64))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One token-wise quantity of a block: vectors, the rows of each token's experts, and `lead` where pairs run across."""
-
-    path: Path
-    rows: Float[Tensor, "s R width"]
-    index: Int[Tensor, "s n m"]
-    lead: int | None
 
 
 @dataclass(frozen=True)
@@ -228,7 +199,7 @@ def _measure_layer(
     steps = 1 + (-(-layer.x.shape[1] // block_tokens) if sites else 0)
     found: dict[Path, object] = {}
     for kind, products in _weight_grams(layer.weights, spec, wanted.weights, task_map).items():
-        _tally_pairs(found, ("weight_mso", kind), cos2_of_gram(products), spec, trials)
+        tally_pairs(found, ("weight_mso", kind), cos2_of_gram(products), spec, trials)
     found["routing", "load"] = load(layer.routing.indices, spec.n_experts)
     found["routing", "dropped_tokens"] = dropped_tokens(layer.routing.indices)
 
@@ -236,14 +207,14 @@ def _measure_layer(
     sums = {site: _no_sums(layer, site) for site in wanted.summed(spec)}
     for block in layer.blocks(sites, wanted.all_pairs, task_map, block_tokens) if sites else ():
         _add_block(block, sums, spec, task_map)
-        _tally_tokens(found, _token_jobs(block, wanted, spec), trials, first, task_map)
+        tally_tokens(found, _token_jobs(block, wanted, spec), trials, first, task_map)
         first += block.index.shape[1]
         # The next block is computed without this one in memory.
         del block
         progress(1 / steps)
     if sums:
         for site, vectors in _means(layer, sums, wanted, task_map).items():
-            _tally_pairs(found, ("activation_mso", "mean", site), pair_cos2(vectors), spec, trials)
+            tally_pairs(found, ("activation_mso", "mean", site), pair_cos2(vectors), spec, trials)
     return found
 
 
@@ -307,8 +278,7 @@ def _weight_grams(
     weights: Weights | StreamedWeights, spec: LayerSpec, kinds: tuple[str, ...], task_map: Map
 ) -> dict[str, Float[Tensor, "s E E"]]:
     """Inner products of flattened weights for each wanted matrix, and under "all" for their concatenation, by block of hidden units."""
-    roles: list[Role] = ["up", "gate", "down"] if spec.gated else ["up", "down"]
-    roles = [role for role in roles if role in kinds or "all" in kinds]
+    roles = [role for role in matrices(spec) if role in kinds or "all" in kinds]
     blocks = -(-spec.d_ff // HIDDEN_BLOCK)
     tasks = [(role, block) for role in roles for block in range(blocks)]
     tables = worth(task_map, spec.parameters * len(weights.trials))(lambda task: gram_of_pieces(weights.pieces(*task)), tasks)
@@ -317,54 +287,6 @@ def _weight_grams(
     if "all" in kinds:
         grams["all"] = total(grams.values())
     return {kind: grams[kind] for kind in kinds if kind in grams}
-
-
-def _tally_pairs(found: dict[Path, object], path: Path, cos2: Float[np.ndarray, "s E E"], spec: LayerSpec, trials: Sequence[int]) -> None:
-    """Tally a table of pairs, for routed pairs and for shared-with-routed ones; NaN marks an undefined vector, named by its expert."""
-    names = [ROUTED, SHARED] if spec.n_shared_experts else [ROUTED]
-    at = [f"trial {trials[t]} expert {e}" for t, e in np.argwhere(np.isnan(np.diagonal(cos2, axis1=1, axis2=2))).tolist()]
-    for name in names:
-        values = between(cos2, spec.n_experts, shared=name == SHARED)
-        defined = ~np.isnan(values)
-        found[(name, *path)] = Tally(np.where(defined, values, 0.0).sum(1), defined.sum(1), np.full(len(trials), values.shape[1]), at)
-
-
-def _tally_tokens(found: dict[Path, object], jobs: list[Job], trials: Sequence[int], first: int, task_map: Map) -> None:
-    """Add a block of tokens to the tallies of the token and all readings, one task to a quantity."""
-
-    def one(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-        s, n, m = job.index.shape
-        offset = torch.arange(s, device=job.index.device)[:, None, None] * job.rows.shape[1]
-        index = torch.where(job.index < 0, -1, job.index + offset).reshape(s * n, m)
-        cos2, pairs = token_cos2(job.rows.flatten(0, 1), index, job.lead)
-        due = _pairs_due(job.index, job.lead)
-        cos2, pairs = cos2.reshape(s, n), pairs.reshape(s, n)
-        places = []
-        for t in np.flatnonzero((pairs.sum(1) != due) | np.isnan(cos2).any(1)).tolist():
-            where, not_finite = undefined_vectors(job.rows[t], job.index[t], first)
-            places.append(f"trial {trials[t]}: {where}")
-            if not_finite:
-                raise ValueError(f"{' '.join(job.path[2:])} vectors that are not finite: {places[-1]}")
-        return cos2 * pairs, pairs.sum(1), due, places
-
-    numbers = sum(job.index.numel() * job.rows.shape[-1] for job in jobs)
-    for job, (values, pairs, due, places) in zip(jobs, worth(task_map, numbers)(one, jobs), strict=True):
-        tally = found.setdefault(job.path, Tally.empty(len(trials)))
-        assert isinstance(tally, Tally)  # noqa: S101 - narrows a heterogeneous dict for the type checker
-        # Token after token, so that the sum does not depend on how tokens are cut into blocks; numpy's own sum of a row would.
-        tally.total = np.add.accumulate(np.concatenate([tally.total[:, None], values], 1), axis=1)[:, -1]
-        tally.pairs += pairs
-        tally.expected += due
-        tally.at.extend(places)
-
-
-def _pairs_due(index: Int[Tensor, "s n m"], lead: int | None) -> np.ndarray:
-    """Pairs of existing vectors in each trial, defined or not."""
-    exists = (index >= 0).sum(-1)
-    if lead is None:
-        return (exists * (exists - 1) // 2).sum(1).cpu().numpy()
-    inside = (index[..., :lead] >= 0).sum(-1)
-    return (inside * (exists - inside)).sum(1).cpu().numpy()
 
 
 def _gathered(spec: LayerSpec, run: RunSpec, wanted: Wanted, results: list[dict[Path, object]]) -> Gap[Estimate]:

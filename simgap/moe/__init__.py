@@ -15,7 +15,7 @@ from simgap.moe.inputs import open_inputs
 from simgap.moe.layer import SITES, Block, Layer, simulate
 from simgap.moe.routers import Routing, route
 from simgap.moe.streamed import StreamedWeights
-from simgap.moe.weights import HIDDEN_BLOCK, Weights, draw_weights
+from simgap.moe.weights import HIDDEN_BLOCK, Weights, draw_weights, matrices
 
 __all__ = [
     "HIDDEN_BLOCK",
@@ -31,6 +31,7 @@ __all__ = [
     "group_bytes",
     "group_numbers",
     "group_trials",
+    "matrices",
     "open_inputs",
     "physical_bytes",
     "plan_block",

@@ -62,6 +62,11 @@ def entry_std(spec: LayerSpec, role: str) -> float:
     return math.sqrt(2 / (fan_in + fan_out)) if spec.init.startswith("xavier") else math.sqrt(2 / fan_in)
 
 
+def matrices(spec: LayerSpec) -> tuple[Role, ...]:
+    """The matrices that an expert has."""
+    return ("up", "gate", "down") if spec.gated else ("up", "down")
+
+
 def draw_weights(
     spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str = "float32", device: str = "cpu", task_map: Map = in_order
 ) -> Weights:
@@ -70,7 +75,7 @@ def draw_weights(
     An orthogonal matrix is one block, however large.
     """
     experts = spec.n_experts + spec.n_shared_experts
-    roles: tuple[Role, ...] = ("up", "gate", "down") if spec.gated else ("up", "down")
+    roles = matrices(spec)
     arrays = {role: np.empty((len(trials), experts, spec.d_ff, spec.d_model), dtype) for role in roles}
 
     size = spec.d_ff * spec.d_model
