@@ -111,10 +111,10 @@ def token_cos2(
         return token_cos2_torch(rows, index, lead)
     cos2, pairs = np.empty(n), np.empty(n, np.int64)
     rows = readable(rows)
-    flat, places = runs(rows)
+    flat = run(rows)
     # In 64 bits: places are larger than row numbers.
     numbers = index.numpy().astype(np.int64, copy=False)
-    starts = np.where(numbers < 0, -1, numbers * rows.stride(0)) if len(places) else np.full((n, m), -1)
+    starts = np.where(numbers < 0, -1, numbers * rows.stride(0)) if len(rows) else np.full((n, m), -1)
     token_cos2_kernel(flat, starts, rows.shape[1], -1 if lead is None else lead, cos2, pairs, np.zeros(5))
     return cos2, pairs
 

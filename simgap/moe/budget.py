@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from simgap.kernels.normal import NORMALS_AT_ONCE
 from simgap.moe.dispatch import ROWS, rounded_up
 from simgap.moe.experts import experts_at_once
@@ -55,7 +57,7 @@ def group_bytes(
 
     longest: the tokens of the busiest expert in a block, where the routing is known; otherwise twice its share.
     """
-    item = 8 if run.dtype == "float64" else 4
+    item = np.dtype(run.dtype).itemsize
     experts = spec.n_experts + spec.n_shared_experts
     tokens = min(run.tokens, block_tokens)
     if longest is None:
@@ -70,7 +72,7 @@ def group_bytes(
 def routing_bytes(spec: LayerSpec, run: RunSpec, all_pairs: bool, tokens: int) -> int:
     """Of one trial's routing and token tables: 64-bit keys, noise and scores of the routers; places, values and counts of the readings of a
     block of so many tokens."""
-    item = 8 if run.dtype == "float64" else 4
+    item = np.dtype(run.dtype).itemsize
     places = tokens * (spec.n_experts if all_pairs else spec.top_k) * 8 * 4
     centres = item * spec.inputs.n_clusters * spec.d_model if spec.inputs.kind == "clusters" else 0
     return item * run.tokens * (spec.n_experts * 8 + spec.top_k * 8) + places + centres
@@ -104,14 +106,15 @@ def plan_stream(
     of so many tokens.
     """
 
-    def planned(tokens: int, workers: int) -> Streaming:
-        return Streaming(tokens, workers, stream_bytes(spec, run, sites, all_pairs, tokens, longest(tokens), workers))
-
     def cost(plan: Streaming) -> float:
         return (-(-run.tokens // plan.tokens) + run.tokens / TOKEN_BLOCK) / plan.workers
 
-    sizes = list(cuts(run.tokens))
-    plans = [planned(tokens, side_by_side) for side_by_side in range(workers, 0, -1) for tokens in sizes]
+    sizes = [(tokens, longest(tokens)) for tokens in cuts(run.tokens)]
+    plans = [
+        Streaming(tokens, side_by_side, stream_bytes(spec, run, sites, all_pairs, tokens, length, side_by_side))
+        for side_by_side in range(workers, 0, -1)
+        for tokens, length in sizes
+    ]
     able = [plan for plan in plans if plan.bytes <= budget_bytes(run) // 2]
     return min(able, key=cost) if able else plans[-1]
 
@@ -128,7 +131,7 @@ def plan_block(spec: LayerSpec, run: RunSpec, trials: int, sites: Collection[str
 
 def stream_bytes(spec: LayerSpec, run: RunSpec, sites: Collection[str], all_pairs: bool, tokens: int, longest: int, workers: int) -> int:
     """An upper estimate of what a streamed trial holds at its peak with blocks of so many tokens and so many tasks side by side."""
-    item = 8 if run.dtype == "float64" else 4
+    item = np.dtype(run.dtype).itemsize
     experts, shared = spec.n_experts + spec.n_shared_experts, spec.n_shared_experts
     at_once = max(experts_at_once(spec, 1, spec.n_experts), experts_at_once(spec, 1, shared) if shared else 0)
     length = rounded_up(tokens if all_pairs or shared else longest)

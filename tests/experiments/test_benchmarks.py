@@ -11,7 +11,6 @@ from scipy.stats import linregress
 
 mpl.use("Agg")
 
-import matplotlib.pyplot as plt
 
 from experiments.__main__ import main
 from experiments.benchmarks import expressions, kernels, layer, rates, scaling
@@ -35,17 +34,8 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_figures():
-    """Figures without matplotlib's constrained layout, which takes most of the time they need."""
-    whole = plt.subplots
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plt, "subplots", lambda *shape, layout, **options: whole(*shape, **options))
-        yield
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, quick_figures):
     """Every artefact once: by name its folder, its records and what render returned."""
     done = {}
     with pytest.MonkeyPatch.context() as patch:

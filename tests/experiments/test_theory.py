@@ -10,7 +10,6 @@ import pytest
 
 mpl.use("Agg")
 
-import matplotlib.pyplot as plt
 
 from experiments.__main__ import artefacts
 from experiments.benchmarks import dual_map as benchmark
@@ -30,17 +29,8 @@ def bench(out, name) -> Bench:
     return Bench(out, name, quiet=True, origin=ORIGIN)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_figures():
-    """Figures without matplotlib's constrained layout, which takes half of the time they need and says nothing of what is in them."""
-    whole = plt.subplots
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plt, "subplots", lambda *shape, layout, **options: whole(*shape, **options))
-        yield
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, quick_figures):
     """Every artefact's smoke preset, once: folder, records and what render returned."""
     out = tmp_path_factory.mktemp("theory")
     modules = artefacts()["theory"]
