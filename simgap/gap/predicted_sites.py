@@ -6,17 +6,18 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from simgap.specs import GAUSSIAN_INITS, ODD_ACTIVATIONS, LayerSpec
 from simgap.theory import layernorm_null, output_null, weight_null
-from simgap.theory.activations import Activation, activation_of
-from simgap.theory.dual_map import dual_map
+from simgap.theory.activations import activation_of
+from simgap.theory.dual_map import cosine_of_parts, dual_parts
 from simgap.theory.finite_width import exact_token_mso
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, normal_rule, shared
 from simgap.theory.gated import gated_share_moment
-from simgap.theory.mean_vectors import mean_pair_kappa, routed_mean_cosine
-from simgap.theory.normalisation import layernorm_map
-from simgap.theory.preactivations import over_cosines, over_norms, preactivation_std
+from simgap.theory.mean_vectors import cosine_of_logits, mean_pair_kappa, selected_logit_mean
+from simgap.theory.normalisation import centred_cosine
+from simgap.theory.preactivations import norm_rule, over_cosines, over_norms, preactivation_std, token_cosines
 from simgap.theory.token_variance import output_alignment, token_covariance
 from simgap.theory.wide_overlap import affine_moments, overlap_from_moments
 
@@ -87,12 +88,8 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
         error.append("1/d_model")
     if affine[0]:
         error.append("1/d_ff^2")
-
-        def overlap(stds: np.ndarray) -> Any:
-            moments = _entry_moments(spec, stds, centred)
-            return overlap_from_moments(affine_moments(lambda p: moments[p], *affine), spec.d_ff)
-
-        mean = over_norms(overlap, std, dimension)
+        moments = _entry_moments(spec.activation, spec.gated, centred, std, dimension)
+        mean = over_norms(lambda _: overlap_from_moments(affine_moments(lambda p: moments[p], *affine), spec.d_ff), std, dimension)
     else:
         mean = _rectified_overlap(spec.activation, spec.d_ff, std, dimension)
     if mean > 1:
@@ -119,11 +116,11 @@ def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> Site
     centred, affine = _norm_of(spec, site)
     std = preactivation_std(spec.init, spec.d_model, spec.d_ff)
     # Signed: an entry has mean sqrt(kappa0) after RMSNorm or none, 0 after centring.
-    kappa0 = 0.0 if centred or sign_symmetric(spec) else dual_map(spec.activation, 0.0, std)
+    kappa0 = 0.0 if centred or sign_symmetric(spec) else cosine_of_parts(_parts_at_zero(spec.activation, std))
 
     def common(cosine: float, count: float) -> float:
-        alike = over_cosines(lambda rho: _map(spec, rho, std, centred), spec.d_model, cosine)
-        return mean_pair_kappa(count, alike)
+        alike = _cosines(spec.activation, spec.gated, centred, std, spec.d_model, cosine)
+        return mean_pair_kappa(count, over_cosines(lambda _: alike, spec.d_model, cosine))
 
     routed = common(routed_cosine(spec), max(1.0, tokens * spec.top_k / spec.n_experts))
     other = common(0.0, tokens) if across else routed
@@ -146,21 +143,19 @@ def _norm_of(spec: LayerSpec, site: str) -> tuple[bool, tuple[float, bool]]:
     return spec.norm == "layernorm", (0.0 if spec.norm_affine == "none" else spec.norm_affine_std, shared)
 
 
-def _entry_moments(spec: LayerSpec, std: np.ndarray, centred: bool) -> list[Any]:
-    """E x^p, p = 0..4, of a hidden entry scaled to E x^2 = 1, centred where LayerNorm does it."""
-    act = activation_of(spec.activation)
-    raw = [_moment(act, p, std) for p in range(5)]
-    if spec.gated:
+@lru_cache(maxsize=256)
+def _entry_moments(activation: str, gated: bool, centred: bool, std: float, dimension: float) -> list[Float[np.ndarray, " n"]]:
+    """E x^p, p = 0..4, of a hidden entry scaled to E x^2 = 1, centred where LayerNorm does it, at the nodes of the tokens' norms."""
+    nodes, weights = normal_rule()
+    value = activation_of(activation).value(norm_rule(std, dimension)[0][:, None] * nodes, FLOAT)
+    raw: list[Any] = [power @ weights for power in (np.ones_like(value), value, value**2, value**3, value**4)]
+    if gated:
         # Times a standard normal: odd moments vanish, the fourth gains a factor 3.
         raw = [raw[0], 0 * raw[1], raw[2], 0 * raw[3], 3 * raw[4]]
     if centred:
         mean = raw[1]
         raw = [sum(math.comb(p, i) * raw[i] * (-mean) ** (p - i) for i in range(p + 1)) for p in range(5)]
-    return [moment / raw[2] ** (p / 2) for p, moment in enumerate(raw)]
-
-
-def _moment(act: Activation, p: int, std: np.ndarray) -> Any:
-    return FLOAT.expect(lambda x: act.value(x, FLOAT) ** p, std, degree=p)
+    return [shared(moment / raw[2] ** (p / 2)) for p, moment in enumerate(raw)]
 
 
 def _normal_moments(mean: float, variance: float) -> tuple[float, ...]:
@@ -169,11 +164,25 @@ def _normal_moments(mean: float, variance: float) -> tuple[float, ...]:
     return (1.0, m, m * m + v, m**3 + 3 * m * v, m**4 + 6 * m * m * v + 3 * v * v)
 
 
-def _map(spec: LayerSpec, rho: np.ndarray, std: float, centred: bool) -> np.ndarray:
-    """The cosine of one expert's vectors for two tokens of cosine rho, wide limit (laws A1, A7, L1)."""
-    if centred and not spec.gated:
-        return layernorm_map(spec.activation, rho, std)
-    return dual_map(spec.activation, rho, std, gated=spec.gated)
+@lru_cache(maxsize=1024)
+def _cosines(activation: str, gated: bool, centred: bool, std: float, d_model: int, cosine: float) -> Float[np.ndarray, " n"]:
+    """The cosines of one expert's vectors at two tokens of each of the `token_cosines`, wide limit (laws A1, A7, L1)."""
+    parts = _parts(activation, std, d_model, cosine)
+    if centred and not gated:
+        return shared(centred_cosine(parts, _parts_at_zero(activation, std)[0]))
+    value = cosine_of_parts(parts)
+    return shared(token_cosines(d_model, cosine)[0] * value if gated else value)
+
+
+@lru_cache(maxsize=256)
+def _parts(activation: str, std: float, d_model: int, cosine: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return shared(*dual_parts(activation, token_cosines(d_model, cosine)[0], std))
+
+
+@lru_cache(maxsize=1024)
+def _parts_at_zero(activation: str, std: float) -> tuple[float, float, float]:
+    even, odd, size = dual_parts(activation, 0.0, std)
+    return float(even), float(odd), float(size)
 
 
 def norm_law(spec: LayerSpec) -> tuple[float, float] | str:
@@ -202,7 +211,12 @@ def routed_cosine(spec: LayerSpec) -> float:
     if spec.router.kind in BLIND_ROUTERS:
         return 0.0
     noise = spec.router.noise * spec.router.temperature if spec.router.kind == "noisy" else 0.0
-    return float(routed_mean_cosine(spec.d_model, spec.n_experts, spec.top_k, noise))
+    return float(cosine_of_logits(_selected_mean(spec.n_experts, spec.top_k), spec.d_model, spec.n_experts, noise))
+
+
+@lru_cache(maxsize=1024)
+def _selected_mean(n_experts: int, top_k: int) -> float:
+    return selected_logit_mean(n_experts, top_k)
 
 
 def _crowded(spec: LayerSpec) -> bool:
@@ -225,23 +239,10 @@ def token_variance(spec: LayerSpec, site: str, reading: str, width: int, tokens:
         return "sd: one dimension, every cos^2 is 1"
     std = preactivation_std(spec.init, spec.d_model, spec.d_ff)
     cosine = 0.0 if reading == "all" else routed_cosine(spec)
-
-    def alignment(rho: np.ndarray) -> np.ndarray:
-        """Q, the mean squared cosine of one expert's vectors at two tokens of cosine rho."""
-        if site == "pre":
-            return output_alignment(width, rho)
-        vectors = _map(spec, rho, std, centred=spec.norm == "layernorm" and site in ("normed", "output"))
-        if site == "output":
-            # At finite d_ff hidden vectors meet by chance as well: E cos^2 = c^2 + (1 - c^2)^2 / d_ff + ..., as a sample correlation's.
-            by_chance = (1 - vectors**2) ** 2 / spec.d_ff
-            return output_alignment(width, np.sqrt(vectors**2 + by_chance))
-        return 1 / width + vectors**2 * (1 - 1 / width)
-
-    def covariance(rho: np.ndarray) -> np.ndarray:
-        both = alignment(rho)
-        return token_covariance(width, both, both)
-
-    floor = over_cosines(covariance, spec.d_model, cosine)
+    centred = spec.norm == "layernorm" and site in ("normed", "output")
+    # What W_up gives has not met the activation: one floor for all of them.
+    unit = ("identity", False, False) if site == "pre" else (spec.activation, spec.gated, centred)
+    floor = _floor(site, width, spec.d_ff, *unit, std, spec.d_model, cosine)
     own = weight_null.null_variance(width)
     if spec.gated and site in ("hidden", "normed"):
         # Heavy tails: the exact moment of a gated vector's shares, at the tokens' common norm.
@@ -255,6 +256,27 @@ def token_variance(spec: LayerSpec, site: str, reading: str, width: int, tokens:
         per_pair = tokens * spec.top_k * (spec.top_k - 1) / (spec.n_experts * (spec.n_experts - 1))
     # Pairs are chosen at random: a pair's share of the tokens has a Poisson's spread where they are few.
     return own / per_pair + floor * (1.0 if reading != "all" else 1 - 1 / per_pair)
+
+
+@lru_cache(maxsize=4096)
+def _floor(site: str, width: int, d_ff: int, activation: str, gated: bool, centred: bool, std: float, d_model: int, cosine: float) -> float:
+    """The mean covariance of one pair's cos^2 at two tokens, from Q, the mean squared cosine of one expert's vectors at the two."""
+
+    def alignment(rho: np.ndarray) -> np.ndarray:
+        if site == "pre":
+            return output_alignment(width, rho)
+        vectors = _cosines(activation, gated, centred, std, d_model, cosine)
+        if site == "output":
+            # At finite d_ff hidden vectors meet by chance as well: E cos^2 = c^2 + (1 - c^2)^2 / d_ff + ..., as a sample correlation's.
+            by_chance = (1 - vectors**2) ** 2 / d_ff
+            return output_alignment(width, np.sqrt(vectors**2 + by_chance))
+        return 1 / width + vectors**2 * (1 - 1 / width)
+
+    def covariance(rho: np.ndarray) -> np.ndarray:
+        both = alignment(rho)
+        return token_covariance(width, both, both)
+
+    return over_cosines(covariance, d_model, cosine)
 
 
 def _beyond_one(spec: LayerSpec, mean: float) -> str:

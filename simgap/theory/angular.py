@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from simgap.theory.activations import Activation, activation_of
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, shared
 
 # exp(-2 pi (pi/6) / STEP) is 7e-18, for the narrowest of the sectors above.
 STEP = 1 / 12
@@ -27,6 +27,8 @@ STEP = 1 / 12
 NEAR, FAR = 1e-5, 10.5
 SMALLEST_STD, LARGEST_STD = 1e-6, 1e3
 RHO_BLOCK = 4096
+# Series that are summed together have lengths within this factor.
+GROUP_SPAN = 16
 # Enough for poles at +-i/20 of a pre-activation at the largest std.
 MOST_ANGLES = 1 << 23
 
@@ -66,29 +68,38 @@ def pair_expectation(
 
 def _angular(activation: Activation, points: np.ndarray, rhos: Float[np.ndarray, " R"], odd: bool) -> Float[np.ndarray, "P R"]:
     """A(a, phi) at the lattice points and correlations: neighbours in length go through one Clenshaw recurrence together."""
-    result = np.empty((points.size, rhos.size))
-    series = [_series(activation, int(k), odd) for k in points]
+    series = [_series(activation, k, odd) for k in points.tolist()]
     lengths = np.array([len(c) for c in series])
-    order = np.argsort(lengths, kind="stable")
+    # From the longest down, in groups: one table of all would be as long as the longest and as wide as the lattice.
+    order = np.argsort(-lengths, kind="stable")
+    result = np.empty((points.size, rhos.size))
     start = 0
     while start < order.size:
-        stop = int(np.searchsorted(lengths[order], 2 * lengths[order[start]], side="right"))
+        stop = int(np.searchsorted(-lengths[order], -lengths[order[start]] / GROUP_SPAN, side="right"))
         group = order[start:stop]
-        table = np.zeros((lengths[group].max(), group.size))
-        for column, row in enumerate(group):
-            table[: lengths[row], column] = series[row]
-        result[group] = _clenshaw(table, rhos, odd)
+        result[group] = _clenshaw([series[row] for row in group.tolist()], rhos, odd)
         start = stop
     return result
 
 
-def _clenshaw(table: Float[np.ndarray, "M P"], rhos: Float[np.ndarray, " R"], odd: bool) -> Float[np.ndarray, "P R"]:
-    """sum_j c_j T_2j(rho), or sum_j c_j T_2j+1(rho): Chebyshev series of the first or the third kind in 2 rho^2 - 1."""
+def _clenshaw(series: list[Float[np.ndarray, " M"]], rhos: Float[np.ndarray, " R"], odd: bool) -> Float[np.ndarray, "P R"]:
+    """sum_j c_j T_2j(rho), or sum_j c_j T_2j+1(rho): Chebyshev series of the first or the third kind in 2 rho^2 - 1, the longest first."""
+    lengths = np.array([len(c) for c in series])
+    table = np.zeros((lengths[0], len(series), 1))
+    for column, coefficients in enumerate(series):
+        table[: len(coefficients), column, 0] = coefficients
+    # Row j concerns the series longer than j, which come first; the recurrence of the others has yet to start, at zero.
+    begun = np.searchsorted(-lengths, -np.arange(lengths[0]), side="left").tolist()
     y = 2 * rhos * rhos - 1
-    first, second = np.zeros((table.shape[1], rhos.size)), np.zeros((table.shape[1], rhos.size))
-    for row in table[:0:-1]:
-        first, second = 2 * y * first - second + row[:, None], first
-    last = (2 * y - 1 if odd else y) * first - second + table[0][:, None]
+    twice = 2 * y
+    first, second, free = (np.zeros((len(series), rhos.size)) for _ in range(3))
+    for j in range(len(table) - 1, 0, -1):
+        top = begun[j]
+        following = np.multiply(twice, first[:top], out=free[:top])
+        following -= second[:top]
+        following += table[j, :top]
+        first, second, free = free, first, second
+    last = (2 * y - 1 if odd else y) * first - second + table[0]
     return rhos * last if odd else last
 
 
@@ -115,4 +126,4 @@ def _series(activation: Activation, point: int, odd: bool) -> Float[np.ndarray, 
     if not odd:
         power[0] /= 2
     # |g_m|^2 carries round-off squared: what lies below 1e-32 of the largest is nothing.
-    return power[: np.flatnonzero(power >= 1e-32 * power.max())[-1] + 1]
+    return shared(power[: np.flatnonzero(power >= 1e-32 * power.max())[-1] + 1])

@@ -1,5 +1,6 @@
 """A1: what an activation does to angles: from the correlation of two pre-activations to the cosine of the activated vectors, wide limit."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,14 @@ def dual_map(activation: str | Activation, rho: Any, std: Any = 1.0, gated: bool
     error too where rho >= 0. Closed forms for identity, ReLU, erf and GELU (law A2), the angular series for the rest.
     Raises ValueError for rho or std out of range.
     """
-    even, odd, size = dual_parts(activation, rho, std)
-    value = (even + odd) / size
-    rho = np.asarray(rho, np.float64)
-    return plain(rho * value if gated else value)
+    value = cosine_of_parts(dual_parts(activation, rho, std))
+    return plain(np.asarray(rho, np.float64) * value if gated else value)
+
+
+def cosine_of_parts(parts: tuple[Any, Any, Any]) -> Any:
+    """kappa from `dual_parts`."""
+    even, odd, size = parts
+    return (even + odd) / size
 
 
 def dual_parts(activation: str | Activation, rho: Any, std: Any) -> tuple[Any, Any, Any]:
@@ -61,8 +66,18 @@ def dual_parts(activation: str | Activation, rho: Any, std: Any) -> tuple[Any, A
         raise ValueError(f"std: expected numbers from {SMALLEST_STD:g} to {LARGEST_STD:g}, got {_first(std, ~within):g}")
     # One value at rho = 1 for each std, not for each element.
     stds, at = np.unique(std, return_inverse=True)
-    top = _even(act, np.ones_like(stds), stds) + _odd(act, np.ones_like(stds), stds)
+    top = np.array([_mean_square(act, float(stds[0]))]) if stds.size == 1 else _mean_squares(act, stds)
     return _even(act, rho, std), _odd(act, rho, std), top[at].reshape(std.shape)
+
+
+def _mean_squares(act: Activation, stds: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
+    """E act(su)^2."""
+    return _even(act, np.ones_like(stds), stds) + _odd(act, np.ones_like(stds), stds)
+
+
+@lru_cache(maxsize=1024)
+def _mean_square(act: Activation, std: float) -> float:
+    return float(_mean_squares(act, np.array([std]))[0])
 
 
 def _even(act: Activation, rho: np.ndarray, std: np.ndarray) -> np.ndarray:

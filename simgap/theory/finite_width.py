@@ -1,13 +1,14 @@
 """A5: the overlap of independent experts' hidden vectors at finite width, one token."""
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from simgap.theory.activations import RELU, Activation, activation_of
 from simgap.theory.context import Context
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, normal_rule, shared
 
 ID = "A5"
 HYPOTHESES = (
@@ -96,21 +97,31 @@ def exact_token_mso(activation: str | Activation, d_ff: int, std: float = 1.0) -
 def _ones_share(act: Activation, d_ff: int, std: float) -> float:
     """E cos^2(h, 1) = 1/f + (f-1) G, as 1/y = int exp(-t y) dt for y = ||h||^2; the trapezoid rule on log t."""
     size = np.sqrt(FLOAT.expect(lambda x: act.value(x, FLOAT) ** 2, std))
+    nodes, weights = normal_rule()
+    value = act.value(std * nodes, FLOAT)
     pair = 0.0
-    for block in np.array_split(np.arange(LOW, HIGH, STEP), int((HIGH - LOW) / STEP / BLOCK) + 1):
-        # One t for each row, in units in which E h^2 = 1; sqrt(t) goes with h, so that neither overflows.
-        root = np.exp(block / 2)[:, None] / np.sqrt(d_ff)
-
-        def damped(x: Any, power: int, root: Any = root) -> Any:
-            h = root * act.value(x, FLOAT) / size
-            return h**power * np.exp(-h * h)
-
-        first, zeroth = (FLOAT.expect(partial(damped, power=power), std) for power in (1, 0))
-        added = STEP * float(first**2 @ zeroth ** (d_ff - 2))
+    for root in _roots():
+        # One t for each row, in units in which E h^2 = 1; sqrt(t) goes with h, so that neither overflows. In place: the passes over
+        # memory are what this takes.
+        h = root / np.sqrt(d_ff) * value
+        h /= size
+        damped = -h
+        damped *= h
+        np.exp(damped, out=damped)
+        zeroth = damped @ weights
+        damped *= h
+        added = STEP * float((damped @ weights) ** 2 @ zeroth ** (d_ff - 2))
         pair += added
         if added < 1e-18 * pair:
             break
     return 1 / d_ff + (d_ff - 1) * pair
+
+
+@lru_cache(maxsize=1)
+def _roots() -> list[Float[np.ndarray, "t 1"]]:
+    """sqrt(t f E h^2) on the lattice, in blocks: the last are rarely needed."""
+    lattice = np.arange(LOW, HIGH, STEP)
+    return [shared(np.exp(block / 2)[:, None]) for block in np.array_split(lattice, len(lattice) // BLOCK + 1)]
 
 
 def _moments(act: Activation, std: Any, ctx: Context) -> tuple[Any, Any, Any, Any]:

@@ -68,7 +68,7 @@ class Floats:
 
     def expect(self, f: Callable[[Any], Any], std: Any = 1, degree: int = 2) -> Any:
         """E f(std z), element by element in std; relative error about 1e-14 where f does not change sign."""
-        nodes, weights = _normal_rule()
+        nodes, weights = normal_rule()
         std = np.asarray(self.number(std), np.float64)
         values = f(std[..., None] * nodes) * np.ones_like(nodes)
         return plain(values @ weights)
@@ -106,6 +106,13 @@ def plain(array: Any) -> Any:
     return float(array) if np.ndim(array) == 0 else array
 
 
+def shared(*arrays: np.ndarray) -> Any:
+    """The arrays made read-only, for a cache whose callers must not write into each other's values."""
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
 def elementwise(function: Callable[..., Any], *values: Any) -> Any:
     """function(*values) for numbers; for arrays, of each element of their broadcast, one by one."""
     if not any(np.ndim(value) for value in values):
@@ -115,20 +122,27 @@ def elementwise(function: Callable[..., Any], *values: Any) -> Any:
     return np.array(found, np.float64).reshape(arrays[0].shape + np.shape(found)[1:])
 
 
+@lru_cache(maxsize=8)
+def legendre_rule(points: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Gauss-Legendre nodes and weights on [-1, 1], found once: their eigenvalues take longer than most integrals over them."""
+    return shared(*np.polynomial.legendre.leggauss(points))
+
+
 @lru_cache(maxsize=1)
 def _half_line() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Composite Gauss-Legendre on [0, REACH], dyadic towards 0."""
     edges = np.concatenate([[0.0], 2.0 ** np.arange(-DYADIC, 1), np.arange(2.0, REACH + 1)])
-    x, w = np.polynomial.legendre.leggauss(POINTS)
+    x, w = legendre_rule(POINTS)
     half = np.diff(edges)[:, None] / 2
     return (edges[:-1, None] + half * (1 + x)).ravel(), (half * w).ravel()
 
 
 @lru_cache(maxsize=1)
-def _normal_rule() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def normal_rule() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Nodes z and weights of `expect`, for what needs a function's values at them more than once. Read-only: all callers share them."""
     z, w = _half_line()
     w = w * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    return np.concatenate([-z[::-1], z]), np.concatenate([w[::-1], w])
+    return shared(np.concatenate([-z[::-1], z]), np.concatenate([w[::-1], w]))
 
 
 @lru_cache(maxsize=1)

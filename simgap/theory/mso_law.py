@@ -1,14 +1,14 @@
 """N1B: the law of an MSO of isotropic vectors, so that a p is taken from the null itself, skew and all, and not from a z."""
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from simgap.theory.context import Context
 from simgap.theory.floats import FLOAT, elementwise, plain
-from simgap.theory.pearson import Distribution, law_from, pearson_law
+from simgap.theory.pearson import Distribution, Standard, law_from, pearson_law
 from simgap.theory.weight_null import null_mso, null_variance
 
 ID = "N1B"
@@ -69,9 +69,11 @@ def overlap_distribution(width: float) -> Any:
 
     width: N >= 2; at N = 1 every cos^2 is 1 and there is no density. Raises ValueError below 2.
     """
-    from scipy import stats
+    return _one_pair(_checked_width(width)).frozen
 
-    return stats.beta(0.5, (_checked_width(width) - 1) / 2)
+
+def _one_pair(n: float) -> Standard:
+    return Standard("beta", (0.5, (n - 1) / 2))
 
 
 def mso_distribution(width: float, pairs: int, trials: int = 1, n_experts: int | None = None) -> Distribution:
@@ -94,8 +96,14 @@ def mso_distribution(width: float, pairs: int, trials: int = 1, n_experts: int |
         experts, copies = _whole("n_experts", n_experts), trials
         if experts * (experts - 1) // 2 != pairs:
             raise ValueError(f"pairs: expected all {experts * (experts - 1) // 2} pairs of n_experts = {experts}, got {pairs}")
+    return _law(n, experts, copies)
+
+
+@lru_cache(maxsize=1024)
+def _law(n: float, experts: int, copies: int) -> Distribution:
+    """`mso_distribution` of arguments that were looked at: layers of one shape ask for the same few laws again and again."""
     if experts == 2 and copies == 1:
-        return overlap_distribution(n)
+        return _one_pair(n)
     mean, variance, third, fourth = mso_cumulants(n, experts, copies)
     least = max(0.0, (experts - n) / (n * (experts - 1)))
     law, low = pearson_law(mean, variance, third, fourth)

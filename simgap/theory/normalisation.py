@@ -48,9 +48,13 @@ def layernorm_map(activation: str | Activation, rho: Any, std: Any = 1.0) -> Any
     [0.01, 100]. An RMSNorm divides a vector by its length alone: the map with it is `dual_map`.
     Raises ValueError for rho or std out of range.
     """
-    even, odd, size = dual_parts(activation, rho, std)
-    rest = dual_parts(activation, 0.0, std)[0]
-    return plain((even - rest + odd) / (size - rest))
+    return plain(centred_cosine(dual_parts(activation, rho, std), dual_parts(activation, 0.0, std)[0]))
+
+
+def centred_cosine(parts: tuple[Any, Any, Any], rest: Any) -> Any:
+    """`layernorm_map` from `dual_parts`, of which centring takes away rest = (E act(su))^2."""
+    even, odd, size = parts
+    return (even - rest + odd) / (size - rest)
 
 
 def unique_above(at_minus_one: Any, lowest: Any, *, ctx: Context = FLOAT) -> Any:

@@ -3,12 +3,13 @@ the first four cumulants. Johnson, Kotz and Balakrishnan, Continuous Univariate 
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from functools import cached_property, lru_cache
+from typing import Any, Literal, Protocol
 
 import numpy as np
+from jaxtyping import Float
 
-from simgap.theory.floats import plain
+from simgap.theory.floats import legendre_rule, plain, shared
 
 # Below this share of a quadratic term the density p'/p = -(x + c1) / (c0 + c1 x + c2 x^2) is that of type III, to relative error about c2.
 LEAST_CURVATURE = 1e-8
@@ -27,6 +28,56 @@ class Distribution(Protocol):
 
 
 @dataclass(frozen=True)
+class Standard:
+    """A law that scipy knows by a name and shapes, at low + scale times it. Tails are scipy's to the bit, straight from the special
+    functions: its own distributions take far longer to build and to look at their arguments than to evaluate. Inverses are its own."""
+
+    family: Literal["norm", "gamma", "beta", "betaprime"]
+    shapes: tuple[float, ...] = ()
+    low: float = 0.0
+    scale: float = 1.0
+
+    def cdf(self, x: Any) -> Any:
+        return plain(_tail(self.family, self.shapes, self._standardised(x), upper=False))
+
+    def sf(self, x: Any) -> Any:
+        return plain(_tail(self.family, self.shapes, self._standardised(x), upper=True))
+
+    def ppf(self, q: Any) -> Any:
+        return self.frozen.ppf(q)
+
+    def isf(self, q: Any) -> Any:
+        return self.frozen.isf(q)
+
+    @property
+    def frozen(self) -> Any:
+        """The same as a frozen scipy distribution."""
+        from scipy import stats
+
+        return getattr(stats, self.family)(*self.shapes, loc=self.low, scale=self.scale)
+
+    def _standardised(self, x: Any) -> Any:
+        return (np.asarray(x, np.float64) - self.low) / self.scale
+
+
+def _tail(family: str, shapes: tuple[float, ...], z: Any, upper: bool) -> Any:
+    """P(Z > z) or P(Z <= z) of a standard law, each from the function that keeps its digits where it is small."""
+    from scipy import special
+
+    if family == "norm":
+        return special.ndtr(-z if upper else z)
+    if family == "gamma":
+        return (special.gammaincc if upper else special.gammainc)(*shapes, np.maximum(z, 0.0))
+    a, b = shapes
+    mine, other = (special.betaincc, special.betainc) if upper else (special.betainc, special.betaincc)
+    if family == "beta":
+        return mine(a, b, np.minimum(np.maximum(z, 0.0), 1.0))
+    # Z / (1 + Z) has a Beta law; where it is near 1 its complement keeps more digits.
+    near, far = np.minimum(np.maximum(z, 0.0), 1.0), np.maximum(z, 1.0)
+    return np.where(z > 1, other(b, a, 1 / (1 + far)), mine(a, b, near / (1 + near)))
+
+
+@dataclass(frozen=True)
 class PearsonIV:
     """Density proportional to (1 + t^2)^-m exp(-nu arctan t), t = ((x - mean)/sd - centre) / scale: tails of a power on both sides."""
 
@@ -38,11 +89,11 @@ class PearsonIV:
     scale: float
 
     def sf(self, x: Any) -> Any:
-        u = np.clip(np.arcsinh((np.asarray(x, np.float64) - self.mean) / self.sd), -REACH, REACH)
+        u = self._within(x)
         return plain(np.minimum(self._mass(u, np.full_like(u, REACH)) / self._total, 1.0))
 
     def cdf(self, x: Any) -> Any:
-        u = np.clip(np.arcsinh((np.asarray(x, np.float64) - self.mean) / self.sd), -REACH, REACH)
+        u = self._within(x)
         return plain(np.minimum(self._mass(np.full_like(u, -REACH), u) / self._total, 1.0))
 
     def ppf(self, q: Any) -> Any:
@@ -50,6 +101,10 @@ class PearsonIV:
 
     def isf(self, q: Any) -> Any:
         return self._inverse(self.sf, q, rising=False)
+
+    def _within(self, x: Any) -> Any:
+        u = np.arcsinh((np.asarray(x, np.float64) - self.mean) / self.sd)
+        return np.minimum(np.maximum(u, -REACH), REACH)
 
     def _log_density(self, u: np.ndarray) -> np.ndarray:
         t = (np.sinh(u) - self.centre) / self.scale
@@ -65,10 +120,7 @@ class PearsonIV:
 
     def _mass(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Composite Gauss-Legendre from low to high, element by element; panels as wide as a standard deviation at most, near the mean."""
-        x, w = np.polynomial.legendre.leggauss(POINTS)
-        edges = np.linspace(0, 1, PANELS + 1)
-        half = (edges[1] - edges[0]) / 2
-        nodes, weights = (edges[:-1, None] + half * (1 + x)).ravel(), np.tile(half * w, PANELS)
+        nodes, weights = _panel_rule()
         span = (high - low)[..., None]
         return (span * np.exp(self._log_density(low[..., None] + span * nodes) - self._peak)) @ weights
 
@@ -85,14 +137,21 @@ class PearsonIV:
         return plain(np.array([one(float(level)) for level in levels.flat]).reshape(levels.shape))
 
 
+@lru_cache(maxsize=1)
+def _panel_rule() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Composite Gauss-Legendre on [0, 1]."""
+    x, w = legendre_rule(POINTS)
+    edges = np.linspace(0, 1, PANELS + 1)
+    half = (edges[1] - edges[0]) / 2
+    return shared((edges[:-1, None] + half * (1 + x)).ravel(), np.tile(half * w, PANELS))
+
+
 def pearson_law(mean: float, variance: float, third: float, fourth: float) -> tuple[Distribution, float]:
     """The law of Pearson's system with these first four cumulants, third >= 0, and the lower end of its support (-inf for type IV).
 
     A Beta law (type I), a gamma law (III) or a Beta-prime law (VI), shifted and scaled, or type IV. Raises ValueError for cumulants that
     no law has: fourth / variance^2 must exceed third^2 / variance^3 - 2.
     """
-    from scipy import stats
-
     if not variance > 0 or third < 0:
         raise ValueError(f"variance, third: expected variance > 0 and third >= 0, got {variance!r} and {third!r}")
     sd = math.sqrt(variance)
@@ -106,9 +165,9 @@ def pearson_law(mean: float, variance: float, third: float, fourth: float) -> tu
     c2 = (2 * fourth / variance**2 - 3 * skew**2) / whole
     if abs(c2) < LEAST_CURVATURE:
         if skew < LEAST_CURVATURE:
-            return stats.norm(mean, sd), -math.inf
+            return Standard("norm", (), mean, sd), -math.inf
         low = mean - 2 * sd / skew
-        return stats.gamma(4 / skew**2, loc=low, scale=sd * skew / 2), low
+        return Standard("gamma", (4 / skew**2,), low, sd * skew / 2), low
     discriminant = c1 * c1 - 4 * c0 * c2
     if abs(discriminant) < 1e-12 * c0 * abs(c2):
         discriminant = 1e-12 * c0 * abs(c2)  # type V lies between IV and VI, and either is near enough
@@ -121,10 +180,10 @@ def pearson_law(mean: float, variance: float, third: float, fourth: float) -> tu
     if c2 < 0:
         low, high = sorted((near, far))
         a, b = ((root + c1) / (c2 * (other - root)) + 1 for root, other in ((low, high), (high, low)))
-        return stats.beta(a, b, loc=mean + sd * low, scale=sd * (high - low)), mean + sd * low
+        return Standard("beta", (a, b), mean + sd * low, sd * (high - low)), mean + sd * low
     # Both ends lie below the mean: the nearer one starts the support.
     a = (near + c1) / (c2 * (far - near)) + 1
-    return stats.betaprime(a, 1 / c2 - 1, loc=mean + sd * near, scale=sd * (near - far)), mean + sd * near
+    return Standard("betaprime", (a, 1 / c2 - 1), mean + sd * near, sd * (near - far)), mean + sd * near
 
 
 def law_from(low: float, mean: float, variance: float, third: float) -> Distribution:
@@ -133,15 +192,13 @@ def law_from(low: float, mean: float, variance: float, third: float) -> Distribu
     With c = sd / (mean - low) and g the skewness, a Beta law exists for c - 1/c < g < 2c: its shapes a, s - a follow from
     s = 2 (1 + g c - c^2) / (c (2c - g)); at g = 2c it is the gamma law that starts at low, beyond that one that starts higher.
     """
-    from scipy import stats
-
     sd, reach = math.sqrt(variance), mean - low
     c, g = sd / reach, third / variance**1.5
     if g >= 2 * c * (1 - LEAST_CURVATURE):
-        return stats.gamma(4 / g**2, loc=mean - 2 * sd / g, scale=sd * g / 2)
+        return Standard("gamma", (4 / g**2,), mean - 2 * sd / g, sd * g / 2)
     if g <= c - 1 / c:
         raise ValueError(f"third: no law from {low!r} up has mean {mean!r}, variance {variance!r} and so small a skewness, {g!r}")
     s = 2 * (1 + g * c - c * c) / (c * (2 * c - g))
     width = reach * (s * c * c + 1 + c * c)
     a = reach * s / width
-    return stats.beta(a, s - a, loc=low, scale=width)
+    return Standard("beta", (a, s - a), low, width)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from simgap.theory.floats import legendre_rule, shared
+
 MOST_NORM_NODES = 40
 COSINE_POINTS = 96
 
@@ -37,12 +39,18 @@ def over_norms(f: Callable[[Any], Any], std: float, dimension: float) -> float:
     below 1e-8 for D >= 16, 1e-6 for D >= 8, 1e-3 for D >= 2, where the short tokens of a wide law are few nodes'.
     Raises ValueError for D not above 0.
     """
+    stds, weights = norm_rule(std, dimension)
+    return float(np.asarray(f(stds)) @ weights)
+
+
+def norm_rule(std: float, dimension: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """The nodes std r and the weights of `over_norms`. Raises ValueError for D not above 0."""
     if not dimension > 0:
         raise ValueError(f"dimension: expected a number above 0, got {dimension}")
     if math.isinf(dimension):
-        return float(np.asarray(f(np.array([std])))[0])
+        return np.array([std]), np.ones(1)
     square, weights = _norm_rule(dimension)
-    return float(np.asarray(f(std * np.sqrt(square))) @ weights)
+    return std * np.sqrt(square), weights
 
 
 @lru_cache(maxsize=256)
@@ -54,17 +62,23 @@ def _norm_rule(dimension: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndar
     k = np.arange(count)
     jacobi = np.diag(2 * k + shape) + np.diag(np.sqrt(k[1:] * (k[1:] + shape - 1)), 1)
     nodes, vectors = np.linalg.eigh(jacobi, UPLO="U")
-    return nodes / shape, vectors[0] ** 2
+    return shared(nodes / shape, vectors[0] ** 2)
 
 
 def over_cosines(f: Callable[[Any], Any], d_model: int, mean_cosine: float = 0.0) -> float:
     """E f(rho), rho the cosine of two independent tokens of an isotropic law in R^d that share a component: rho = b + (1 - b) rho_0,
     rho_0 the cosine of two points of the sphere, b = mean_cosine. Exact at b = 0, leading order in b otherwise. f takes an array."""
+    rho, weights = token_cosines(d_model, mean_cosine)
+    return float(np.asarray(f(rho)) @ weights)
+
+
+def token_cosines(d_model: int, mean_cosine: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """The cosines and the weights of `over_cosines`."""
     rho, weights = cosine_rule(d_model)
-    return float(np.asarray(f(mean_cosine + (1 - mean_cosine) * rho)) @ weights)
+    return mean_cosine + (1 - mean_cosine) * rho, weights
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def cosine_rule(d_model: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Cosines and weights of E f(rho), rho the cosine of two uniform points of the sphere in R^d: rho = sin t has density cos(t)^(d - 2),
     and maps such as ReLU's, with a root at rho = +-1, are smooth in t. Two points, +-1, in one dimension. Raises ValueError for
@@ -72,9 +86,9 @@ def cosine_rule(d_model: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray
     if not d_model >= 1:
         raise ValueError(f"d_model: expected at least 1, got {d_model}")
     if d_model == 1:
-        return np.array([-1.0, 1.0]), np.array([0.5, 0.5])
-    x, w = np.polynomial.legendre.leggauss(COSINE_POINTS)
+        return shared(np.array([-1.0, 1.0]), np.array([0.5, 0.5]))
+    x, w = legendre_rule(COSINE_POINTS)
     # cos(t)^(d-2) <= exp(-(d-2) t^2 / 2) is below 1e-17 beyond t = 9 / sqrt(d - 2).
     half = min(math.pi / 2, 9 / math.sqrt(d_model - 2)) if d_model > 2 else math.pi / 2
     weights = w * np.cos(half * x) ** (d_model - 2)
-    return np.sin(half * x), weights / weights.sum()
+    return shared(np.sin(half * x), weights / weights.sum())

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from simgap.theory.context import Context
-from simgap.theory.floats import FLOAT, plain
+from simgap.theory.floats import FLOAT, plain, shared
 from simgap.theory.weight_null import null_variance
 
 ID = "N2B"
@@ -52,14 +54,20 @@ def _alignment_in_floats(d: int, c: Any) -> Any:
         raise ValueError(f"c: expected cosines in [-1, 1], got {float(c[~inside].flat[0])!r}")
     # u^d = exp(-t): 1 - Q = (d - 1)/d int_0^inf (1 - c^2) / (1 - c^2 + c^2 exp(-2 t/d)) exp(-t) dt, by the doubly exponential trapezoid
     # rule t = exp(x - exp(-x)) (scipy's 2F1 is NaN here for d >= 256 and c^2 > 0.9).
-    x = np.arange(-4.5, 4.0, DE_STEP)
-    t = np.exp(x - np.exp(-x))
-    weights = DE_STEP * t * (1 + np.exp(-x)) * np.exp(-t)
+    t, weights = _exponential_rule()
     rest = ((1 - c) * (1 + c))[..., None]
     q = 1 - (d - 1) / d * ((rest / (rest + (c * c)[..., None] * np.exp(-2 * t / d))) @ weights)
     # At c = 1 the integrand is 0 but where the exponential underflows.
     q = np.where(np.abs(c) == 1, 1.0, q)
     return plain(q)
+
+
+@lru_cache(maxsize=1)
+def _exponential_rule() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Nodes t and weights of E f(t), t standard exponential."""
+    x = np.arange(-4.5, 4.0, DE_STEP)
+    t = np.exp(x - np.exp(-x))
+    return shared(t, DE_STEP * t * (1 + np.exp(-x)) * np.exp(-t))
 
 
 def token_covariance(d_model: Any, q1: Any, q2: Any, *, ctx: Context = FLOAT) -> Any:

@@ -7,6 +7,7 @@ import pytest
 
 from simgap.specs import ACTIVATIONS, ODD_ACTIVATIONS
 from simgap.theory.activations import BY_NAME, Activation, activation_of
+from simgap.theory.angular import pair_expectation
 from simgap.theory.floats import FLOAT
 from tests.theory.gauss import ACT
 
@@ -51,6 +52,16 @@ def test_envelope(name):
     assert (np.abs(act.value(x, FLOAT)) <= 1 + np.abs(x)).all()
     far = x[np.abs(x) >= 0.25]
     assert (np.abs(act.slope(far, FLOAT)) <= 1 + np.abs(far)).all()
+
+
+def test_two_of_one_name_are_two():
+    """Caches know an activation by its name alone until they compare it with what they hold."""
+    one, two = (Activation("own", lambda x, ctx, scale=scale: scale * x**3, lambda x, ctx: 1) for scale in (1, 2))
+    assert hash(one) == hash(two)
+    assert one != two
+    rho = std = np.ones(1)
+    first = pair_expectation(one, rho, std, odd=True)
+    assert pair_expectation(two, rho, std, odd=True) == pytest.approx(4 * first, rel=1e-13)
 
 
 def test_lookup():

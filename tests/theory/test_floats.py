@@ -9,7 +9,20 @@ import pytest
 import scipy.special
 
 from simgap import theory
-from simgap.theory.floats import FLOAT
+from simgap.theory.floats import FLOAT, legendre_rule, normal_rule, shared
+
+
+def test_rules_that_callers_share():
+    """The rule is the one of `expect`, and no caller can write into what the next one gets."""
+    z, w = normal_rule()
+    assert w.sum() == pytest.approx(1, rel=1e-14)
+    assert float(np.exp(-(z**2)) @ w) == FLOAT.expect(lambda x: np.exp(-(x**2)))
+    x, weights = legendre_rule(5)
+    assert float(x**8 @ weights) == pytest.approx(2 / 9, rel=1e-14)
+    assert legendre_rule(5)[0] is x
+    for array in (z, w, x, weights, shared(np.zeros(2))):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1.0
 
 
 def test_numbers():

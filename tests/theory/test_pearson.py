@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from simgap.theory.pearson import law_from, pearson_law
+from simgap.theory.pearson import Standard, law_from, pearson_law
 
 FAMILIES = [(1.0, 0.1, 0.02, -0.002), (0.0, 2.0, 2.0, 1.5 * 4 / 2), (0.5, 0.1, 0.03, 0.016), (0.0, 1.0, 0.3, 0.5), (2.0, 1.0, 1.0, 1.7)]
 
@@ -29,12 +29,32 @@ def test_pearson_laws_have_the_cumulants_asked_for(cumulants):
 
 def test_three_moment_laws_start_where_told():
     law = law_from(0.25, 0.5, 1 / 24, 1 / 144)
-    assert law.support()[0] == 0.25
-    assert law.stats("mvs") == pytest.approx((0.5, 1 / 24, (1 / 144) * 24**1.5), rel=1e-9)
+    assert law.frozen.support()[0] == 0.25
+    assert law.frozen.stats("mvs") == pytest.approx((0.5, 1 / 24, (1 / 144) * 24**1.5), rel=1e-9)
     steep = law_from(0.0, 1.0, 0.01, 0.005)
-    assert steep.stats("mvs") == pytest.approx((1.0, 0.01, 5.0), rel=1e-9)
+    assert steep.frozen.stats("mvs") == pytest.approx((1.0, 0.01, 5.0), rel=1e-9)
     with pytest.raises(ValueError, match="so small a skewness"):
         law_from(0.0, 1.0, 4.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        Standard("norm", (), 0.3, 0.2),
+        Standard("gamma", (2.5,), 0.1, 0.05),
+        Standard("beta", (0.5, 6.5)),
+        Standard("beta", (3.0, 40.0), 0.02, 0.9),
+        Standard("betaprime", (12.0, 30.0), -0.1, 1.3),
+    ],
+    ids=str,
+)
+def test_tails_are_scipys_to_the_bit(law):
+    """Inside the support, at its ends, outside it, and where the Beta-prime law changes its form; as arrays and as numbers."""
+    x = np.concatenate([np.linspace(-0.5, 2.5, 301), [law.low, law.low + law.scale, 1e9, -1e9, math.inf, -math.inf, math.nan]])
+    for mine, scipys in ((law.cdf, law.frozen.cdf), (law.sf, law.frozen.sf), (law.ppf, law.frozen.ppf), (law.isf, law.frozen.isf)):
+        np.testing.assert_array_equal(mine(x), scipys(x))
+    assert isinstance(law.sf(0.25), float)
+    assert law.sf(0.25) == law.frozen.sf(0.25) != law.sf(0.26)
 
 
 def test_type_four_against_its_density():
