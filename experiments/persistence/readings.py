@@ -13,7 +13,7 @@ from experiments.persistence.published import reported
 from simgap import LayerSpec, RunSpec, Weights, measure
 from simgap.gap.reported import FIVE_SIGMA, Null, Reported, fitting_widths, joint_p
 from simgap.metrics import between, means_by_routing, pair_cos2
-from simgap.moe import Layer, open_inputs, simulate
+from simgap.moe import Layer, draws_of, open_inputs, simulate
 from simgap.theory import null_output_mso, null_variance, null_weight_mso
 from simgap.threads import pool
 
@@ -50,9 +50,10 @@ def every_reading(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     values = {f"weight {kind}": value.values for kind, value in found.weight_mso.items()}
     for reading in ("token", "all"):
         values |= {f"{site} {reading}": value.values for site, value in found.activation_mso[reading].items() if value.mean is not None}
-    source = open_inputs(cell.spec.inputs, cell.spec.d_model)
+    draws = draws_of(cell.spec, run.seed, range(run.trials))
+    source = open_inputs(draws)
     with pool() as (task_map, _):
-        by_trial = list(task_map(lambda trial: _mean_readings(simulate(cell.spec, run, source, [trial])), range(run.trials)))
+        by_trial = list(task_map(lambda draw: _mean_readings(simulate([draw], run, source)), draws))
     values |= {name: np.array([one[name] for one in by_trial]) for name in by_trial[0]}
     values["output mean, doubled"] = 2 * values["output mean"]
     values["weight up, doubled"] = 2 * values["weight up"]
@@ -71,7 +72,7 @@ def _mean_readings(layer: Layer) -> dict[str, float]:
     means = {site: means_by_routing(torch.cat(parts), indices, experts)[None] for site, parts in sites.items()}
     means["inputs"] = means_by_routing(x, indices, experts)[None]
     means["output"] = layer.output_of_means(means["hidden"]).double()
-    tied = Layer(layer.spec, _tied(cast(Weights, layer.weights)), layer.x, layer.routing)
+    tied = Layer(layer.draws, _tied(cast(Weights, layer.weights)), layer.x, layer.routing)
     means["tied"] = tied.output_of_means(means["hidden"]).double()
     means["residual"] = means["output"] + means["inputs"]
     means["concatenated"] = torch.cat([means["hidden"], means["output"]], -1)

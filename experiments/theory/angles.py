@@ -11,7 +11,7 @@ from experiments.cells import Cell, Record, estimate
 from experiments.theory.points import Point, own_seed
 from simgap import LayerSpec, RunSpec
 from simgap.metrics import gram
-from simgap.moe import draw_weights
+from simgap.moe import draw_weights, draws_of
 from simgap.moe.experts import run_experts
 from simgap.specs import Activation, Norm
 from simgap.threads import pool
@@ -41,8 +41,9 @@ def cosines(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     read = torch.tensor([[[0, 1 + e] for e in range(spec.n_experts)]])
 
     def one(trial: int) -> np.ndarray:
-        weights = draw_weights(spec, seed, [trial], run.dtype)
-        table = gram(run_experts(spec, weights, slice(0, spec.n_experts), x, read, (site,))[site][0]).numpy()
+        draws = draws_of(spec, seed, [trial])
+        weights = draw_weights(draws, run.dtype)
+        table = gram(run_experts(draws, weights, slice(0, spec.n_experts), x, read, (site,))[site][0]).numpy()
         return table[:, 0, 1] / np.sqrt(table[:, 0, 0] * table[:, 1, 1])
 
     with pool() as (task_map, _):

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.cells import Bench, Cell, Record, estimate
 from experiments.theory.points import Point, lines_of, over_law, own_seed, simulated, write
 from simgap import LayerSpec, RunSpec
-from simgap.moe import draw_weights, open_inputs
+from simgap.moe import Draw, draw_weights, draws_of, open_inputs
 from simgap.report.figure import Panel, Series
 from simgap.stats import difference, ratio_of_means
 from simgap.theory.futility import futility_share, trace_share
@@ -37,19 +37,19 @@ def compute(preset: str, bench: Bench) -> list[Record]:
 
 def projected(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     """Per trial, the mean over Gaussian tokens of (x' W_1' W_2 x)^2, before and after W_2 is projected off W_1."""
-    spec, seed = cell.spec, own_seed(cell, run)
-    source = open_inputs(spec.inputs, spec.d_model)
+    draws = draws_of(cell.spec, own_seed(cell, run), range(run.trials))
+    source = open_inputs(draws)
 
-    def one(trial: int) -> tuple[float, float]:
-        first, second = draw_weights(spec, seed, [trial], "float64").up[0]
-        x = source(seed, [trial], run.tokens, "float64")[0]
+    def one(draw: Draw) -> tuple[float, float]:
+        first, second = draw_weights([draw], "float64").up[0]
+        x = source([draw], run.tokens, "float64")[0]
         h1, h2 = x @ first.mT, x @ second.mT
         share = (first * second).sum() / (first * first).sum()
         before, after = (h1 * h2).sum(1), (h1 * (h2 - share * h1)).sum(1)
         return float(before.square().mean()), float(after.square().mean())
 
     with pool() as (task_map, _):
-        before, after = zip(*task_map(one, range(run.trials)), strict=True)
+        before, after = zip(*task_map(one, draws), strict=True)
     return {"before": list(before), "after": list(after)}
 
 

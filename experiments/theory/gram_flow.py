@@ -10,7 +10,7 @@ from experiments.cells import Bench, Cell, Record, estimate
 from experiments.theory.points import Point, lines_of, over_law, own_seed, simulated, write
 from simgap import LayerSpec, RunSpec
 from simgap.metrics import between, pair_cos2
-from simgap.moe import draw_weights
+from simgap.moe import draw_weights, draws_of
 from simgap.report.figure import Panel, Series
 from simgap.seeding import stream
 from simgap.theory.gram_flow import gram_flow_singular, shared_spike_cosine, unsquared_time
@@ -43,7 +43,7 @@ def compute(preset: str, bench: Bench) -> list[Record]:
 
 def singular_values(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     """Singular values of one matrix at each time, by the plain descent on the matrix itself."""
-    weight = draw_weights(cell.spec, own_seed(cell, run), [0], "float64").up[0, 0]
+    weight = draw_weights(draws_of(cell.spec, own_seed(cell, run), [0]), "float64").up[0, 0]
     moved = {t: gram_descent(weight, time_to(weight, t), STEPS, 1 / STEPS, plain=True) for t in TIMES}
     return {f"t {t:g}": torch.linalg.svdvals(w).tolist() for t, w in moved.items()}
 
@@ -51,7 +51,7 @@ def singular_values(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
 def untrained(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     """Per trial, the weight MSO of untrained experts, all after the steps that take the first of them all to each time."""
     spec, seed = cell.spec, own_seed(cell, run)
-    drawn = draw_weights(spec, seed, range(run.trials), "float64").up
+    drawn = draw_weights(draws_of(spec, seed, range(run.trials)), "float64").up
     moved = {t: gram_descent(drawn, time_to(drawn[0, 0], t), STEPS, 1 / STEPS) for t in TIMES}
     return {f"t {t:g}": between(pair_cos2(w.flatten(2)), spec.n_experts).mean(1).tolist() for t, w in moved.items()}
 
@@ -61,7 +61,7 @@ def spiked(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     spec, seed = cell.spec, own_seed(cell, run)
 
     def one(trial: int) -> list[float]:
-        drawn = _spiked(draw_weights(spec, seed, [trial], "float64").up[0], seed, trial)
+        drawn = _spiked(draw_weights(draws_of(spec, seed, [trial]), "float64").up[0], seed, trial)
         moved = (torch.stack([gram_descent(w, time_to(w, t), STEPS, 1 / STEPS) for w in drawn]) for t in TIMES)
         return [float(between(pair_cos2(w.flatten(1)[None]), spec.n_experts)[0, 0]) for w in moved]
 

@@ -10,7 +10,7 @@ from experiments.cells import Bench, Cell, Record, estimate
 from experiments.theory.points import Point, own_seed, write
 from simgap import LayerSpec, RunSpec, Weights
 from simgap.metrics import between, pair_cos2, token_cos2
-from simgap.moe import open_inputs
+from simgap.moe import draws_of, open_inputs
 from simgap.moe.experts import run_experts
 from simgap.report.figure import Panel, Series
 from simgap.stats import Estimate
@@ -43,7 +43,8 @@ def _rows() -> list[tuple[str, tuple[float, ...]]]:
 def built(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     """Weight and output overlap of each built pair, by the package's experts and metrics, on a fresh batch of tokens in each trial."""
     spec, a = cell.spec, cell.labels["weight"]
-    x = open_inputs(spec.inputs, spec.d_model)(own_seed(cell, run), range(run.trials), run.tokens, "float64")
+    draws = draws_of(spec, own_seed(cell, run), range(run.trials))
+    x = open_inputs(draws)(draws, run.tokens, "float64")
     everyone = torch.arange(run.tokens).expand(run.trials, spec.n_experts, -1)
     index = torch.arange(run.trials * spec.n_experts * run.tokens).view(run.trials, spec.n_experts, run.tokens).mT
     values: dict[str, list[float]] = {}
@@ -51,7 +52,7 @@ def built(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
         up1, up2, down1, down2 = (torch.from_numpy(w) for w in pair_with_overlaps(a, b, spec.d_model, spec.d_ff))
         up, down = (torch.stack(pair).expand(run.trials, *[-1] * 3) for pair in ((up1, up2), (down1, down2)))
         weights = Weights(up, None, down, None, None, None, tuple(range(run.trials)))
-        outputs = run_experts(spec, weights, slice(0, spec.n_experts), x, everyone, ("output",))["output"]
+        outputs = run_experts(draws, weights, slice(0, spec.n_experts), x, everyone, ("output",))["output"]
         cos2 = [token_cos2(outputs.flatten(0, 2), rows)[0].mean() for rows in index]
         values[f"weight {b:g}"] = between(pair_cos2(up.flatten(2)), spec.n_experts)[:, 0].tolist()
         values[f"output {b:g}"] = [float(v) for v in cos2]

@@ -12,7 +12,7 @@ from experiments.cells import Bench, Cell, Record, estimate
 from experiments.theory.points import Point, lines_of, over_law, own_seed, simulated, write
 from simgap import LayerSpec, RunSpec
 from simgap.metrics import between, pair_cos2
-from simgap.moe import draw_weights
+from simgap.moe import draw_weights, draws_of
 from simgap.moe.experts import ACTIVATION_FUNCTIONS
 from simgap.report.figure import Panel, Series
 from simgap.seeding import stream
@@ -81,7 +81,7 @@ def jacobians(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     act = ACTIVATION_FUNCTIONS[spec.activation]
 
     def one(trial: int) -> float:
-        weights = draw_weights(spec, seed, [trial], "float64")
+        weights = draw_weights(draws_of(spec, seed, [trial]), "float64")
         x = torch.from_numpy(stream(seed, "inputs", trial=trial).standard_normal(spec.d_model))
         pre = weights.up[0] @ (x * spec.d_model**0.5 / x.norm())
         slope = (act(pre + STEP) - act(pre - STEP)) / (2 * STEP)

@@ -93,8 +93,10 @@ def _add_across(flat, places, i, j, end, first, columns, table):
 @njit(**BORROWED)
 def _add_tail(flat, places, count, first, last, table):
     """The columns that do not fill a step of a tile."""
-    for column in range(first, last):
-        for i in range(count):
-            x = np.float64(widened(flat[places[i] + column]))
-            for j in range(i, count):
-                table[i, j] += x * np.float64(widened(flat[places[j] + column]))
+    # Pair by pair, each in its register: with the table in the inner loop, every product waits for the sum before it to be stored.
+    for i in range(count):
+        for j in range(i, count):
+            total = table[i, j]
+            for column in range(first, last):
+                total += np.float64(widened(flat[places[i] + column])) * np.float64(widened(flat[places[j] + column]))
+            table[i, j] = total

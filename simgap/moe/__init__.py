@@ -11,6 +11,7 @@ from simgap.moe.budget import (
     plan_stream,
     stream_bytes,
 )
+from simgap.moe.group import Draw, draws_of, shape
 from simgap.moe.inputs import open_inputs
 from simgap.moe.layer import SITES, Block, Layer, simulate
 from simgap.moe.routers import Routing, route
@@ -21,6 +22,7 @@ __all__ = [
     "HIDDEN_BLOCK",
     "SITES",
     "Block",
+    "Draw",
     "Layer",
     "Routing",
     "StreamedWeights",
@@ -28,6 +30,7 @@ __all__ = [
     "Weights",
     "budget_bytes",
     "draw_weights",
+    "draws_of",
     "group_bytes",
     "group_numbers",
     "group_trials",
@@ -37,6 +40,7 @@ __all__ = [
     "plan_block",
     "plan_stream",
     "route",
+    "shape",
     "simulate",
     "stream_bytes",
 ]

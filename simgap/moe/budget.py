@@ -13,6 +13,7 @@ from simgap.moe.experts import experts_at_once
 from simgap.moe.inputs import TOKEN_BLOCK
 from simgap.moe.weights import HIDDEN_BLOCK
 from simgap.specs import LayerSpec, RunSpec
+from simgap.threads import WORTH_A_THREAD
 
 # A group holds as many trials as fit this many numbers, so that small layers fill a product and large ones stay near the cache. A tight
 # budget makes groups smaller; a trial's bits do not depend on its group, because its products have the same shapes in any.
@@ -27,10 +28,12 @@ def group_numbers(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> int:
 
 def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int | None = None) -> list[range]:
     """The trials of a run in groups that are computed together, at most `most` of them where the budget holds no more."""
-    size = max(1, GROUP_SIZE[run.device.partition(":")[0]] // group_numbers(spec, run, all_pairs))
+    numbers = group_numbers(spec, run, all_pairs)
+    size = max(1, GROUP_SIZE[run.device.partition(":")[0]] // numbers)
     size = size if most is None else min(size, most)
-    # A power of two of nearly equal groups, two at least: any usual number of threads shares them evenly.
-    count = min(run.trials, 1 << max(1, (-(-run.trials // size) - 1).bit_length()))
+    # A power of two of nearly equal groups, two at least where they are worth sharing: any usual number of threads shares them evenly.
+    least = 1 if numbers * run.trials >= WORTH_A_THREAD else 0
+    count = min(run.trials, 1 << max(least, (-(-run.trials // size) - 1).bit_length()))
     ends = [run.trials * group // count for group in range(count + 1)]
     return [range(start, stop) for start, stop in pairwise(ends)]
 

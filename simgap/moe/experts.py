@@ -1,7 +1,7 @@
 """What an expert computes: W_up, activation, gate, norm, W_down, for all trials and experts in one batched product each."""
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.moe.dispatch import ROWS
+from simgap.moe.group import Draw, runs
 from simgap.moe.streamed import StreamedWeights
 from simgap.moe.weights import Weights
 from simgap.specs import LayerSpec
@@ -40,7 +41,7 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def run_experts(
-    spec: LayerSpec,
+    draws: Sequence[Draw],
     weights: Weights | StreamedWeights,
     experts: slice,
     x: Float[Tensor, "s n d"],
@@ -48,15 +49,17 @@ def run_experts(
     sites: Collection[str],
     task_map: Map = in_order,
 ) -> dict[str, Float[Tensor, "s E C width"]]:
-    """The vectors of the given experts at the given sites, one row for each entry of `tokens` (a token's number).
+    """The vectors of the given experts of a group at the given sites, one row for each entry of `tokens` (a token's number).
 
     Sites: "pre", what the activation sees (W_up x, or W_gate x where gated); "hidden", act(W_up x) or act(W_gate x) * (W_up x);
     "normed", after the norm with its gain and bias; "output", W_down of the last of these.
     """
+    spec = draws[0].spec
     s, count, length = tokens.shape
     first = experts.start or 0
     at_once = experts_at_once(spec, s, count)
     flat = x.reshape(-1, x.shape[-1])
+    activations = runs(draws, lambda spec: spec.activation)
     row_of = tokens + torch.arange(s, device=x.device)[:, None, None] * x.shape[1]
 
     def task(start: int) -> dict[str, Tensor]:
@@ -66,8 +69,13 @@ def run_experts(
         flat_pre, pre = _padded(rows, spec.d_ff)
         _up(rows, weights.blocks("gate" if spec.gated else "up", held), out=pre)
         found = {"pre": pre}
-        activated = ACTIVATION_FUNCTIONS[spec.activation](flat_pre.clone() if "pre" in sites else flat_pre)
-        last = activated[: pre.numel()].view(pre.shape)
+        if len(activations) == 1:
+            activated = ACTIVATION_FUNCTIONS[spec.activation](flat_pre.clone() if "pre" in sites else flat_pre)
+            last = activated[: pre.numel()].view(pre.shape)
+        else:
+            last = pre.clone() if "pre" in sites else pre
+            for run in activations:
+                _activate(ACTIVATION_FUNCTIONS[draws[run.start].spec.activation], last.view(s, -1)[run.start : run.stop].view(-1))
         if spec.gated:
             last = last * _up(rows, weights.blocks("up", held), out=rows.new_empty(pre.shape))
         found["hidden"] = last
@@ -90,6 +98,17 @@ def run_experts(
 
     list(task_map(placed, range(0, count, at_once)))
     return together
+
+
+def _activate(function: Callable[[Tensor], Tensor], vectors: Float[Tensor, " N"]) -> None:
+    """The activation of some numbers, in their place."""
+    # The last few are padded: vector instructions would leave them to scalar ones, as in `_padded`.
+    whole = len(vectors) // VECTOR * VECTOR
+    for part, padding in ((vectors[:whole], 0), (vectors[whole:], VECTOR - len(vectors) + whole)):
+        if len(part):
+            found = function(F.pad(part, (0, padding)) if padding else part)
+            if found.data_ptr() != part.data_ptr():
+                part.copy_(found[: len(part)])
 
 
 def experts_at_once(spec: LayerSpec, trials: int, count: int) -> int:
@@ -123,6 +142,10 @@ def _up(rows: Float[Tensor, "b m d"], blocks: Iterator[Float[Tensor, "b h d"]], 
 
 def _product(rows: Tensor, weight: Tensor, total: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """rows weight, plus `total` (overwritten) where given, a stretch of CONTRACTION terms at a time."""
+    if len(rows) == 1 and weight.shape[2] == 1:
+        # A lone product of one column the library sums in another order than one of several.
+        both = _product(rows.expand(2, -1, -1), weight.expand(2, -1, -1), None if total is None else total.repeat(2, 1, 1))
+        return both[:1] if out is None else out.copy_(both[:1])
     terms = CONTRACTION[rows.dtype]
     for start in range(0, rows.shape[-1], terms):
         left, right = rows[..., start : start + terms], weight[:, start : start + terms]

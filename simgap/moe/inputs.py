@@ -9,44 +9,65 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simgap.moe.draws import fill_normal
-from simgap.seeding import stream
+from simgap.moe.draws import fill_normal, fill_rows
+from simgap.moe.group import Draw, kinds
+from simgap.seeding import Label, stream
 from simgap.specs import InputSpec
 
 # Tokens per stream and per pass through the experts. Part of every token's label, and of the order in which means are summed.
 TOKEN_BLOCK = 1024
 
-# (seed, trials, tokens, dtype) -> (s, n, d_model) on the CPU
-Source = Callable[[int, Sequence[int], int, str], Float[Tensor, "s n d"]]
+# (draws, tokens, dtype) -> (s, n, d_model) on the CPU
+Source = Callable[[Sequence[Draw], int, str], Float[Tensor, "s n d"]]
 
 
-def open_inputs(spec: InputSpec, d_model: int) -> Source:
-    """A function of (seed, trials, tokens, dtype) that gives the tokens of those trials, (s, n, d_model).
+def open_inputs(draws: Sequence[Draw]) -> Source:
+    """A function of (draws, tokens, dtype) that gives the tokens of such draws, (s, n, d_model).
 
     Raises ValueError for a file that cannot be read, has another width than d_model, holds a value that is not finite, or too few rows.
     """
+    specs = {draw.spec.inputs: draw.spec for draw in draws}
+    sources = {inputs: _opened(inputs, spec.d_model) for inputs, spec in specs.items()}
+
+    def tokens_of(draws: Sequence[Draw], tokens: int, dtype: str) -> Tensor:
+        parts = kinds(draws, lambda spec: spec.inputs)
+        if len(parts) == 1:
+            return sources[draws[0].spec.inputs](draws, tokens, dtype)
+        x = torch.empty(len(draws), tokens, draws[0].spec.d_model, dtype=getattr(torch, dtype))
+        for part in parts:
+            x[part] = sources[draws[part[0]].spec.inputs]([draws[at] for at in part], tokens, dtype)
+        return x
+
+    return tokens_of
+
+
+def _opened(spec: InputSpec, d_model: int) -> Source:
+    """The source of one law of inputs."""
     if spec.kind == "file":
         rows = read_rows(spec, d_model)
 
-        def from_file(seed: int, trials: Sequence[int], tokens: int, dtype: str) -> Tensor:
+        def from_file(draws: Sequence[Draw], tokens: int, dtype: str) -> Tensor:
             if tokens > len(rows):
                 raise ValueError(f"tokens: {tokens} asked for, but {spec.path!r} has {len(rows)} rows")
-            chosen = [stream(seed, "permutation", trial=trial).choice(len(rows), tokens, replace=False) for trial in trials]
+            generators = [stream(draw.seed, "permutation", trial=draw.trial) for draw in draws]
+            chosen = [np.sort(generator.choice(len(rows), tokens, replace=False)) for generator in generators]
             with np.errstate(over="ignore"):
-                x = torch.from_numpy(np.stack([rows[np.sort(c)] for c in chosen]).astype(dtype))
+                x = torch.from_numpy(np.stack([rows[c] for c in chosen]).astype(dtype))
             if not bool(torch.isfinite(x).all()):
                 at, row, _ = (~torch.isfinite(x)).nonzero()[0].tolist()
-                raise ValueError(f"inputs.path: row {np.sort(chosen[at])[row]} of {spec.path!r} is too large for {dtype}")
-            return _with_mean(x, spec, seed, trials)
+                raise ValueError(f"inputs.path: row {chosen[at][row]} of {spec.path!r} is too large for {dtype}")
+            return _with_mean(x, spec, draws)
 
         return from_file
 
-    def drawn(seed: int, trials: Sequence[int], tokens: int, dtype: str) -> Tensor:
-        x = np.empty((len(trials), tokens, d_model), dtype)
-        for at, trial in enumerate(trials):
+    def drawn(draws: Sequence[Draw], tokens: int, dtype: str) -> Tensor:
+        x = np.empty((len(draws), tokens, d_model), dtype)
+        # What one call fills lies in one piece of memory.
+        at_once = len(draws) if tokens <= TOKEN_BLOCK else 1
+        for first in range(0, len(draws), at_once):
             for block, start in enumerate(range(0, tokens, TOKEN_BLOCK)):
-                _fill(x[at, start : start + TOKEN_BLOCK], spec, seed, trial, block)
-        return _with_mean(torch.from_numpy(x), spec, seed, trials)
+                _fill(x[first : first + at_once, start : start + TOKEN_BLOCK], spec, draws[first : first + at_once], block)
+        return _with_mean(torch.from_numpy(x), spec, draws)
 
     return drawn
 
@@ -88,30 +109,39 @@ def _safetensors_matrix(spec: InputSpec) -> np.ndarray:
     return (matrix.float() if matrix.dtype in (torch.bfloat16, torch.float16) else matrix).numpy()
 
 
-def _fill(x: np.ndarray, spec: InputSpec, seed: int, trial: int, block: int) -> None:
-    """Fill one block of tokens (n, d_model) with E ||x||^2 = d_model."""
-    generator = stream(seed, "inputs", trial=trial, block=block)
-    d = x.shape[1]
-    if spec.kind == "student":
-        x[...] = generator.standard_t(spec.dof, size=x.shape) / math.sqrt(spec.dof / (spec.dof - 2))
+def _fill(x: Float[np.ndarray, "s n d"], spec: InputSpec, draws: Sequence[Draw], block: int) -> None:
+    """Fill one block of the tokens of some draws with E ||x||^2 = d_model."""
+    d = x.shape[-1]
+    if spec.kind in ("student", "clusters"):
+        for out, draw in zip(x, draws, strict=True):
+            (_fill_student if spec.kind == "student" else _fill_clusters)(out, spec, draw, block)
         return
-    fill_normal(x, generator)
+    fill_rows(x.reshape(len(draws), -1), [Label(draw.seed, "inputs", draw.trial, block=block) for draw in draws])
     if spec.kind == "sphere":
-        x *= math.sqrt(d) / np.linalg.norm(x, axis=1, keepdims=True)
+        x *= math.sqrt(d) / np.linalg.norm(x, axis=-1, keepdims=True)
     elif spec.kind == "powerlaw":
         spectrum = np.arange(1, d + 1, dtype=np.float64) ** -spec.alpha
         x *= np.sqrt(spectrum / spectrum.mean()).astype(x.dtype)
-    elif spec.kind == "clusters":
-        centres = fill_normal(np.empty((spec.n_clusters, d), x.dtype), stream(seed, "inputs_clusters", trial=trial))
-        x *= x.dtype.type(math.sqrt(1 - spec.separation))
-        x += x.dtype.type(math.sqrt(spec.separation)) * centres[generator.integers(spec.n_clusters, size=len(x))]
 
 
-def _with_mean(x: Tensor, spec: InputSpec, seed: int, trials: Sequence[int]) -> Tensor:
+def _fill_student(x: Float[np.ndarray, "n d"], spec: InputSpec, draw: Draw, block: int) -> None:
+    generator = stream(draw.seed, "inputs", trial=draw.trial, block=block)
+    x[...] = generator.standard_t(spec.dof, size=x.shape) / math.sqrt(spec.dof / (spec.dof - 2))
+
+
+def _fill_clusters(x: Float[np.ndarray, "n d"], spec: InputSpec, draw: Draw, block: int) -> None:
+    generator = stream(draw.seed, "inputs", trial=draw.trial, block=block)
+    fill_normal(x, generator)
+    centres = fill_normal(np.empty((spec.n_clusters, x.shape[1]), x.dtype), stream(draw.seed, "inputs_clusters", trial=draw.trial))
+    x *= x.dtype.type(math.sqrt(1 - spec.separation))
+    x += x.dtype.type(math.sqrt(spec.separation)) * centres[generator.integers(spec.n_clusters, size=len(x))]
+
+
+def _with_mean(x: Tensor, spec: InputSpec, draws: Sequence[Draw]) -> Tensor:
     """Add a vector common to all tokens of a trial: uniform direction, root mean square entry spec.mean."""
     if spec.mean == 0:
         return x
     d = x.shape[-1]
-    direction = np.stack([stream(seed, "inputs_mean", trial=trial).standard_normal(d) for trial in trials])
+    direction = np.stack([stream(draw.seed, "inputs_mean", trial=draw.trial).standard_normal(d) for draw in draws])
     direction *= spec.mean * math.sqrt(d) / np.linalg.norm(direction, axis=1, keepdims=True)
     return x + torch.from_numpy(direction).to(x.dtype)[:, None, :]

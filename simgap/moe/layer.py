@@ -9,6 +9,7 @@ from torch import Tensor
 
 from simgap.moe.dispatch import Dispatch, everywhere, owners, padded_positions, routed_only
 from simgap.moe.experts import down, experts_at_once, run_experts
+from simgap.moe.group import Draw
 from simgap.moe.inputs import TOKEN_BLOCK, Source
 from simgap.moe.routers import Routing, route
 from simgap.moe.streamed import StreamedWeights, stream_weights
@@ -40,12 +41,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Layer:
-    """A group of trials of one spec: weights, tokens x (s, n, d_model) and their routing, held; activations come block by block."""
+    """A group of draws: weights, tokens x (s, n, d_model) and their routing, held; activations come block by block."""
 
-    spec: LayerSpec
+    draws: Sequence[Draw]
     weights: Weights | StreamedWeights
     x: Float[Tensor, "s n d"]
     routing: Routing
+
+    @property
+    def spec(self) -> LayerSpec:
+        """One that has the shape of them all."""
+        return self.draws[0].spec
 
     def blocks(
         self, sites: Collection[str], all_pairs: bool = False, task_map: Map = in_order, tokens: int = TOKEN_BLOCK
@@ -63,13 +69,13 @@ class Layer:
         x, indices = self.x[:, tokens], self.routing.indices[:, tokens]
         s = len(x)
         plan = (everywhere if all_pairs else routed_only)(indices, spec.n_experts)
-        routed = run_experts(spec, self.weights, slice(0, spec.n_experts), x, plan.tokens, sites, task_map)
+        routed = run_experts(self.draws, self.weights, slice(0, spec.n_experts), x, plan.tokens, sites, task_map)
         rows = {site: value.flatten(1, 2) for site, value in routed.items()}
         index, owner = plan.index, owners(plan.taken, 0)
         if spec.n_shared_experts:
             positions = padded_positions(x.shape[1], x.device)
             experts = slice(spec.n_experts, spec.n_experts + spec.n_shared_experts)
-            shared = run_experts(spec, self.weights, experts, x, positions.expand(s, spec.n_shared_experts, -1), sites, task_map)
+            shared = run_experts(self.draws, self.weights, experts, x, positions.expand(s, spec.n_shared_experts, -1), sites, task_map)
             first = plan.tokens[0].numel()
             stands = (torch.arange(len(positions), device=x.device) < x.shape[1]).expand(s, spec.n_shared_experts, -1)
             owner = torch.cat([owner, owners(stands, spec.n_experts)], 1)
@@ -103,29 +109,31 @@ def _rows_of(x: Float[Tensor, "s n d"], experts: int, stride: int, first: int = 
 
 
 def simulate(
-    spec: LayerSpec,
+    draws: Sequence[Draw],
     run: RunSpec,
     source: Source,
-    trials: Sequence[int],
     prepare: Prepare | None = None,
     task_map: Map = in_order,
     streamed: bool = False,
 ) -> Layer:
-    """Draw the weights, tokens and routing of a group of trials. `prepare` takes the drawn Weights and returns those to be used.
+    """Draw the weights, tokens and routing of a group, of as many tokens and on the device and in the dtype that `run` says.
 
-    streamed: the weights of one trial are not held but drawn as they are used; the layer is the same, and `prepare` has nothing to change.
+    `prepare` takes the drawn Weights and returns those to be used. streamed: the weights of a lone draw are not held but drawn as they are
+    used; the layer is the same, and `prepare` has nothing to change.
     """
     weights: Weights | StreamedWeights
     if streamed:
         if prepare is not None:
             raise ValueError("prepare: streamed weights are not held, there is nothing to change")
-        weights = stream_weights(spec, run.seed, trials, run.dtype, run.device)
+        if len(draws) != 1:
+            raise ValueError(f"draws: a streamed layer is one trial, got {len(draws)}")
+        weights = stream_weights(draws[0], run.dtype, run.device)
     else:
-        weights = draw_weights(spec, run.seed, trials, run.dtype, run.device, task_map)
+        weights = draw_weights(draws, run.dtype, run.device, task_map)
         if prepare is not None:
             weights = checked(prepare(weights), weights)
-    x = source(run.seed, trials, run.tokens, run.dtype).to(run.device)
-    return Layer(spec, weights, x, route(spec, x, weights.router, run.seed, trials))
+    x = source(draws, run.tokens, run.dtype).to(run.device)
+    return Layer(draws, weights, x, route(draws, x, weights.router))
 
 
 def checked(prepared: object, drawn: Weights) -> Weights:

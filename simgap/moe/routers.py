@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from simgap.moe.experts import VECTOR
+from simgap.moe.group import Draw, kinds
 from simgap.seeding import stream
 from simgap.specs import LayerSpec
 
@@ -21,25 +23,43 @@ class Routing:
     weights: Float[Tensor, "s n k"]
 
 
-def route(spec: LayerSpec, x: Float[Tensor, "s n d"], router: Float[Tensor, "s E d"] | None, seed: int, trials: Sequence[int]) -> Routing:
-    """Routing of the tokens x of the given trials. k is top_k, except under expert_choice, where it is the most experts a token got."""
+def route(draws: Sequence[Draw], x: Float[Tensor, "s n d"], router: Float[Tensor, "s E d"] | None) -> Routing:
+    """Routing of the tokens x of a group. k is top_k, or under expert_choice the most experts that a token got; beside a wider table, a
+    narrower one is padded."""
+    products = None if router is None else torch.bmm(x, router.mT)
+    parts = kinds(draws, lambda spec: spec.router)
+    if len(parts) == 1:
+        return _route_alike(draws, x, products)
+    found = [_route_alike([draws[at] for at in part], x[part], None if products is None else products[part]) for part in parts]
+    shape = (*x.shape[:2], max(routing.indices.shape[-1] for routing in found))
+    indices, weights = torch.full(shape, -1, device=x.device), x.new_zeros(shape)
+    for part, routing in zip(parts, found, strict=True):
+        width = routing.indices.shape[-1]
+        indices[part, :, :width], weights[part, :, :width] = routing.indices, routing.weights
+    return Routing(indices, weights)
+
+
+def _route_alike(draws: Sequence[Draw], x: Float[Tensor, "s n d"], products: Float[Tensor, "s n E"] | None) -> Routing:
+    """Routing by one law, from the inner products of tokens and router rows."""
+    spec = draws[0].spec
     kind, k = spec.router.kind, spec.top_k
     if kind == "hash":
         keys = torch.from_numpy(_hash_keys(x.shape[1], spec.n_experts)).to(x.device).expand(x.shape[0], -1, -1)
         return _equal_gates(keys.topk(k).indices, x)
     if kind == "uniform":
-        return _equal_gates(_noise(spec, x, seed, trials, uniform=True).topk(k).indices, x)
+        return _equal_gates(_noise(draws, x, uniform=True).topk(k).indices, x)
 
-    if router is None:
+    if products is None:
         raise ValueError(f"router: a {kind} router needs its weights, got None")
-    logits = torch.bmm(x, router.mT) / spec.router.temperature
+    logits = products / spec.router.temperature
     if kind == "noisy":
-        logits = logits + spec.router.noise * _noise(spec, x, seed, trials)
+        logits = logits + spec.router.noise * _noise(draws, x)
     if kind == "expert_choice":
         return _expert_choice(spec, torch.softmax(logits, -1))
     if kind == "sigmoid":
-        scores = torch.sigmoid(logits)
-        bias = [spec.router.bias * stream(seed, "router_bias", trial=trial).standard_normal(spec.n_experts) for trial in trials]
+        # Padded, so that which numbers a scalar loop rounds does not depend on the draws beside.
+        scores = torch.sigmoid(F.pad(logits.flatten(), (0, -logits.numel() % VECTOR)))[: logits.numel()].view_as(logits)
+        bias = [spec.router.bias * stream(seed, "router_bias", trial=trial).standard_normal(spec.n_experts) for _, seed, trial in draws]
         chosen = (scores + torch.from_numpy(np.stack(bias)).to(scores)[:, None, :]).topk(k).indices
         # Scores over their sum, in logarithms: far-off logits have scores that underflow.
         return Routing(chosen, torch.softmax(F.logsigmoid(logits).gather(-1, chosen), -1))
@@ -51,12 +71,12 @@ def _equal_gates(indices: Tensor, x: Tensor) -> Routing:
     return Routing(indices, torch.full(indices.shape, 1 / indices.shape[-1], dtype=x.dtype, device=x.device))
 
 
-def _noise(spec: LayerSpec, x: Tensor, seed: int, trials: Sequence[int], uniform: bool = False) -> Tensor:
+def _noise(draws: Sequence[Draw], x: Tensor, uniform: bool = False) -> Tensor:
     """(s, n, E) of standard normal or of uniform numbers, one stream a trial."""
-    shape = (x.shape[1], spec.n_experts)
-    generators = [stream(seed, "router_noise", trial=trial) for trial in trials]
-    draws = [g.random(shape) if uniform else g.standard_normal(shape) for g in generators]
-    return torch.from_numpy(np.stack(draws)).to(device=x.device, dtype=x.dtype)
+    shape = (x.shape[1], draws[0].spec.n_experts)
+    generators = [stream(draw.seed, "router_noise", trial=draw.trial) for draw in draws]
+    drawn = [g.random(shape) if uniform else g.standard_normal(shape) for g in generators]
+    return torch.from_numpy(np.stack(drawn)).to(device=x.device, dtype=x.dtype)
 
 
 def _hash_keys(tokens: int, experts: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from simgap.kernels.normal import NORMALS_AT_ONCE
 from simgap.moe.draws import fill_normal, fill_rows, fill_uniform
+from simgap.moe.group import Draw, runs
 from simgap.seeding import Label, Role, stream
 from simgap.specs import GAUSSIAN_INITS, LayerSpec
 from simgap.threads import WORTH_A_THREAD, Map, in_order, worth
@@ -67,61 +68,65 @@ def matrices(spec: LayerSpec) -> tuple[Role, ...]:
     return ("up", "gate", "down") if spec.gated else ("up", "down")
 
 
-def draw_weights(
-    spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str = "float32", device: str = "cpu", task_map: Map = in_order
-) -> Weights:
-    """Weights of the given trials. Drawn on the CPU whatever the device, so that a seed means the same experts everywhere.
+def draw_weights(draws: Sequence[Draw], dtype: str = "float32", device: str = "cpu", task_map: Map = in_order) -> Weights:
+    """Weights of a group. Drawn on the CPU whatever the device, so that a seed means the same experts everywhere.
 
-    An orthogonal matrix is one block, however large.
+    An orthogonal matrix is one block, however large. Neighbours of one init are drawn by one call.
     """
-    experts = spec.n_experts + spec.n_shared_experts
-    roles = matrices(spec)
-    arrays = {role: np.empty((len(trials), experts, spec.d_ff, spec.d_model), dtype) for role in roles}
+    shape = draws[0].spec
+    experts, size = shape.n_experts + shape.n_shared_experts, shape.d_ff * shape.d_model
+    roles = matrices(shape)
+    owners = [(draw.seed, draw.trial, expert) for draw in draws for expert in range(experts)]
+    arrays = {role: np.empty((len(draws), experts, shape.d_ff, shape.d_model), dtype) for role in roles}
 
-    size = spec.d_ff * spec.d_model
-    owners = [(at, expert) for at in range(len(trials)) for expert in range(experts)]
-    together = max(1, WORTH_A_THREAD // size)
-
-    def draw(task: tuple[Role, int]) -> None:
-        role, start = task
-        part = owners[start : start + together]
-        rows = arrays[role].reshape(len(owners), size)[start : start + together]
-        labels = [Label(seed, role, trials[at], expert) for at, expert in part]
+    def draw(task: tuple[Role, range]) -> None:
+        role, part = task
+        rows = arrays[role].reshape(-1, size)[part.start : part.stop]
+        spec = draws[part.start // experts].spec
+        labels = [Label(seed, role, trial, expert) for seed, trial, expert in owners[part.start : part.stop]]
         if spec.init == "orthogonal":
             _draw_orthogonal(rows.reshape(-1, spec.d_ff, spec.d_model), labels)
         elif spec.init in GAUSSIAN_INITS and spec.d_ff <= HIDDEN_BLOCK:
             fill_rows(rows, labels, entry_std(spec, role))
         else:
-            for at, expert in part:
-                _draw_expert(arrays[role][at, expert], spec, seed, role, trials[at], expert)
+            for row, at in zip(rows, part, strict=True):
+                _draw_expert(row.reshape(spec.d_ff, spec.d_model), draws[at // experts], role, at % experts)
 
-    tasks = [(role, start) for role in roles for start in range(0, len(owners), together)]
-    list(worth(task_map, 2 * size * len(owners))(draw, tasks))
+    tasks = [(role, part) for part in _neighbours(draws, experts, max(1, WORTH_A_THREAD // size)) for role in roles]
+    list(worth(task_map, 2 * size * experts * len(draws))(draw, tasks))
     tensors = {role: torch.from_numpy(array).to(device) for role, array in arrays.items()}
-    gain, bias = draw_affine(spec, seed, trials, dtype, device)
+    gain, bias = draw_affine(draws, dtype, device)
     return Weights(
         up=tensors["up"],
         gate=tensors.get("gate"),
         down=tensors["down"].mT,
         gain=gain,
         bias=bias,
-        router=draw_router(spec, seed, trials, dtype, device),
-        trials=tuple(trials),
+        router=draw_router(draws, dtype, device),
+        trials=tuple(draw.trial for draw in draws),
     )
 
 
-def _draw_expert(out: np.ndarray, spec: LayerSpec, seed: int, role: Role, trial: int, expert: int) -> None:
+def _neighbours(draws: Sequence[Draw], experts: int, most: int) -> Iterator[range]:
+    """Experts, numbered over all draws, in stretches of one init and at most so many."""
+    for run in runs(draws, lambda spec: (spec.init, spec.init_correlation)):
+        rows = range(experts * run.start, experts * run.stop)
+        yield from (rows[start : start + most] for start in range(0, len(rows), most))
+
+
+def _draw_expert(out: np.ndarray, draw: Draw, role: Role, expert: int) -> None:
     """Fill one expert's (d_ff, d_model) memory: W_up, W_gate, or W_down transposed."""
-    for block, start in enumerate(range(0, spec.d_ff, HIDDEN_BLOCK)):
-        filler(spec, seed, role, trial, expert, block)(out[start : start + HIDDEN_BLOCK])
+    for block, start in enumerate(range(0, len(out), HIDDEN_BLOCK)):
+        filler(draw, role, expert, block)(out[start : start + HIDDEN_BLOCK])
 
 
-def filler(spec: LayerSpec, seed: int, role: Role, trial: int, expert: int, block: int) -> Callable[[np.ndarray], object]:
+def filler(draw: Draw, role: Role, expert: int, block: int) -> Callable[[np.ndarray], object]:
     """A function that fills contiguous arrays with the weights of one block of hidden units, each call with those that come next.
 
     Any multiple of NORMALS_AT_ONCE numbers may be asked for at a time, and the last call for fewer. Not for orthogonal matrices, which
     are drawn whole.
     """
+    spec, seed, trial = draw
     std = entry_std(spec, role)
     generator = stream(seed, role, trial=trial, expert=expert, block=block)
     if spec.init.endswith("uniform"):
@@ -152,25 +157,28 @@ def _draw_orthogonal(out: Float[np.ndarray, "S f d"], labels: list[Label]) -> No
     tall[...] = (q * torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)[:, None, :]).numpy()
 
 
-def draw_affine(spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str, device: str) -> tuple[Tensor | None, Tensor | None]:
+def draw_affine(draws: Sequence[Draw], dtype: str, device: str) -> tuple[Tensor | None, Tensor | None]:
     """Gain and bias of the norm, (s, E, d_ff) each, or None."""
-    if spec.norm_affine == "none":
+    shape = draws[0].spec
+    if shape.norm_affine == "none":
         return None, None
-    experts = spec.n_experts + spec.n_shared_experts
-    both = np.empty((len(trials), experts, 2, spec.d_ff), dtype)
-    for at, trial in enumerate(trials):
-        for expert in range(experts):
-            label = 0 if spec.norm_affine == "shared" else expert
-            fill_normal(both[at, expert], stream(seed, "affine", trial=trial, expert=label), spec.norm_affine_std)
+    experts = shape.n_experts + shape.n_shared_experts
+    both = np.empty((len(draws), experts, 2, shape.d_ff), dtype)
+    for out, (spec, seed, trial) in zip(both, draws, strict=True):
+        own = 1 if spec.norm_affine == "shared" else experts
+        fill_rows(out[:own].reshape(own, -1), [Label(seed, "affine", trial, expert) for expert in range(own)], spec.norm_affine_std)
+        out[own:] = out[0]
     gain, bias = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (1 + both[:, :, 0], both[:, :, 1]))
     return gain, bias
 
 
-def draw_router(spec: LayerSpec, seed: int, trials: Sequence[int], dtype: str, device: str) -> Tensor | None:
-    """Router rows with entries N(0, 1 / d_model): logits of unit variance at ||x||^2 = d_model."""
-    if spec.router.kind in ("uniform", "hash"):
+def draw_router(draws: Sequence[Draw], dtype: str, device: str) -> Tensor | None:
+    """Router rows with entries N(0, 1 / d_model): logits of unit variance at ||x||^2 = d_model. None where no draw's router has weights;
+    beside one that has, a router without leaves its own unused."""
+    if all(draw.spec.router.kind in ("uniform", "hash") for draw in draws):
         return None
-    rows = np.empty((len(trials), spec.n_experts, spec.d_model), dtype)
-    for at, trial in enumerate(trials):
-        fill_normal(rows[at], stream(seed, "router", trial=trial), 1 / math.sqrt(spec.d_model))
+    shape = draws[0].spec
+    rows = np.empty((len(draws), shape.n_experts, shape.d_model), dtype)
+    labels = [Label(draw.seed, "router", draw.trial) for draw in draws]
+    fill_rows(rows.reshape(len(draws), -1), labels, 1 / math.sqrt(shape.d_model))
     return torch.from_numpy(rows).to(device)

@@ -13,7 +13,7 @@ from simgap.specs import LayerSpec, RunSpec
 SCRIPT = """
 import json, re, sys
 import simgap as sg
-from simgap.gap import measured as module
+from simgap.gap import together as module
 def memory(name):
     return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 plans, plan_stream = [], module.plan_stream

@@ -11,6 +11,7 @@ from simgap.moe import experts as subject
 from simgap.moe import weights as layout
 from simgap.moe.dispatch import everywhere, routed_only
 from simgap.moe.experts import down, run_experts
+from simgap.moe.group import draws_of
 from simgap.moe.weights import draw_weights
 from simgap.specs import ACTIVATIONS, LayerSpec
 from simgap.threads import pool
@@ -68,7 +69,7 @@ def largest_error(spec, weights, x, plan_tokens, found, first=0):
 @functools.cache
 def case(activation, gated, norm, affine, dtype):
     spec = LayerSpec(d_model=D, d_ff=F, n_experts=E, activation=activation, gated=gated, norm=norm, norm_affine=affine, norm_affine_std=0.5)
-    return spec, draw_weights(spec, 1, range(S), dtype), tokens_of(N, D, dtype)
+    return spec, draw_weights(draws_of(spec, 1, range(S)), dtype), tokens_of(N, D, dtype)
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -79,7 +80,7 @@ def case(activation, gated, norm, affine, dtype):
 def test_every_expert_computes_its_formula(activation, gated, norm, affine, dtype, plan):
     spec, weights, x = case(activation, gated, norm, affine, dtype)
     tokens = PLANS[plan](ROUTING, E).tokens
-    found = run_experts(spec, weights, slice(0, E), x, tokens, SITES)
+    found = run_experts(draws_of(spec, 0, weights.trials), weights, slice(0, E), x, tokens, SITES)
     assert tuple(found) == tuple(site for site in SITES if site != "normed" or norm != "none")
     assert {site: rows.shape for site, rows in found.items()} == {site: (*tokens.shape, D if site == "output" else F) for site in found}
     assert all(rows.dtype == x.dtype for rows in found.values())
@@ -89,7 +90,7 @@ def test_every_expert_computes_its_formula(activation, gated, norm, affine, dtyp
 def test_the_comparison_sees_a_wrong_weight():
     spec, weights, x = case("silu", True, "layernorm", "per_expert", "float32")
     tokens = everywhere(ROUTING, E).tokens
-    found = run_experts(spec, weights, slice(0, E), x, tokens, SITES)
+    found = run_experts(draws_of(spec, 0, weights.trials), weights, slice(0, E), x, tokens, SITES)
     for name in ("up", "gate", "down", "gain", "bias"):
         value = getattr(weights, name).clone()
         value[1, 2, 0] += 1e-3
@@ -103,8 +104,8 @@ def test_what_is_asked_for_does_not_change_what_comes(sites, activation, gated):
     spec, weights, x = case(activation, gated, "rmsnorm", "none", "float32")
     tokens = routed_only(ROUTING, E).tokens
     before = x.clone(), weights.up.clone()
-    everything = run_experts(spec, weights, slice(0, E), x, tokens, SITES)
-    found = run_experts(spec, weights, slice(0, E), x, tokens, sites)
+    everything = run_experts(draws_of(spec, 0, weights.trials), weights, slice(0, E), x, tokens, SITES)
+    found = run_experts(draws_of(spec, 0, weights.trials), weights, slice(0, E), x, tokens, sites)
     assert set(found) == set(sites)
     assert all(torch.equal(found[site], everything[site]) for site in sites)
     # In-place activations touch neither the tokens nor the weights.
@@ -117,10 +118,10 @@ def test_what_is_asked_for_does_not_change_what_comes(sites, activation, gated):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sums_over_blocks_of_hidden_units(monkeypatch, block, gated, dtype):
     spec = LayerSpec(d_model=D, d_ff=13, n_experts=E, gated=gated, norm="layernorm")
-    weights, x = draw_weights(spec, 1, range(S), dtype), tokens_of(N, D, dtype)
+    weights, x = draw_weights(draws_of(spec, 1, range(S)), dtype), tokens_of(N, D, dtype)
     tokens = routed_only(ROUTING, E).tokens
     monkeypatch.setattr(layout, "HIDDEN_BLOCK", block)
-    found = run_experts(spec, weights, slice(0, E), x, tokens, SITES)
+    found = run_experts(draws_of(spec, 0, weights.trials), weights, slice(0, E), x, tokens, SITES)
     assert largest_error(spec, weights, x, tokens, found) < tolerance(dtype, f=13)
 
 
@@ -146,10 +147,10 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(dtype, d_model, d_ff):
     """How many rows a product has depends on the longest list of the trials and tokens beside. One product over all 2,048 hidden units
     would sum up to 160 rows in another order than more."""
     spec = LayerSpec(d_model=d_model, d_ff=d_ff, n_experts=2)
-    weights, x = draw_weights(spec, 1, [0], dtype), tokens_of(512, d_model, dtype, s=1)
-    many = run_experts(spec, weights, slice(0, 2), x, torch.arange(512).expand(1, 2, -1), SITES)
+    weights, x = draw_weights(draws_of(spec, 1, [0]), dtype), tokens_of(512, d_model, dtype, s=1)
+    many = run_experts(draws_of(spec, 0, weights.trials), weights, slice(0, 2), x, torch.arange(512).expand(1, 2, -1), SITES)
     for rows in (16, 48, 160, 176, 256):
-        few = run_experts(spec, weights, slice(0, 2), x, torch.arange(rows).expand(1, 2, -1), SITES)
+        few = run_experts(draws_of(spec, 0, weights.trials), weights, slice(0, 2), x, torch.arange(rows).expand(1, 2, -1), SITES)
         assert all(torch.equal(few[site], many[site][:, :, :rows]) for site in few)
 
 
@@ -159,9 +160,9 @@ def test_a_slice_of_experts(first, count, gated):
     spec = LayerSpec(
         d_model=D, d_ff=F, n_experts=3, n_shared_experts=2, gated=gated, norm="layernorm", norm_affine="per_expert", norm_affine_std=0.5
     )
-    weights, x = draw_weights(spec, 1, range(S), "float64"), tokens_of(N, D, "float64")
+    weights, x = draw_weights(draws_of(spec, 1, range(S)), "float64"), tokens_of(N, D, "float64")
     tokens = torch.arange(N).expand(S, count, -1)
-    found = run_experts(spec, weights, slice(first, first + count), x, tokens, SITES)
+    found = run_experts(draws_of(spec, 0, weights.trials), weights, slice(first, first + count), x, tokens, SITES)
     assert largest_error(spec, weights, x, tokens, found, first) < tolerance("float64")
 
 
@@ -169,13 +170,13 @@ def test_a_slice_of_experts(first, count, gated):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_one_large_layer_is_split_over_its_experts(monkeypatch, at_once, threads):
     spec = LayerSpec(d_model=D, d_ff=F, n_experts=E, n_shared_experts=2, gated=True, norm="rmsnorm", norm_affine="per_expert")
-    weights, x = draw_weights(spec, 1, [0], "float64"), tokens_of(N, D, "float64", s=1)
+    weights, x = draw_weights(draws_of(spec, 1, [0]), "float64"), tokens_of(N, D, "float64", s=1)
     tokens = torch.arange(N).expand(1, 5, -1)
     monkeypatch.setattr(subject, "TASK_WEIGHTS", at_once * D * F)
     started = []
     monkeypatch.setattr(subject, "down", lambda *arguments: started.append(1) or down(*arguments))
     with pool(threads) as (task_map, _):
-        found = run_experts(spec, weights, slice(0, 5), x, tokens, SITES, task_map)
+        found = run_experts(draws_of(spec, 0, weights.trials), weights, slice(0, 5), x, tokens, SITES, task_map)
     assert len(started) == -(-5 // at_once)
     assert largest_error(spec, weights, x, tokens, found) < tolerance("float64")
 
@@ -183,8 +184,10 @@ def test_one_large_layer_is_split_over_its_experts(monkeypatch, at_once, threads
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 def test_norms_of_a_vanishing_vector_are_finite(norm):
     spec = LayerSpec(d_model=D, d_ff=F, n_experts=2, activation="relu", norm=norm)
-    weights = draw_weights(spec, 0, [0])
-    found = run_experts(spec, weights, slice(0, 2), torch.zeros(1, N, D), torch.arange(N).expand(1, 2, -1), SITES)
+    weights = draw_weights(draws_of(spec, 0, [0]))
+    found = run_experts(
+        draws_of(spec, 0, weights.trials), weights, slice(0, 2), torch.zeros(1, N, D), torch.arange(N).expand(1, 2, -1), SITES
+    )
     assert not found["normed"].any()
     assert not found["output"].any()
 
@@ -192,7 +195,7 @@ def test_norms_of_a_vanishing_vector_are_finite(norm):
 @pytest.mark.parametrize("norm, centred, eps", [("layernorm", True, 1e-5), ("rmsnorm", False, 1e-6)])
 def test_layernorm_centres_and_rmsnorm_does_not(norm, centred, eps):
     spec, weights, x = case("relu", False, norm, "none", "float64")
-    found = run_experts(spec, weights, slice(0, E), x, everywhere(ROUTING, E).tokens, SITES)
+    found = run_experts(draws_of(spec, 0, weights.trials), weights, slice(0, E), x, everywhere(ROUTING, E).tokens, SITES)
     hidden, normed = found["hidden"], found["normed"]
     if centred:
         hidden = hidden - hidden.mean(-1, keepdim=True)

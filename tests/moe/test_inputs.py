@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from simgap.moe.group import draws_of
 from simgap.moe.inputs import TOKEN_BLOCK, open_inputs, read_rows
-from simgap.specs import InputSpec
+from simgap.specs import InputSpec, LayerSpec
 
 SIGMA = 5.0
 D = 16
@@ -18,8 +19,15 @@ KINDS = ["gaussian", "sphere", "powerlaw", "clusters", "student"]
 DTYPES = ["float32", "float64"]
 
 
+def opened(inputs, d):
+    """A function of (seed, trials, tokens, dtype) that gives tokens of one law."""
+    spec = LayerSpec(d_model=d, inputs=inputs)
+    source = open_inputs(draws_of(spec, 0, [0]))
+    return lambda seed, trials, tokens, dtype: source(draws_of(spec, seed, trials), tokens, dtype)
+
+
 def draw(trials=range(TRIALS), tokens=TOKENS, d=D, dtype="float64", seed=0, **fields):
-    return open_inputs(InputSpec(**fields), d)(seed, trials, tokens, dtype).double().numpy()
+    return opened(InputSpec(**fields), d)(seed, trials, tokens, dtype).double().numpy()
 
 
 def mean_z(trial_values, expected):
@@ -147,7 +155,7 @@ def file_spec(path, tensor=""):
 def test_npy_rows_are_drawn_without_replacement(tmp_path, rows, stored):
     matrix = rows.astype(stored)
     np.save(tmp_path / "x.npy", matrix)
-    source = open_inputs(file_spec(tmp_path / "x.npy"), 6)
+    source = opened(file_spec(tmp_path / "x.npy"), 6)
     x = source(0, [0, 1], 30, "float64").numpy()
     known = {tuple(row): i for i, row in enumerate(matrix.astype("float64"))}
     chosen = [[known[tuple(row)] for row in trial] for trial in x]
@@ -160,7 +168,7 @@ def test_npy_rows_are_drawn_without_replacement(tmp_path, rows, stored):
 
 def test_every_row_is_as_likely_as_any_other(tmp_path, rows):
     np.save(tmp_path / "x.npy", np.arange(40.0)[:, None] + np.zeros((1, 6)))
-    x = open_inputs(file_spec(tmp_path / "x.npy"), 6)(0, range(2000), 10, "float64").numpy()[..., 0]
+    x = opened(file_spec(tmp_path / "x.npy"), 6)(0, range(2000), 10, "float64").numpy()[..., 0]
     counts = np.bincount(x.astype(int).ravel(), minlength=40)
     # A row is among 10 of 40 with probability 1/4, in each of 2000 trials; the twin takes the first row 40% more often.
     z = (counts - 500) / math.sqrt(2000 * 0.25 * 0.75)
@@ -180,7 +188,7 @@ def test_safetensors(tmp_path, rows, dtype):
     save_file({"other": torch.zeros(2, 2), "h": matrix}, tmp_path / "two.safetensors")
     for spec in (file_spec(tmp_path / "one.safetensors"), file_spec(tmp_path / "two.safetensors", "h")):
         assert np.array_equal(read_rows(spec, 6).astype("float64"), matrix.double().numpy())
-    x = open_inputs(file_spec(tmp_path / "one.safetensors"), 6)(0, [0], 40, "float32")
+    x = opened(file_spec(tmp_path / "one.safetensors"), 6)(0, [0], 40, "float32")
     assert sorted(map(tuple, x[0].tolist())) == sorted(map(tuple, matrix.float().tolist()))
 
 
@@ -195,7 +203,7 @@ def test_safetensors_names(tmp_path):
 def test_wrong_width(tmp_path, rows):
     np.save(tmp_path / "x.npy", rows)
     with pytest.raises(ValueError, match=r"^inputs\.path: '.*x\.npy' has rows of width 6, but d_model is 5$"):
-        open_inputs(file_spec(tmp_path / "x.npy"), 5)
+        opened(file_spec(tmp_path / "x.npy"), 5)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -206,12 +214,12 @@ def test_a_row_that_is_not_finite_is_named(tmp_path, bad, row):
     matrix[-1, 0] = bad
     np.save(tmp_path / "x.npy", matrix)
     with pytest.raises(ValueError, match=rf"^inputs\.path: row {row} of '.*x\.npy' is not finite$"):
-        open_inputs(file_spec(tmp_path / "x.npy"), 2)
+        opened(file_spec(tmp_path / "x.npy"), 2)
 
 
 def test_too_few_rows(tmp_path, rows):
     np.save(tmp_path / "x.npy", rows)
-    source = open_inputs(file_spec(tmp_path / "x.npy"), 6)
+    source = opened(file_spec(tmp_path / "x.npy"), 6)
     with pytest.raises(ValueError, match=r"^tokens: 41 asked for, but '.*x\.npy' has 40 rows$"):
         source(0, [0], 41, "float32")
 
@@ -276,10 +284,10 @@ def test_truncated_safetensors(tmp_path, rows, kept):
 @pytest.mark.parametrize("ending", ["npy", "safetensors"])
 def test_missing_files_and_folders(tmp_path, ending):
     with pytest.raises(ValueError, match=rf"^inputs\.path: cannot read '.*none\.{ending}': No such file"):
-        open_inputs(file_spec(tmp_path / f"none.{ending}"), 6)
+        opened(file_spec(tmp_path / f"none.{ending}"), 6)
     (tmp_path / f"folder.{ending}").mkdir()
     with pytest.raises(ValueError, match=rf"^inputs\.path: cannot read '.*folder\.{ending}': "):
-        open_inputs(file_spec(tmp_path / f"folder.{ending}"), 6)
+        opened(file_spec(tmp_path / f"folder.{ending}"), 6)
 
 
 def write_archive(path):
@@ -304,7 +312,7 @@ def test_other_formats_are_refused_with_a_reason(tmp_path, name, write):
 def test_values_beyond_the_dtype_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.full((4, 6), 1e300))
     with pytest.raises(ValueError, match=r"^inputs\.path: row 0 of '.*x\.npy' "):
-        open_inputs(file_spec(tmp_path / "x.npy"), 6)(0, [0], 3, "float32")
+        opened(file_spec(tmp_path / "x.npy"), 6)(0, [0], 3, "float32")
 
 
 def test_a_header_that_breaks_numpys_parser_is_refused(tmp_path):

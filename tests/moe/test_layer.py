@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.moe import SITES, draw_weights, group_bytes, group_trials, open_inputs, simulate
+from simgap.moe import SITES, draw_weights, draws_of, group_bytes, group_trials, open_inputs, simulate
 from simgap.moe.inputs import TOKEN_BLOCK
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
 from simgap.threads import pool
@@ -17,7 +17,8 @@ SPEC = LayerSpec(d_model=4, d_ff=6, n_experts=3, top_k=2, norm="layernorm")
 
 def simulated(spec, tokens, trials=(0, 1), dtype="float64", prepare=None, **options):
     run = RunSpec(tokens=tokens, trials=max(trials) + 1, dtype=dtype)
-    return simulate(spec, run, open_inputs(spec.inputs, spec.d_model), trials, prepare, **options)
+    draws = draws_of(spec, run.seed, trials)
+    return simulate(draws, run, open_inputs(draws), prepare, **options)
 
 
 def oracle(layer, trial, expert, token):
@@ -120,9 +121,10 @@ def test_output_of_means_takes_shared_experts_too():
 
 def test_simulate_draws_what_its_parts_draw():
     layer = simulated(SPEC, 20, trials=(2, 5))
-    weights = draw_weights(SPEC, 0, (2, 5), "float64")
+    weights = draw_weights(draws_of(SPEC, 0, (2, 5)), "float64")
     assert torch.equal(layer.weights.up, weights.up)
-    assert torch.equal(layer.x, open_inputs(SPEC.inputs, 4)(0, (2, 5), 20, "float64"))
+    draws = draws_of(SPEC, 0, (2, 5))
+    assert torch.equal(layer.x, open_inputs(draws)(draws, 20, "float64"))
     assert layer.weights.trials == (2, 5)
 
 
@@ -184,6 +186,12 @@ def test_groups_cover_every_trial_once_and_in_order(trials, d_model, d_ff, n_exp
     assert [trial for group in groups for trial in group] == list(range(trials))
     sizes = [len(group) for group in groups]
     assert 1 <= min(sizes) <= max(sizes) <= min(sizes) + 1
+
+
+def test_a_run_too_small_to_share_is_one_group():
+    spec = LayerSpec(d_model=16, d_ff=64)
+    assert len(group_trials(spec, RunSpec(tokens=128, trials=2), True)) == 1
+    assert len(group_trials(spec, RunSpec(tokens=128, trials=4), True)) == 2
 
 
 def test_groups_depend_on_neither_seed_nor_memory_nor_dtype():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from simgap.moe.group import draws_of
 from simgap.moe.inputs import open_inputs
 from simgap.moe.routers import route
 from simgap.moe.weights import draw_weights
@@ -21,9 +22,10 @@ DTYPES = ["float32", "float64"]
 def build(kind, tokens=50, trials=(0, 1, 2), dtype="float64", d=8, experts=6, k=3, seed=0, **fields):
     """A spec, its tokens, its router's rows and the routing."""
     spec = LayerSpec(d_model=d, d_ff=2, n_experts=experts, top_k=experts if kind == "soft" else k, router=RouterSpec(kind, **fields))
-    x = open_inputs(spec.inputs, d)(seed, trials, tokens, dtype)
-    rows = draw_weights(spec, seed, trials, dtype).router
-    return spec, x, rows, route(spec, x, rows, seed, trials)
+    draws = draws_of(spec, seed, trials)
+    x = open_inputs(draws)(draws, tokens, dtype)
+    rows = draw_weights(draws_of(spec, seed, trials), dtype).router
+    return spec, x, rows, route(draws_of(spec, seed, trials), x, rows)
 
 
 def softmax(z):
@@ -213,7 +215,7 @@ def test_trials_routed_alone_are_those_routed_together(kind):
 def test_a_router_that_reads_tokens_needs_its_rows(kind):
     spec, x, _, _ = build(kind)
     with pytest.raises(ValueError, match=rf"^router: a {kind} router needs its weights, got None$"):
-        route(spec, x, None, 0, (0, 1, 2))
+        route(draws_of(spec, 0, (0, 1, 2)), x, None)
 
 
 def test_linear_routing_is_what_its_rows_say():
@@ -221,7 +223,7 @@ def test_linear_routing_is_what_its_rows_say():
     spec = LayerSpec(d_model=2, d_ff=1, n_experts=4, top_k=1)
     rows = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]])
     x = torch.tensor([[[3.0, 1.0], [1.0, 2.0], [-2.0, 1.0], [0.5, -0.6]]])
-    routing = route(spec, x, rows, 0, [0])
+    routing = route(draws_of(spec, 0, [0]), x, rows)
     assert routing.indices.flatten().tolist() == [0, 1, 2, 3]
     assert routing.weights.flatten().tolist() == [1.0] * 4
 

@@ -3,11 +3,13 @@ import pytest
 import torch
 
 from simgap.metrics import gram_of_pieces, total
+from simgap.moe import open_inputs, simulate
 from simgap.moe import streamed as subject
 from simgap.moe import weights as layout
+from simgap.moe.group import Draw, draws_of
 from simgap.moe.streamed import stream_weights
 from simgap.moe.weights import draw_weights
-from simgap.specs import LayerSpec
+from simgap.specs import LayerSpec, RunSpec
 
 INITS = ("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "upcycled")
 
@@ -17,7 +19,7 @@ def both(monkeypatch, trial=3, dtype="float32", **fields):
     for module in (layout, subject):
         monkeypatch.setattr(module, "HIDDEN_BLOCK", 40)
     spec = LayerSpec(d_model=33, d_ff=100, n_experts=3, n_shared_experts=1, gated=True, norm="rmsnorm", norm_affine="per_expert", **fields)
-    return draw_weights(spec, 5, [trial], dtype), stream_weights(spec, 5, [trial], dtype)
+    return draw_weights(draws_of(spec, 5, [trial]), dtype), stream_weights(Draw(spec, 5, trial), dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -50,7 +52,7 @@ def test_pieces_are_consecutive_stretches_of_all_experts(monkeypatch, init, dtyp
 def test_a_block_of_many_pieces(init):
     """2,048 units of width 100 are three pieces and a bit."""
     spec = LayerSpec(d_model=100, d_ff=2048, n_experts=2, init=init)
-    held, streamed = draw_weights(spec, 1, [0]), stream_weights(spec, 1, [0])
+    held, streamed = draw_weights(draws_of(spec, 1, [0])), stream_weights(Draw(spec, 1, 0))
     (whole,) = held.pieces("up", 0)
     pieces = [piece.clone() for piece in streamed.pieces("up", 0)]
     assert [piece.shape[-1] for piece in pieces] == [65536, 65536, 65536, 204800 - 3 * 65536]
@@ -78,12 +80,13 @@ def test_a_trial_is_streamed_by_its_own_label(monkeypatch):
 
 def test_what_cannot_be_streamed_is_refused():
     with pytest.raises(ValueError, match="init: an orthogonal matrix is drawn whole"):
-        stream_weights(LayerSpec(init="orthogonal"), 0, [0])
-    with pytest.raises(ValueError, match="trials: a streamed layer is one trial, got 2"):
-        stream_weights(LayerSpec(), 0, [0, 1])
+        stream_weights(Draw(LayerSpec(init="orthogonal"), 0, 0))
+    two = draws_of(LayerSpec(), 0, [0, 1])
+    with pytest.raises(ValueError, match="draws: a streamed layer is one trial, got 2"):
+        simulate(two, RunSpec(), open_inputs(two), streamed=True)
 
 
 def test_held_weights_have_no_matrix_that_was_not_drawn():
-    weights = draw_weights(LayerSpec(d_model=4, d_ff=4, n_experts=2), 0, [0])
+    weights = draw_weights(draws_of(LayerSpec(d_model=4, d_ff=4, n_experts=2), 0, [0]))
     with pytest.raises(ValueError, match="role: these weights have no gate"):
         next(weights.pieces("gate", 0))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from simgap.moe.group import draws_of
 from simgap.moe.weights import HIDDEN_BLOCK, draw_weights, entry_std
 from simgap.specs import LayerSpec, RouterSpec
 from simgap.threads import pool
@@ -29,7 +30,7 @@ def array(tensor):
 def test_entries_have_the_scale_of_their_init(init, dtype):
     # upcycled at correlation 0: entries of one expert are always i.i.d., those of two would not be.
     spec = LayerSpec(d_model=D, d_ff=F, n_experts=E, init=init, gated=True, init_correlation=0.0)
-    weights = draw_weights(spec, 0, range(S), dtype)
+    weights = draw_weights(draws_of(spec, 0, range(S)), dtype)
     kurtosis = 1.8 if init.endswith("uniform") else 3.0
     for role in ("up", "gate", "down"):
         std = SCALES[init.partition("_")[0]][role]
@@ -56,7 +57,7 @@ def test_entries_have_the_scale_of_their_init(init, dtype):
 @pytest.mark.parametrize("d, f", [(6, 10), (10, 6), (7, 7), (1, 4)])
 def test_orthogonal_matrices_are(d, f, dtype):
     spec = LayerSpec(d_model=d, d_ff=f, n_experts=3, init="orthogonal", gated=True)
-    weights = draw_weights(spec, 0, range(2), dtype)
+    weights = draw_weights(draws_of(spec, 0, range(2)), dtype)
     for role in ("up", "gate", "down"):
         W = array(getattr(weights, role)).reshape(6, *((d, f) if role == "down" else (f, d)))
         tall = W if W.shape[1] >= W.shape[2] else W.transpose(0, 2, 1)
@@ -71,7 +72,7 @@ def test_orthogonal_matrices_are_haar():
     # Without the signs of R, LAPACK's Q has diagonal entries of one sign; under Haar each entry has mean 0 and variance 1/n.
     spec = LayerSpec(d_model=2, d_ff=3, n_experts=2, init="orthogonal")
     with pool(1):
-        W = array(draw_weights(spec, 0, range(400)).up).reshape(800, 3, 2)
+        W = array(draw_weights(draws_of(spec, 0, range(400))).up).reshape(800, 3, 2)
     z = W.mean(0) * math.sqrt(3 * len(W))
     assert np.abs(z).max() < SIGMA
     assert abs(np.abs(W[:, 0, 0]).mean()) * math.sqrt(3 * len(W)) > SIGMA
@@ -81,7 +82,7 @@ def test_orthogonal_matrices_are_haar():
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
 def test_upcycled_experts_correlate_as_asked(correlation):
     spec = LayerSpec(d_model=64, d_ff=128, n_experts=2, init="upcycled", init_correlation=correlation)
-    weights = draw_weights(spec, 0, range(40))
+    weights = draw_weights(draws_of(spec, 0, range(40)))
     for role in ("up", "down"):
         W = array(getattr(weights, role)) / entry_std(spec, role)
         product = (W[:, 0] * W[:, 1]).ravel()
@@ -98,11 +99,11 @@ def test_upcycled_experts_correlate_as_asked(correlation):
 
 
 def test_upcycled_at_the_ends():
-    same = draw_weights(LayerSpec(d_model=4, d_ff=6, n_experts=3, init="upcycled", init_correlation=1.0), 0, [0])
+    same = draw_weights(draws_of(LayerSpec(d_model=4, d_ff=6, n_experts=3, init="upcycled", init_correlation=1.0), 0, [0]))
     assert torch.equal(same.up[:, 0], same.up[:, 2])
     assert torch.equal(same.down[:, 1], same.down[:, 2])
-    fresh = draw_weights(LayerSpec(d_model=4, d_ff=6, n_experts=3, init="upcycled", init_correlation=0.0), 0, [0])
-    plain = draw_weights(LayerSpec(d_model=4, d_ff=6, n_experts=3), 0, [0])
+    fresh = draw_weights(draws_of(LayerSpec(d_model=4, d_ff=6, n_experts=3, init="upcycled", init_correlation=0.0), 0, [0]))
+    plain = draw_weights(draws_of(LayerSpec(d_model=4, d_ff=6, n_experts=3), 0, [0]))
     assert torch.equal(fresh.up, plain.up)
 
 
@@ -111,7 +112,7 @@ def test_upcycled_at_the_ends():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_shapes(gated, affine, dtype):
     spec = LayerSpec(d_model=6, d_ff=10, n_experts=3, n_shared_experts=2, gated=gated, norm="rmsnorm", norm_affine=affine)
-    weights = draw_weights(spec, 0, [4, 9], dtype)
+    weights = draw_weights(draws_of(spec, 0, [4, 9]), dtype)
     assert weights.up.shape == (2, 5, 10, 6)
     assert weights.down.shape == (2, 5, 6, 10)
     assert weights.router.shape == (2, 3, 6)
@@ -126,20 +127,20 @@ def test_shapes(gated, affine, dtype):
 
 @pytest.mark.parametrize("kind, held", [("linear", True), ("sigmoid", True), ("uniform", False), ("hash", False)])
 def test_routers_with_and_without_weights(kind, held):
-    weights = draw_weights(LayerSpec(d_model=4, d_ff=4, router=kind), 0, [0])
+    weights = draw_weights(draws_of(LayerSpec(d_model=4, d_ff=4, router=kind), 0, [0]))
     assert (weights.router is not None) == held
 
 
 def test_router_rows_give_unit_logits():
     spec = LayerSpec(d_model=64, d_ff=1, n_experts=16)
-    rows = array(draw_weights(spec, 0, range(100)).router).ravel() * 8
+    rows = array(draw_weights(draws_of(spec, 0, range(100))).router).ravel() * 8
     assert abs(np.mean(rows**2) - 1) < SIGMA * math.sqrt(2 / rows.size)
     assert abs(np.mean((1.05 * rows) ** 2) - 1) > SIGMA * math.sqrt(2 / rows.size)
 
 
 def test_gain_and_bias():
     spec = LayerSpec(d_model=1, d_ff=500, n_experts=20, norm="layernorm", norm_affine="per_expert", norm_affine_std=0.2)
-    weights = draw_weights(spec, 0, range(10))
+    weights = draw_weights(draws_of(spec, 0, range(10)))
     for value, centre in ((weights.gain, 1.0), (weights.bias, 0.0)):
         z = (array(value).ravel() - centre) / 0.2
         assert abs(z.mean()) * math.sqrt(z.size) < SIGMA
@@ -151,7 +152,7 @@ def test_gain_and_bias():
 
 def test_a_shared_gain_is_one_for_all_experts_of_a_trial():
     spec = LayerSpec(d_model=1, d_ff=8, n_experts=3, n_shared_experts=1, norm="layernorm", norm_affine="shared")
-    weights = draw_weights(spec, 0, [0, 1])
+    weights = draw_weights(draws_of(spec, 0, [0, 1]))
     for value in (weights.gain, weights.bias):
         assert torch.equal(value, value[:, :1].expand_as(value))
         assert not torch.equal(value[0], value[1])
@@ -161,31 +162,31 @@ def test_a_shared_gain_is_one_for_all_experts_of_a_trial():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_trials_drawn_alone_are_those_drawn_together(init, dtype):
     spec = LayerSpec(**{**vars(SMALL), "init": init})
-    together = draw_weights(spec, 5, [1, 3, 8], dtype)
-    alone = draw_weights(spec, 5, [3], dtype)
+    together = draw_weights(draws_of(spec, 5, [1, 3, 8]), dtype)
+    alone = draw_weights(draws_of(spec, 5, [3]), dtype)
     for name in ("up", "gate", "down", "gain", "bias", "router"):
         assert torch.equal(getattr(together, name)[1:2], getattr(alone, name))
         assert not torch.equal(getattr(together, name)[:1], getattr(alone, name))
-    other = draw_weights(spec, 6, [3], dtype)
+    other = draw_weights(draws_of(spec, 6, [3]), dtype)
     assert not torch.equal(other.up, alone.up)
 
 
 @pytest.mark.parametrize("init", ["kaiming_normal", "xavier_uniform", "orthogonal", "upcycled"])
 def test_experts_do_not_depend_on_how_many_there_are(init):
-    few, many = (draw_weights(LayerSpec(d_model=6, d_ff=10, n_experts=n, init=init), 0, [0, 1]) for n in (2, 7))
+    few, many = (draw_weights(draws_of(LayerSpec(d_model=6, d_ff=10, n_experts=n, init=init), 0, [0, 1])) for n in (2, 7))
     assert torch.equal(few.up, many.up[:, :2])
     assert torch.equal(few.down, many.down[:, :2])
     assert not torch.equal(many.up[:, 0], many.up[:, 1])
 
 
 def test_a_shared_expert_is_the_next_expert():
-    shared = draw_weights(LayerSpec(d_model=6, d_ff=10, n_experts=2, n_shared_experts=1), 0, [0])
-    routed = draw_weights(LayerSpec(d_model=6, d_ff=10, n_experts=3), 0, [0])
+    shared = draw_weights(draws_of(LayerSpec(d_model=6, d_ff=10, n_experts=2, n_shared_experts=1), 0, [0]))
+    routed = draw_weights(draws_of(LayerSpec(d_model=6, d_ff=10, n_experts=3), 0, [0]))
     assert torch.equal(shared.up, routed.up)
 
 
 def test_matrices_of_one_expert_differ():
-    weights = draw_weights(LayerSpec(d_model=6, d_ff=6, n_experts=2, gated=True), 0, [0])
+    weights = draw_weights(draws_of(LayerSpec(d_model=6, d_ff=6, n_experts=2, gated=True), 0, [0]))
     assert not torch.equal(weights.up, weights.gate)
     assert not torch.equal(weights.up, weights.down.mT)
 
@@ -194,7 +195,7 @@ def test_matrices_of_one_expert_differ():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_first_block_does_not_depend_on_the_blocks_after_it(init, dtype):
     specs = [LayerSpec(d_model=3, d_ff=HIDDEN_BLOCK + more, n_experts=2, init=init) for more in (2, 9, HIDDEN_BLOCK + 1)]
-    drawn = [draw_weights(spec, 0, [0], dtype) for spec in specs]
+    drawn = [draw_weights(draws_of(spec, 0, [0]), dtype) for spec in specs]
     first = drawn[0].up[:, :, :HIDDEN_BLOCK]
     for weights, spec in zip(drawn[1:], specs[1:], strict=True):
         assert torch.equal(weights.up[:, :, :HIDDEN_BLOCK], first)
@@ -207,7 +208,7 @@ def test_the_first_block_does_not_depend_on_the_blocks_after_it(init, dtype):
 
 def test_blocks_are_uncorrelated():
     spec = LayerSpec(d_model=8, d_ff=2 * HIDDEN_BLOCK, n_experts=4)
-    W = array(draw_weights(spec, 0, [0]).up) / entry_std(spec, "up")
+    W = array(draw_weights(draws_of(spec, 0, [0])).up) / entry_std(spec, "up")
     a, b = W[:, :, :HIDDEN_BLOCK].ravel(), W[:, :, HIDDEN_BLOCK:].ravel()
     assert abs(float(a @ b)) / math.sqrt(a.size) < SIGMA
     assert abs(float(a @ (b + 0.03 * a))) / math.sqrt(a.size) > SIGMA
@@ -216,7 +217,7 @@ def test_blocks_are_uncorrelated():
 def test_the_same_bits_on_any_number_of_threads():
     # 65,536 numbers a matrix, 4.9 million in all: enough to be shared out.
     spec = LayerSpec(d_model=128, d_ff=512, n_experts=4, n_shared_experts=1, gated=True, router=RouterSpec("noisy"))
-    alone = draw_weights(spec, 2, range(5))
+    alone = draw_weights(draws_of(spec, 2, range(5)))
     with pool(2) as (task_map, _):
-        spread = draw_weights(spec, 2, range(5), task_map=task_map)
+        spread = draw_weights(draws_of(spec, 2, range(5)), task_map=task_map)
     assert all(torch.equal(getattr(alone, name), getattr(spread, name)) for name in ("up", "gate", "down", "router"))

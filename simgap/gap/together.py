@@ -1,0 +1,289 @@
+"""Measure layers of one shape by one tensor program: the trials of all of them in groups, each one's tallies, and the Gap they make."""
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap, chosen_names
+from simgap.gap.tallies import ROUTED, SHARED, GroupTallies, Path, Tallies, cut
+from simgap.gap.tallying import Wanted, tally_layer
+from simgap.moe import (
+    Draw,
+    Weights,
+    budget_bytes,
+    group_bytes,
+    group_numbers,
+    group_trials,
+    open_inputs,
+    physical_bytes,
+    plan_block,
+    plan_stream,
+    shape,
+    simulate,
+    stream_bytes,
+)
+from simgap.moe.budget import cuts
+from simgap.moe.inputs import TOKEN_BLOCK
+from simgap.specs import LayerSpec, RunSpec, format_bytes
+from simgap.stats import Estimate, difference, ratio_of_means
+from simgap.threads import Map, in_order, pool, worth
+
+
+@dataclass(frozen=True)
+class Request:
+    """Trials first, ..., run.trials - 1 of one layer: all of them, or those that come after `first` measured ones.
+
+    Raises ValueError for what is no LayerSpec or RunSpec, and for a first trial beyond the last.
+    """
+
+    spec: LayerSpec
+    run: RunSpec
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kind in (("spec", LayerSpec), ("run", RunSpec)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name}: expected a {kind.__name__}, got {type(getattr(self, name)).__name__}")
+        if type(self.first) is not int or not 0 <= self.first < self.run.trials:
+            raise ValueError(f"first: expected a trial from 0 to {self.run.trials - 1}, got {self.first!r}")
+
+    @property
+    def trials(self) -> int:
+        return self.run.trials - self.first
+
+
+def program(spec: LayerSpec, run: RunSpec) -> Hashable:
+    """What requests must share to be measured in one call: the shape of the layer and its norm, tokens, dtype and device.
+
+    They may differ in everything else: seed, trials, activation, init, router, inputs, the spread of a norm's gain and bias.
+    """
+    return *shape(spec), run.tokens, run.dtype, run.device
+
+
+def measure_together(
+    requests: Sequence[Request],
+    *,
+    sites: Sequence[str] = SITES,
+    readings: Sequence[str] = READINGS,
+    weights: Sequence[str] = WEIGHT_KINDS,
+) -> list[Tallies]:
+    """The tallies of each request, in their order: the bits that it would have alone, at a fraction of the cost for small layers.
+
+    All requests have one `program`, and the memory budget is the first one's. Raises ValueError as `measure` does where one of them cannot
+    be met, or has vectors that are not finite; none of them then has a result.
+    """
+    return tallied(requests, chosen(sites, readings, weights))
+
+
+def chosen(sites: Sequence[str], readings: Sequence[str], weights: Sequence[str]) -> Wanted:
+    """What is wanted, in the known order. Raises ValueError for a name that does not exist."""
+    return Wanted(
+        chosen_names("sites", sites, SITES), chosen_names("readings", readings, READINGS), chosen_names("weights", weights, WEIGHT_KINDS)
+    )
+
+
+def memory_needed(
+    spec: LayerSpec,
+    run: RunSpec,
+    *,
+    sites: Sequence[str] = SITES,
+    readings: Sequence[str] = READINGS,
+    weights: Sequence[str] = WEIGHT_KINDS,
+) -> tuple[int, int]:
+    """Bytes of one trial held whole, and the least that will do where its weights can be streamed. Raises ValueError where the budget or
+    the machine has less than that."""
+    wanted = chosen(sites, readings, weights).of(spec)
+    held = group_bytes(spec, run, 1, wanted.computed(spec), wanted.all_pairs)
+    whole = why_whole(spec, None)
+    least = held if whole else min(held, least_streamed(spec, run, wanted))
+    check_memory(spec, run, least, why=whole)
+    return held, least
+
+
+def tallied(
+    requests: Sequence[Request],
+    wanted: Wanted,
+    prepare: Callable[[Weights], Weights] | None = None,
+    progress: Callable[[float], object] | None = None,
+) -> list[Tallies]:
+    """`measure_together`, with the prepare and progress of `measure`: prepare for a lone request, as weights do not say whose they are."""
+    if not requests:
+        return []
+    if len({program(request.spec, request.run) for request in requests}) > 1:
+        raise ValueError("requests: expected one program, got several")
+    check_device(requests[0].run.device)
+    # Like beside like, because neighbours of one init and of one activation are done by one call.
+    specs = [request.spec for request in requests]
+    order = sorted(range(len(specs)), key=lambda at: (specs[at].init, specs[at].init_correlation, specs[at].activation))
+    asked = [requests[at] for at in order]
+    groups = _measured(asked, wanted.of(asked[0].spec), prepare, progress or (lambda _: None))
+    found = cut(groups, [request.first for request in asked], [request.trials for request in asked])
+    return [tallies for _, tallies in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+
+
+def _measured(
+    requests: list[Request], wanted: Wanted, prepare: Callable[[Weights], Weights] | None, progress: Callable[[float], object]
+) -> list[GroupTallies]:
+    """The tallies of all trials of the requests, one after the other, in groups that fit the budget and share the threads."""
+    count = sum(request.trials for request in requests)
+    run = replace(requests[0].run, trials=count)
+    spec, computed = requests[0].spec, wanted.computed(requests[0].spec)
+    one_trial = max(
+        group_bytes(inputs_of, run, 1, computed, wanted.all_pairs) for inputs_of in {r.spec.inputs: r.spec for r in requests}.values()
+    )
+    whole = next(filter(None, (why_whole(request.spec, prepare) for request in requests)), "")
+    streamed = one_trial > budget_bytes(run) and not whole
+    if streamed:
+        # Refused before anything is drawn.
+        one_trial = least_streamed(spec, run, wanted)
+    most = check_memory(spec, run, one_trial, why=whole)
+    # A sum and a count for every quantity, and some 120 bytes to say whose trial it is.
+    kept = count * (120 + 16 * (len(wanted.weights) + len(wanted.readings) * len(wanted.sites)))
+    if kept > run.memory_bytes:
+        raise ValueError(f"trials: the values of {count} trials need {format_bytes(kept)}, the budget is {format_bytes(run.memory_bytes)}")
+    draws = [Draw(request.spec, request.run.seed, trial) for request in requests for trial in range(request.first, request.run.trials)]
+    groups = [range(t, t + 1) for t in range(count)] if streamed else group_trials(spec, run, wanted.all_pairs, most)
+    at_once = 1 if streamed else budget_bytes(run) // (one_trial * max(map(len, groups)))
+    source = open_inputs(draws)
+
+    def measured(group: range, task_map: Map = in_order) -> GroupTallies:
+        layer = simulate(draws[group.start : group.stop], run, source, prepare, task_map, streamed)
+        tokens = TOKEN_BLOCK
+        if streamed:
+            plan = plan_stream(spec, run, computed, wanted.all_pairs, workers, layer.longest_list)
+            check_memory(spec, run, plan.bytes)
+            tokens, task_map = plan.tokens, task_map if plan.workers > 1 else in_order
+        elif not wanted.all_pairs:
+            # Only now is it known how unevenly the router loads the experts: smaller blocks where the usual ones would not fit.
+            plan = plan_block(spec, run, len(group), computed, budget_bytes(run) // side_by_side, layer.longest_list)
+            check_memory(spec, run, plan.bytes)
+            tokens = plan.tokens
+        found = tally_layer(layer, wanted, task_map, tokens, progress if streamed else lambda _: None)
+        if not streamed:
+            progress(len(group))
+        return found
+
+    with pool() as (task_map, workers):
+        side_by_side = max(1, min(workers, at_once, len(groups))) if run.device == "cpu" else 1
+        if side_by_side > 1 and len(groups) >= workers:
+            return list(worth(task_map, group_numbers(spec, run, wanted.all_pairs) * run.trials)(measured, groups))
+        side_by_side = 1
+        return [measured(group, task_map) for group in groups]
+
+
+def why_whole(spec: LayerSpec, prepare: object) -> str:
+    """Why a layer's weights must all be held at once; nothing where they can be streamed."""
+    if spec.init == "orthogonal":
+        return "orthogonal weights are drawn whole and not streamed"
+    return "" if prepare is None else "prepared weights are held and not streamed"
+
+
+def least_streamed(spec: LayerSpec, run: RunSpec, wanted: Wanted) -> int:
+    """The least bytes that a streamed trial could do with, were its router to load all experts alike."""
+
+    *_, tokens = cuts(run.tokens)
+    return stream_bytes(spec, run, wanted.computed(spec), wanted.all_pairs, tokens, -(-tokens * spec.top_k // spec.n_experts), 1)
+
+
+def check_device(device: str) -> None:
+    """ValueError where torch has no such device."""
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {device!r} asked for, but torch {torch.__version__} sees no CUDA device here; use device = 'cpu'")
+    if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
+        raise ValueError(f"device: {device!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
+
+
+def check_memory(spec: LayerSpec, run: RunSpec, needed: int, why: str = "") -> int:
+    """How many times so many bytes fit the budget; ValueError where they do not, or not the machine, and why less would not do."""
+    size = f"{spec.parameters:.3g} parameters, {run.tokens} tokens, {run.dtype}"
+    needs = f"memory: one trial of this layer ({size}) needs {'' if why else 'at least '}{format_bytes(needed)}"
+    reason = f"; {why}" if why else ""
+    if run.device == "cpu" and needed > physical_bytes():
+        raise ValueError(f"{needs}, the machine has {format_bytes(physical_bytes())}{reason}")
+    if needed > run.memory_bytes:
+        raise ValueError(f"{needs}, the budget is {format_bytes(run.memory_bytes)}{reason}")
+    return int(budget_bytes(run) // needed)
+
+
+def gathered(
+    spec: LayerSpec,
+    run: RunSpec,
+    tallies: Tallies,
+    *,
+    sites: Sequence[str] = SITES,
+    readings: Sequence[str] = READINGS,
+    weights: Sequence[str] = WEIGHT_KINDS,
+) -> Gap[Estimate]:
+    """What `measure` returns, from the tallies of all trials of a run. Raises ValueError for those of other trials or of another layer."""
+    if tallies.first or tallies.trials != run.trials or tallies.taken.shape[1] != spec.n_experts:
+        got = f"trials {tallies.first} to {tallies.first + tallies.trials - 1} of {tallies.taken.shape[1]} experts"
+        raise ValueError(f"tallies: expected trials 0 to {run.trials - 1} of {spec.n_experts} experts, got {got}")
+    return estimated(spec, run, chosen(sites, readings, weights), tallies)
+
+
+def estimated(spec: LayerSpec, run: RunSpec, wanted: Wanted, tallies: Tallies) -> Gap[Estimate]:
+    """The Estimates of what is wanted, in the shape of a Gap."""
+    found = estimates(tallies)
+
+    def estimate(*path: str) -> Estimate:
+        return found[path] if path in found else _missing(_why_missing(spec, path))
+
+    def side(name: str, shared: Gap[Estimate] | None, routing: dict) -> Gap[Estimate]:
+        weight = {kind: estimate(name, "weight_mso", kind) for kind in wanted.weights}
+        activation = {r: {site: estimate(name, "activation_mso", r, site) for site in wanted.sites} for r in wanted.readings}
+        output = activation.get("mean", {}).get("output") or _missing("mean output not measured")
+        up = weight.get("up") or _missing("W_up not measured")
+        return Gap(spec, run, weight, activation, difference(output, up), ratio_of_means(output, up), shared, routing)
+
+    return side(ROUTED, side(SHARED, None, {}) if spec.n_shared_experts else None, _routing(run, tallies))
+
+
+def _routing(run: RunSpec, tallies: Tallies) -> dict[str, Any]:
+    """What the router did: each expert's share of the assignments, averaged over trials, and the experts and tokens that went without."""
+    shares = tallies.taken / np.maximum(tallies.taken.sum(1, keepdims=True), 1)
+    idle = [] if tallies.taken.all() else np.argwhere(tallies.taken == 0).tolist()
+    return {
+        "load": shares.mean(0).tolist(),
+        "idle_experts": len(idle),
+        "idle_at": [f"trial {t} expert {e}" for t, e in idle[:3]],
+        "dropped_tokens": int(tallies.dropped.sum()),
+        "tokens": run.tokens * run.trials,
+    }
+
+
+def estimates(tallies: Tallies) -> dict[Path, Estimate]:
+    """Each quantity's Estimate over all trials: what Estimate.of makes of one row, for all of them in one pass."""
+    pairs, n = tallies.pairs, tallies.trials
+    values = np.divide(tallies.total, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
+    means = (np.add.reduce(values, 1) / n).tolist()
+    sems = (values.std(1, ddof=1) / math.sqrt(n)).tolist() if n > 1 else [None] * len(means)
+    fewest, counted, expected = pairs.min(1).tolist(), pairs.sum(1).tolist(), tallies.expected.sum(1).tolist()
+    found = {}
+    for row, path in enumerate(tallies.paths):
+        dropped, at = expected[row] - counted[row], str(tallies.left_out[path]) if path in tallies.left_out else ""
+        if not expected[row]:
+            found[path] = _missing("no token meets two experts")
+        elif fewest[row]:
+            found[path] = Estimate(means[row], sems[row], n, counted[row], dropped, at, "", values[row], pairs[row])
+        else:
+            found[path] = Estimate.of(values[row], pairs[row], dropped, at)
+    return found
+
+
+@functools.cache
+def _missing(why: str) -> Estimate:
+    return Estimate.missing(why)
+
+
+def _why_missing(spec: LayerSpec, path: Path) -> str:
+    if path[-1] == "gate":
+        return "gated = false: there is no W_gate"
+    if path[-1] == "normed":
+        return "norm = none: there is no normed site"
+    return "not measured"
