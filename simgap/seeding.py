@@ -46,6 +46,12 @@ def words(labels: Iterable[Label]) -> UInt64[np.ndarray, "S 3"]:
     return np.frombuffer(digests, np.uint64).reshape(-1, 3)
 
 
+def derived(seed: int, name: str) -> int:
+    """A seed of 63 bits that belongs to this seed and name, and with probability 1 - 2^-63 to no other: one root for many layers, whose
+    streams would otherwise begin alike."""
+    return int.from_bytes(_hashed(f"simgap seed {seed} {name}".encode(), 8)) >> 1
+
+
 class _Words(ISeedSequence):
     """A label as numpy's bit generators want their seed: as many words of its hash as they ask for, 64 bytes at most."""
 

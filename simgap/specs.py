@@ -6,8 +6,11 @@ import json
 import math
 import os
 import re
+import stat
+import time
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 Activation = Literal["identity", "relu", "gelu", "gelu_tanh", "silu", "tanh", "erf"]
@@ -19,6 +22,9 @@ InputKind = Literal["gaussian", "sphere", "powerlaw", "clusters", "student", "fi
 Dtype = Literal["float32", "float64"]
 
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+NORMS: tuple[str, ...] = get_args(Norm)
+AFFINES: tuple[str, ...] = get_args(Affine)
+INITS: tuple[str, ...] = get_args(Init)
 ODD_ACTIVATIONS = ("identity", "tanh", "erf")
 GAUSSIAN_INITS = ("kaiming_normal", "xavier_normal")
 BYTES_PER_UNIT = {
@@ -33,6 +39,9 @@ BYTES_PER_UNIT = {
     "gb": 10**9,
     "tb": 10**12,
 }
+# No file system tells times of change apart less finely.
+SETTLED_NS = 2_000_000_000
+_SORTED_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True)
@@ -102,11 +111,14 @@ class InputSpec:
         """SHA-256 of the file's content, in hex; empty where no file is read. Raises ValueError where it cannot be read."""
         if self.kind != "file":
             return ""
-        if os.path.exists(self.path) and not os.path.isfile(self.path):
-            raise ValueError(f"inputs.path: cannot read {self.path!r}: not a regular file")
         try:
-            with open(self.path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            found = os.stat(self.path)
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError(f"inputs.path: cannot read {self.path!r}: not a regular file")
+            # A file written a moment ago may be written again before its time of change shows it: that one is read anew.
+            if abs(time.time_ns() - found.st_mtime_ns) < SETTLED_NS:
+                return _content_hash(self.path)
+            return _settled_hash(self.path, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
         except OSError as error:
             raise ValueError(f"inputs.path: cannot read {self.path!r}: {error.strerror}") from None
 
@@ -153,9 +165,9 @@ class LayerSpec:
         _integer(self, "top_k", low=1)
         _integer(self, "n_shared_experts", low=0)
         _choice("activation", self.activation, ACTIVATIONS)
-        _choice("norm", self.norm, get_args(Norm))
-        _choice("norm_affine", self.norm_affine, get_args(Affine))
-        _choice("init", self.init, get_args(Init))
+        _choice("norm", self.norm, NORMS)
+        _choice("norm_affine", self.norm_affine, AFFINES)
+        _choice("init", self.init, INITS)
         if not isinstance(self.gated, bool):
             raise ValueError(f"gated: expected true or false, got {self.gated!r}")
         _number(self, "norm_affine_std", low=0.0)
@@ -176,7 +188,8 @@ class LayerSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, as JSON and records hold them."""
-        return asdict(self)
+        # A twentieth of the time of asdict, which copies deeply what is plain.
+        return {**vars(self), "router": {**vars(self.router)}, "inputs": {**vars(self.inputs)}}
 
     def key(self) -> str:
         """A stable name of this layer: 16 hex digits of the SHA-256 of its fields, a file of inputs by its content and not its path."""
@@ -256,8 +269,18 @@ def field_names(spec: type) -> tuple[str, ...]:
 
 
 def _digest(plain: dict[str, Any]) -> str:
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_SORTED_JSON(plain).encode()).hexdigest()[:16]
+
+
+def _content_hash(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(64)
+def _settled_hash(path: str, device: int, inode: int, changed_ns: int, size: int) -> str:
+    """A large file is read once for all the cells of a sweep, not once for each."""
+    return _content_hash(path)
 
 
 def _choice(name: str, value: object, options: tuple[str, ...]) -> None:
@@ -279,6 +302,8 @@ def _whole(value: object) -> int | None:
 def _integer(spec: object, name: str, low: int, why: str = "") -> None:
     attribute = name.rpartition(".")[2]
     value = getattr(spec, attribute)
+    if type(value) is int and value >= low:
+        return
     whole = _whole(value)
     if whole is None or whole < low:
         raise ValueError(f"{name}: expected a whole number, at least {low}{f' ({why})' if why else ''}, got {value!r}")

@@ -1,50 +1,80 @@
-"""Records of runs: append-only JSON lines, each complete or absent, each with where it came from."""
+"""Append-only JSON lines, each complete or absent."""
 
 import contextlib
 import json
 import os
-import platform
-import subprocess
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-PACKAGES = ("simgap", "numpy", "torch", "scipy", "numba")
+# No record of ours is as long: a longer line is some other file's, and is not taken into memory.
+LONGEST_LINE = 1 << 26
+
+
+class Entry(NamedTuple):
+    """A line of a file of records: where it begins, its bytes, and the record, or None where it is not a whole one."""
+
+    offset: int
+    size: int
+    record: dict[str, Any] | None
 
 
 class Records:
-    """One JSONL file with one writer. A line is whole and on disk before `append` returns; a torn last line is never read."""
+    """One JSONL file with one writer. Lines are whole and on disk before `append` returns; a torn last line is never read."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record. Raises ValueError for a NaN or an infinity, which JSON has no word for."""
-        line = json.dumps(record, allow_nan=False, separators=(", ", ": ")) + "\n"
+        """Write one record. Raises ValueError for a NaN or an infinity, which JSON has no word for, and OSError as `extend`."""
+        self.extend([line_of(record)])
+
+    def extend(self, lines: Sequence[bytes]) -> int:
+        """Write lines made by `line_of`: one write, one flush to the disk. Returns the byte at which the first of them begins.
+
+        Raises OSError that names the file where they cannot be written; the file is then as it was before.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                # A line torn by a crash gets its newline now, so that it spoils itself and not the next one.
-                if file.read(1) != b"\n":
-                    line = "\n" + line
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        text = b"".join(lines)
+        try:
+            with open(self.path, "ab+", buffering=0) as file:
+                size = begin = file.seek(0, os.SEEK_END)
+                try:
+                    if size:
+                        file.seek(-1, os.SEEK_END)
+                        # A line torn by a crash gets its newline now, so that it spoils itself and not the next one.
+                        if file.read(1) != b"\n":
+                            text, begin = b"\n" + text, size + 1
+                    write_all(file.fileno(), text)
+                    os.fsync(file.fileno())
+                except OSError:
+                    # A disk that filled up midway: half a line is no record.
+                    with contextlib.suppress(OSError):
+                        file.truncate(size)
+                    raise
+        except OSError as error:
+            raise type(error)(error.errno, f"cannot write {str(self.path)!r}: {error.strerror}") from None
+        return begin
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every complete record, oldest first; lines that are not whole JSON objects are left out."""
+        return (entry.record for entry in self.entries() if entry.record is not None)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every line, oldest first, whole or not."""
         if not self.path.exists():
             return
-        with open(self.path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                # Whatever a foreign line does to the parser (numbers of 5,000 digits, 100,000 brackets, NaN), it is no record of ours.
-                with contextlib.suppress(ValueError, RecursionError):
-                    record = json.loads(line, parse_constant=_refuse)
-                    if line.endswith("\n") and isinstance(record, dict):
-                        yield record
+        with open(self.path, "rb") as file:
+            offset = 0
+            while line := file.readline(LONGEST_LINE):
+                yield Entry(offset, len(line), record_of(line))
+                offset += len(line)
+
+    def at(self, offset: int) -> dict[str, Any] | None:
+        """The record whose line begins at this byte."""
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            return record_of(file.readline(LONGEST_LINE))
 
     def find(self, key: str, origin: Mapping[str, Any]) -> dict[str, Any] | None:
         """The newest record under this key that the same code on the same machine wrote: what a stopped run need not do again."""
@@ -53,19 +83,26 @@ class Records:
         return found[-1] if found else None
 
 
-def provenance(command: str = "") -> dict[str, Any]:
-    """Commit (with "dirty" if the tree has changes), versions, machine, threads, time and command: where a record came from."""
-    commit, dirty = _commit()
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "platform": platform.platform(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-    }
+def line_of(record: Mapping[str, Any]) -> bytes:
+    """A record as one line of JSON. Raises ValueError for a NaN or an infinity."""
+    return json.dumps(record, allow_nan=False, separators=(", ", ": ")).encode() + b"\n"
+
+
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """The record in a line, or None where the line is not a whole JSON object."""
+    # Whatever a foreign line does to the parser (numbers of 5,000 digits, 100,000 brackets, NaN), it is no record of ours.
+    with contextlib.suppress(ValueError, RecursionError):
+        record = json.loads(line, parse_constant=_refuse)
+        if line.endswith(b"\n") and isinstance(record, dict):
+            return record
+    return None
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write all of the bytes; the system may take them in parts."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
 
 
 def _refuse(constant: str) -> None:
@@ -77,32 +114,3 @@ def _reproducible(origin: object) -> tuple[Any, ...] | None:
     if not isinstance(origin, Mapping) or not origin.get("commit") or origin.get("dirty"):
         return None
     return origin["commit"], json.dumps(origin.get("versions"), sort_keys=True), origin.get("cpu")
-
-
-def _commit() -> tuple[str | None, bool | None]:
-    """The commit of the checkout that holds this file, if it is one; an installed copy has none."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None, None
-    try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=20)  # noqa: S603
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=20)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return commit.stdout.strip(), bool(status.stdout.strip())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -1,0 +1,102 @@
+"""The folder of a run: one writer, and files that are whole or absent, on a disk that fills up too."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from simgap.records import Records, line_of, locked, read_manifest, write_manifest, write_whole
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
+    with locked(tmp_path / "run"):
+        with pytest.raises(ValueError, match=rf"out: '.*run' is in use by process {os.getpid()} on "), locked(tmp_path / "run"):
+            pass
+        script = f"from simgap.records import locked\nfrom pathlib import Path\nwith locked(Path({str(tmp_path / 'run')!r})): pass"
+        other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert other.returncode == 1
+        assert f"is in use by process {os.getpid()} on " in other.stderr
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    script = f"""
+import os, signal
+from pathlib import Path
+from simgap.records import locked
+with locked(Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (killed.stdout, killed.returncode) == ("held\n", -9)
+    with locked(tmp_path):
+        pass
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path):
+    path = tmp_path / "manifest.json"
+    assert read_manifest(path) is None
+    write_manifest(path, {"a": [1, 0.1, None, "é"]})
+    assert read_manifest(path) == {"a": [1, 0.1, None, "é"]}
+    write_manifest(path, {"b": 2})
+    assert read_manifest(path) == {"b": 2}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"a": 1} {"b": 2}', '{"a": NaN}', "[" * 100_000, "\x00" * 10])
+def test_what_is_no_manifest_is_refused(tmp_path, text):
+    path = tmp_path / "manifest.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"manifest.json' is not a manifest: expected one JSON object"):
+        read_manifest(path)
+
+
+@pytest.fixture
+def small_disk():
+    """Files of at most 8 KiB, as a disk that fills up would have it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, small_disk):
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    with pytest.raises(OSError, match=r"cannot write '.*file': File too large"):
+        write_whole(path, b"x" * 10_000)
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_the_records_as_they_were(tmp_path, small_disk):
+    records = Records(tmp_path / "records.jsonl")
+    records.append({"n": 1, "pad": "x" * 5000})
+    whole = records.path.read_bytes()
+    with pytest.raises(OSError, match=r"cannot write '.*records.jsonl': File too large"):
+        records.append({"n": 2, "pad": "x" * 5000})
+    assert records.path.read_bytes() == whole
+    records.append({"n": 3})
+    assert [record["n"] for record in records] == [1, 3]
+
+
+def test_a_device_that_is_always_full_is_named(tmp_path):
+    (tmp_path / "records.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"cannot write '.*records.jsonl': No space left on device"):
+        Records(tmp_path / "records.jsonl").append({"n": 1})
+
+
+def test_lines_begin_where_they_are_said_to(tmp_path):
+    records = Records(tmp_path / "records.jsonl")
+    starts = [records.extend([line_of({"n": n, "pad": "é" * n}), line_of({"n": -n})]) for n in range(3)]
+    assert [records.at(start) for start in starts] == [{"n": n, "pad": "é" * n} for n in range(3)]
+    assert [entry.offset for entry in records.entries()][::2] == starts
+    with open(records.path, "ab") as file:
+        file.write(b'{"torn": ')
+    start = records.extend([line_of({"n": 4})])
+    assert records.at(start) == {"n": 4}
+    assert [entry.record for entry in records.entries()][-2:] == [None, {"n": 4}]
