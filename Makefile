@@ -1,5 +1,7 @@
 # make reproduce   the published tables beside the theory, into runs/persistence (PRESET=smoke for a quick look, PRESET=full by default)
 # make figures     the theory figures, simulation on the laws' lines, into runs/theory (PRESET as above)
+# make atlas       where the laws hold: hundreds of layers swept, with a map of verdicts, into runs/sweeps (DEVICE=cuda adds the largest)
+# make cluster-demo a real Dask scheduler with workers on this machine, a sweep on it, and a worker killed midway
 # make test        the tests; make test-slow adds the long ones; make lint runs the linters; make bench times the main job
 # Each creates .venv on first use and installs nothing on the next.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,13 +10,19 @@ DEVICE ?= cpu
 OUT ?= runs/persistence
 BIN := .venv/bin
 
-.PHONY: reproduce figures test test-slow lint format bench clean
+.PHONY: reproduce figures atlas cluster-demo test test-slow lint format bench clean
 
 reproduce: .venv/kernels
 	$(BIN)/python -m experiments persistence --preset $(PRESET) --device $(DEVICE) --out $(OUT)
 
 figures: .venv/kernels
 	$(BIN)/python -m experiments theory --preset $(PRESET) --out runs/theory
+
+atlas: .venv/kernels
+	$(BIN)/python -m experiments sweeps atlas --preset $(if $(filter cpu,$(DEVICE)),cpu,full) --device $(DEVICE) --out runs/sweeps
+
+cluster-demo: .venv/kernels
+	$(BIN)/python -m experiments.sweeps.cluster
 
 test: .venv/kernels
 	$(BIN)/python -m pytest
@@ -43,7 +51,7 @@ bench: .venv/kernels
 # The stamp is written last, so an interrupted install is done again.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[figures,proofs,test,lint]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cluster,figures,proofs,test,lint]"
 	touch $@
 
 clean:

@@ -8,6 +8,7 @@ from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
 if TYPE_CHECKING:
     from simgap.gap import Gap, Overlap, calibrate, mean_mso, measure, predict, token_mso, weight_mso
     from simgap.moe import Weights
+    from simgap.sweeps import Cells, Range, Run, collect, grid, one_at_a_time, random_design, sobol_design, sweep, zip_grid
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,11 +25,24 @@ __all__ = [
     "Gap",
     "Overlap",
     "Weights",
+    "grid",
+    "zip_grid",
+    "one_at_a_time",
+    "random_design",
+    "sobol_design",
+    "Range",
+    "Cells",
+    "sweep",
+    "collect",
+    "Run",
 ]
 
 # torch takes over a second to import: it is loaded by the first name that needs it.
 _ROOMS = dict.fromkeys(("Gap", "Overlap", "calibrate", "mean_mso", "measure", "predict", "token_mso", "weight_mso"), "simgap.gap")
 _ROOMS["Weights"] = "simgap.moe"
+_ROOMS |= dict.fromkeys(
+    ("Cells", "Range", "Run", "collect", "grid", "one_at_a_time", "random_design", "sobol_design", "sweep", "zip_grid"), "simgap.sweeps"
+)
 
 
 def __getattr__(name: str) -> Any:

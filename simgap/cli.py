@@ -22,6 +22,8 @@ CHOICES = {
     "--sites": ("pre", "hidden", "normed", "output"),
     "--readings": ("mean", "token", "all"),
 }
+# As in simgap.sweeps.engines, likewise.
+ENGINES = ("inprocess", "local", "dask")
 HELP = {
     "d_model": "model width d",
     "d_ff": "hidden width f of each expert",
@@ -70,11 +72,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status: 0 done, 2 bad input."""
+    """Run one command; return its exit status: 0 done, 1 a check failed or cells were set aside, 2 bad input, 130 stopped."""
     parser = build_parser()
     # Parsed in two steps, so that a flag unknown to a command is answered by that command's parser.
     options, rest = parser.parse_known_args(argv)
     command: Parser = options.parser
+    options.given = list(sys.argv[1:] if argv is None else argv)
     if rest:
         command.error(f"unrecognized arguments: {' '.join(rest)}")
     return finish(lambda: options.run(options), command)
@@ -117,10 +120,29 @@ def build_parser() -> Parser:
         for flag, options in CHOICES.items():
             command.add_argument(flag, nargs="+", choices=options, default=list(options), help="which to compute (default: all)")
         command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    _add_sweep(commands)
     return parser
 
 
-def _add_flags(parser: argparse.ArgumentParser, spec: type, title: str) -> None:
+def _add_sweep(commands: Any) -> None:
+    text = "measure every layer of a sweep file beside its null; stopped and resumed at will"
+    command = commands.add_parser("sweep", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    command.set_defaults(run=run_sweep, parser=command)
+    command.add_argument("file", nargs="?", metavar="FILE.toml", help="the sweep file; with --resume it may be left out")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder of the results: records.jsonl, manifest.json, frame.parquet")
+    command.add_argument("--resume", action="store_true", help="go on with the sweep that DIR holds, if it holds one")
+    command.add_argument("--dry-run", action="store_true", help="say what it would cost, and write nothing")
+    command.add_argument(
+        "--engine", choices=ENGINES, help="where cells are measured (default: local processes, where the work is worth it)"
+    )
+    command.add_argument("--workers", type=int, metavar="INT", help="processes of the local engine (default: one to a core)")
+    command.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, such as tcp://10.0.0.1:8786")
+    command.add_argument("--any-version", action="store_true", help="go on with what another version of simgap began")
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    _add_flags(command, RunSpec, "run, instead of what the file says", defaults=False)
+
+
+def _add_flags(parser: argparse.ArgumentParser, spec: type, title: str, defaults: bool = True) -> None:
     group = parser.add_argument_group(title)
     for item in fields(spec):
         if item.name in NESTED:
@@ -130,13 +152,13 @@ def _add_flags(parser: argparse.ArgumentParser, spec: type, title: str) -> None:
             for inner in fields(NESTED[item.name])[1:]:
                 _add_flag(group, inner, f"--{item.name}.{inner.name}", HELP[f"{item.name}.{inner.name}"])
         else:
-            _add_flag(group, item, f"--{item.name.replace('_', '-')}", HELP[item.name])
+            _add_flag(group, item, f"--{item.name.replace('_', '-')}", HELP[item.name], defaults)
 
 
-def _add_flag(group: argparse._ArgumentGroup, item: Field, flag: str, text: str) -> None:
-    default = item.default if item.default is not MISSING else None
+def _add_flag(group: argparse._ArgumentGroup, item: Field, flag: str, text: str, defaults: bool = True) -> None:
+    default = item.default if defaults and item.default is not MISSING else None
     flags = list(dict.fromkeys([flag, flag.replace("_", "-")]))
-    shown = f"{text} (default: {default})".strip() if default != "" else text
+    shown = f"{text} (default: {default})" if default not in ("", None) else text
     if item.type is bool:
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=default, help=text)
     elif get_origin(item.type) is Literal:
@@ -196,6 +218,62 @@ def run_predict(options: argparse.Namespace) -> int:
         print(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
         return 0
     print("\n".join(prediction_lines(predicted)))
+    return 0
+
+
+def run_sweep(options: argparse.Namespace) -> int:
+    from simgap.report.sweep import cell_lines
+    from simgap.sweeps.command import asked, interruptible
+
+    with interruptible():
+        given = {item.name: getattr(options, item.name) for item in fields(RunSpec) if getattr(options, item.name) is not None}
+        job = asked(options.file, options.out, options.resume, options.dry_run, given)
+        if not options.json:
+            # Before anything runs: whoever misses a cell may still stop.
+            print(*cell_lines("left out", job.cells.left_out), sep="\n", end="\n" * bool(job.cells.left_out), file=sys.stderr, flush=True)
+        return _forecast(options, job) if options.dry_run else _sweep(options, job)
+
+
+def _sweep(options: argparse.Namespace, job: Any) -> int:
+    from simgap.report.sweep import cell_lines, law_lines
+    from simgap.sweeps import collect, sweep
+    from simgap.sweeps.command import judged, plain_run, resuming
+
+    way = {name: getattr(options, name) for name in ("out", "engine", "workers", "scheduler", "any_version")}
+    kept = job.recorded()
+    try:
+        run = sweep(job.cells, metrics=job.metrics, **job.run.to_dict(), **way, progress=False if options.json else None)
+        table = collect(options.out)
+    except KeyboardInterrupt:
+        options.parser.exit(130, f"{options.parser.prog}: stopped with {job.standing()}; go on with: {resuming(options.given)}\n")
+    except (OSError, ValueError, MemoryError) as error:
+        # A refusal says all there is to say; once cells were recorded, or where the disk is at fault, it matters that they are safe.
+        if job.recorded() == kept and not (kept and isinstance(error, OSError)):
+            raise
+        why = str(error) or "out of memory"
+        raise ValueError(f"{why}; {job.standing()} and safe; go on with: {resuming(options.given)}") from None
+    if options.json:
+        print(json.dumps(plain_run(run, job), allow_nan=False))
+    else:
+        print(run, *cell_lines("set aside", run.set_aside), *law_lines(judged(table, job.cells)), sep="\n")
+    return 1 if run.set_aside else 0
+
+
+def _forecast(options: argparse.Namespace, job: Any) -> int:
+    from simgap.report.sweep import cell_lines
+    from simgap.sweeps.command import forecast, plain_cells
+
+    found = forecast(job, options.engine, options.workers)
+    if found.too_large:
+        if not options.json:
+            print(*cell_lines("too large", found.too_large), sep="\n", file=sys.stderr, flush=True)
+        cells = f"{len(found.too_large):,} of {found.cells:,} cells"
+        raise ValueError(f"memory: {job.run.memory} cannot hold {cells}; give more, or leave them out by max_parameters")
+    if options.json:
+        counts = {"path": options.out, "cells": len(job.cells), "done": found.done, "left_out": plain_cells(job.cells.left_out)}
+        print(json.dumps(counts | {"seconds": found.seconds, "memory": found.memory}))
+    else:
+        print(*[f"{found.done:,} of {len(job.cells):,} cells done"] * bool(found.done), found.line, sep="\n")
     return 0
 
 

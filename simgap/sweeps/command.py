@@ -1,0 +1,164 @@
+"""What `simgap sweep` does, short of reading flags and printing."""
+
+import contextlib
+import math
+import shlex
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from simgap.specs import RunSpec
+from simgap.sweeps.cells import Cells, LeftOut
+from simgap.sweeps.engines import cores
+from simgap.sweeps.file import read_file
+from simgap.sweeps.frame import FRAME
+from simgap.sweeps.plan import cost_line, plan_cells
+from simgap.sweeps.quantities import quantities
+from simgap.sweeps.run import Run
+from simgap.sweeps.store import MANIFEST, RECORDS, read_store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A sweep that was asked for: its cells, how each is measured, the quantities (None for all) and the folder."""
+
+    cells: Cells
+    run: RunSpec
+    metrics: Sequence[str] | None
+    out: Path
+
+    def recorded(self) -> int:
+        """Bytes of records in the folder: they grow with every cell."""
+        with contextlib.suppress(OSError):
+            return (self.out / RECORDS).stat().st_size
+        return 0
+
+    def standing(self) -> str:
+        """'37 of 100 cells done', by what is on the disk."""
+        done = 0
+        with contextlib.suppress(OSError, ValueError):
+            done = read_store(self.out).done(self.run.trials)
+        return f"{done:,} of {len(self.cells):,} cells done"
+
+
+def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mapping[str, Any]) -> Job:
+    """The job of a sweep file, or, without one, the one that the folder holds; `given` replaces what either says of the run.
+
+    Raises ValueError where there is neither, and for a folder that holds a sweep unless it is to be resumed or only looked at.
+    """
+    folder = Path(out)
+    begun = (folder / MANIFEST).exists()
+    if begun and not resume and not dry_run:
+        raise ValueError(f"out: {out!r} holds a sweep; --resume goes on with it")
+    if file is not None:
+        found = read_file(file)
+        return Job(found.cells, RunSpec(**{**found.run, **given}), found.metrics, folder)
+    if not (resume and begun):
+        way = f"{out!r} holds no sweep to go on with" if resume else "with --resume it may be left out"
+        raise ValueError(f"FILE.toml: expected a sweep file; {way}")
+    store = read_store(folder)
+    store.cells.check_keys()
+    trials = max(store.run.trials, int(store.trials.max(initial=0)))
+    return Job(store.cells, replace(store.run, **{"trials": trials, **given}), store.wanted.names, folder)
+
+
+class Forecast(NamedTuple):
+    """What a sweep would cost: cells that are done already, the cells to do, seconds and the least bytes, all of it in a line, and the
+    cells that the memory cannot hold."""
+
+    done: int
+    cells: int
+    seconds: float
+    memory: int
+    line: str
+    too_large: tuple[LeftOut, ...]
+
+
+def forecast(job: Job, engine: str | None, workers: int | None) -> Forecast:
+    """What is left to do of a job, and its cost; nothing is written. Raises ValueError for a folder that holds another sweep."""
+    left = job.cells
+    if (job.out / MANIFEST).exists():
+        store = read_store(job.out)
+        trials = dict(zip(store.cells.keys.tolist(), store.trials.tolist(), strict=True))
+        if trials.keys() != set(job.cells.keys.tolist()):
+            raise ValueError(f"out: {str(job.out)!r} holds a sweep of other cells; choose another folder")
+        left = job.cells.take([at for at, key in enumerate(job.cells.keys.tolist()) if trials[key] < job.run.trials])
+    done = len(job.cells) - len(left)
+    plan = plan_cells(left, job.run, quantities(job.metrics))
+    if plan.too_large or not len(left):
+        return Forecast(done, len(left), 0.0, 0, "nothing left to do" if job.cells else "no cells", plan.too_large)
+    count = workers or (1 if engine == "inprocess" else cores())
+    seconds = float(plan.seconds.sum()) / count
+    return Forecast(done, len(left), seconds, int(plan.least.max()), cost_line(plan, left, count), ())
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM, by which batch systems end a job, stop this process as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def resuming(given: Sequence[str]) -> str:
+    """The command that goes on, for a shell: the flags as they were given, and --resume."""
+    flags = list(given)
+    if "--resume" not in flags:
+        flags.insert(flags.index("--") if "--" in flags else len(flags), "--resume")
+    return shlex.join(["simgap", *flags])
+
+
+class Judged(NamedTuple):
+    """One quantity that has an exact law, over all cells: the mean excess, their z pooled to one standard normal, the share of them beyond
+    2, and the largest |z| with the cell where it is."""
+
+    quantity: str
+    cells: int
+    excess: float | None
+    pooled: float
+    beyond: float
+    worst: float
+    where: str
+
+
+def judged(table: "DataFrame", cells: Cells) -> list[Judged]:
+    """What a sweep's frame says of each exact law whose spread is known."""
+    held = table[(table["predicted_kind"] == "exact") & (table["z_unit"] == "null sd") & table["z"].notna()]
+    at = {key: number for number, key in enumerate(cells.keys.tolist())}
+    found = []
+    for quantity, part in held.groupby("quantity", observed=True, sort=False):
+        z, excess = part["z"].to_numpy(), part["excess"].dropna()
+        worst = int(np.abs(z).argmax())
+        where = cells.name(at[int(part["cell"].iloc[worst], 16)])
+        mean = float(excess.mean()) if len(excess) else None
+        # The cells are independent: each has a seed of its own.
+        pooled = float(z.sum()) / math.sqrt(len(z))
+        found.append(Judged(str(quantity), len(z), mean, pooled, float((np.abs(z) > 2).mean()), float(abs(z[worst])), where))
+    return found
+
+
+def plain_run(run: Run, job: Job) -> dict[str, Any]:
+    """A finished run as JSON holds it."""
+    counts = {"path": str(run.path), "cells": run.cells, "done": run.done, "computed": run.computed, "seconds": run.seconds}
+    return counts | {"set_aside": plain_cells(run.set_aside), "left_out": plain_cells(run.left_out), "frame": str(job.out / FRAME)}
+
+
+def plain_cells(cells: Sequence[LeftOut]) -> list[dict[str, str]]:
+    return [{"cell": cell.name, "why": cell.why} for cell in cells]

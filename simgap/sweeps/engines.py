@@ -1,0 +1,202 @@
+"""Where tasks run: in this process, on local processes, on a Dask cluster, or on any Executor that a user brings. One seam for all."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
+from typing import Any
+
+from simgap.specs import nearest
+from simgap.sweeps.worker import ready, start_local
+
+ENGINES = ("inprocess", "local", "dask")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An executor and what the runner must know of it.
+
+    workers: tasks that run at the same time. taken: tasks that it may hold, so that no worker waits for its next one. threads: what one
+    task may use, None for what its process has. sharing: tasks that share a machine's memory evenly; None where all run on this machine,
+    each with what it needs while the sum fits. died: whether an exception says that a worker died over a task; deaths: how many it stands
+    for.
+    """
+
+    executor: Executor
+    workers: int
+    taken: int
+    threads: int | None = None
+    sharing: int | None = None
+    died: Callable[[BaseException], bool] = lambda error: isinstance(error, BrokenExecutor)
+    deaths: int = 1
+
+
+class Inline(Executor):
+    """Runs a task where it is submitted, at once. Ctrl-C passes through."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class Processes(Executor):
+    """Local worker processes, each a pool of its own: one that dies takes only its own task with it, and is replaced.
+
+    Spawned, never forked: torch's threads do not survive a fork. At most `workers` tasks may be submitted and unfinished.
+    """
+
+    def __init__(self, workers: int, threads: int, devices: int = 0) -> None:
+        self.threads, self.devices = threads, devices
+        self._pools = [self._pool(slot) for slot in range(workers)]
+        self._free = list(range(workers))
+        started = [pool.submit(ready) for pool in self._pools]
+        try:
+            for future in started:
+                future.result()
+        except BaseException as error:
+            self.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, Exception):
+                raise ValueError(f"engine: a worker process cannot start: {error}") from None
+            raise
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        slot = self._free.pop()
+        try:
+            future = self._pools[slot].submit(function, *args, **kwargs)
+        except BrokenExecutor:
+            self._pools[slot].shutdown(wait=False)
+            self._pools[slot] = self._pool(slot)
+            future = self._pools[slot].submit(function, *args, **kwargs)
+        future.add_done_callback(lambda _: self._free.append(slot))
+        return future
+
+    def pids(self) -> list[int]:
+        """The worker processes that are alive."""
+        return [pid for pool in self._pools for pid, process in list((pool._processes or {}).items()) if process.is_alive()]
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for pool in self._pools:
+            if cancel_futures:
+                # What they are at is not wanted any more, and may take minutes.
+                for process in list((pool._processes or {}).values()):
+                    process.terminate()
+            pool.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+    def _pool(self, slot: int) -> ProcessPoolExecutor:
+        device = slot % self.devices if self.devices else None
+        return ProcessPoolExecutor(1, mp_context=_Context(), initializer=start_local, initargs=(self.threads, device))
+
+
+class _Process(SpawnProcess):
+    """A spawned process that does not run the user's script again: a worker needs nothing of it, and a script without the guard
+    `if __name__ == "__main__"` would begin its sweep once more in every worker."""
+
+    def start(self) -> None:
+        # Ctrl-C on a terminal reaches every process: it is held back until the worker ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with _without_main(sys.modules["__main__"]):
+                super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+@contextlib.contextmanager
+def _without_main(main: ModuleType) -> Iterator[None]:
+    """Hide from multiprocessing where the main module came from."""
+    kept: dict[str, Any] = {name: main.__dict__[name] for name in ("__spec__", "__file__") if name in main.__dict__}
+    main.__spec__ = None
+    main.__dict__.pop("__file__", None)
+    try:
+        yield
+    finally:
+        main.__dict__.update(kept)
+
+
+@contextlib.contextmanager
+def open_engine(engine: str | Executor, workers: int | None, device: str, scheduler: str | None = None) -> Iterator[Engine]:
+    """The engine of that name, closed when left; an Executor that the user brought stays open.
+
+    workers: by default the cores of this machine, its cards for device "cuda", or what a Dask cluster has.
+    Raises ValueError for a name that is none, a scheduler that does not answer, a pool that forks.
+    """
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise ValueError(f"workers: expected a whole number, at least 1, got {workers!r}")
+    if scheduler is not None and engine != "dask":
+        raise ValueError(f"scheduler: given, but engine = {engine!r} has none; use engine = 'dask'")
+    if isinstance(engine, Executor):
+        yield _brought(engine, workers)
+    elif engine == "inprocess":
+        yield Engine(Inline(), 1, 1)
+    elif engine == "local":
+        cards = _cards() if device == "cuda" else 0
+        count = workers or cards or cores()
+        processes = Processes(count, max(1, cores() // count), cards)
+        try:
+            yield Engine(processes, count, count)
+        except BaseException:
+            processes.shutdown(wait=True, cancel_futures=True)
+            raise
+        processes.shutdown()
+    elif engine == "dask":
+        with _dask(workers, scheduler) as opened:
+            yield opened
+    else:
+        raise ValueError(f"engine: expected one of {', '.join(ENGINES)} or an Executor, got {engine!r}{nearest(str(engine), ENGINES)}")
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cards() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _brought(executor: Executor, workers: int | None) -> Engine:
+    context = getattr(executor, "_mp_context", None)
+    if context is not None and context.get_start_method() == "fork":
+        raise ValueError("engine: this pool forks, and torch's threads do not survive that; give it mp_context=get_context('spawn')")
+    count = workers or getattr(executor, "_max_workers", None) or cores()
+    return Engine(executor, count, 2 * count, 1 if count > 1 else None)
+
+
+@contextlib.contextmanager
+def _dask(workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+    try:
+        import dask
+        from distributed import Client, KilledWorker
+    except ImportError:
+        raise ValueError("engine: 'dask' needs the extra: pip install 'simgap[cluster]'") from None
+    if not scheduler:
+        raise ValueError("scheduler: engine = 'dask' needs the address of one, such as tcp://10.0.0.1:8786")
+    try:
+        client = Client(scheduler, timeout="20s", set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ValueError(f"scheduler: no answer from {scheduler!r}: {' '.join(str(error).split())[:120]}") from None
+    with client:
+        client.wait_for_workers(workers or 1, timeout=120)
+        info = client.scheduler_info(n_workers=-1)["workers"].values()
+        threads = sum(worker["nthreads"] for worker in info)
+        on_host: dict[str, int] = {}
+        for worker in info:
+            on_host[worker["host"]] = on_host.get(worker["host"], 0) + worker["nthreads"]
+        # Each task keeps to one thread: Dask runs as many of them in a process as it was told to. It tries a task again by itself.
+        executor, deaths = client.get_executor(pure=False), dask.config.get("distributed.scheduler.allowed-failures") + 1
+        yield Engine(executor, threads, 2 * threads, 1, max(on_host.values()), lambda error: isinstance(error, KilledWorker), deaths)

@@ -1,0 +1,131 @@
+"""What a sweep costs and in which order it is done: memory and time of every cell, and units of cells that share a program."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from simgap.seeding import derived
+from simgap.specs import LayerSpec, RunSpec, format_bytes
+from simgap.sweeps.cells import Cells, LeftOut
+from simgap.sweeps.quantities import Quantities
+
+# Cells that share a program: enough to forget the cost of starting one, few enough that a stop loses little.
+MOST_TOGETHER = 256
+# Seconds that a unit of several cells should take at most.
+UNIT_SECONDS = 1.0
+# Fitted on two cores to layers of 1e4 to 1e9 parameters; right within a factor of three, which is all that an order and an estimate need.
+SECONDS_A_CELL = 2e-3
+SECONDS_A_DRAW = 8e-9
+SECONDS_A_PRODUCT = 2.5e-11
+SECONDS_A_NUMBER = 2e-9
+SECONDS_A_PAIR = 1.5e-10
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Cells that are done together, by number, and the memory that they are given."""
+
+    cells: tuple[int, ...]
+    memory: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Every cell's cost: seconds (n,) on one core, least (n,) and liked (n,) bytes: with which it can be done, and beyond which more buys
+    nothing; program (n,): cells of one number may be measured together. too_large: cells that the budget cannot hold."""
+
+    seconds: Float[np.ndarray, " n"]
+    least: Int[np.ndarray, " n"]
+    liked: Int[np.ndarray, " n"]
+    program: Int[np.ndarray, " n"]
+    too_large: tuple[LeftOut, ...]
+
+    def units(self, numbers: Sequence[int] | Int[np.ndarray, " m"], memory: int, workers: int) -> Iterator[Unit]:
+        """The given cells, longest first: small ones of one program together, large ones alone.
+
+        A unit is given what it likes, at most its share of the memory, or, where a cell needs more, what that one needs.
+        """
+        numbers = np.asarray(numbers, np.int64)
+        share = memory // workers
+        # Cells of one program lie side by side; programs go by their longest cell.
+        longest = np.zeros(int(self.program.max(initial=0)) + 1)
+        np.maximum.at(longest, self.program[numbers], self.seconds[numbers])
+        order = numbers[np.lexsort((numbers, -self.seconds[numbers], self.program[numbers], -longest[self.program[numbers]]))]
+        start = 0
+        while start < len(order):
+            first = order[start]
+            most = min(MOST_TOGETHER, max(1, int(UNIT_SECONDS / self.seconds[first])))
+            stop = start + 1
+            while stop < len(order) and stop - start < most and self.program[order[stop]] == self.program[first]:
+                stop += 1
+            part = order[start:stop]
+            liked, least = int(self.liked[part].max()), int(self.least[part].max())
+            yield Unit(tuple(part.tolist()), liked if liked <= share else max(share, least))
+            start = stop
+
+
+def run_of(run: RunSpec, key: str) -> RunSpec:
+    """The run of one cell: a seed of its own, since layers of one seed begin with the same numbers."""
+    return replace(run, seed=derived(run.seed, key))
+
+
+def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities) -> Plan:
+    """The cost of every cell, before anything is drawn."""
+    from simgap.gap.together import memory_needed, program
+    from simgap.moe.budget import GROUP_SIZE, group_numbers
+
+    seconds, sizes, programs, too_large = np.empty(len(cells)), np.empty((len(cells), 2), np.int64), np.empty(len(cells), np.int64), []
+    known: dict[int, int] = {}
+    for at, spec in enumerate(cells):
+        seconds[at] = estimated_seconds(spec, run, wanted)
+        try:
+            held, least = memory_needed(spec, run, **wanted.looked_at)
+            # As many trials at once as share a group, and two groups side by side; a layer that is streamed uses half of what it is given.
+            sizes[at] = (
+                least,
+                2 * held * max(1, GROUP_SIZE[run.device.partition(":")[0]] // group_numbers(spec, run, "all" in wanted.readings)),
+            )
+        except ValueError as error:
+            too_large.append(LeftOut(cells.name(at), str(error)))
+        # By its hash, which is small: two programs of one hash are told apart when they are measured.
+        programs[at] = known.setdefault(hash(program(spec, run)), len(known))
+    return Plan(seconds, sizes[:, 0], sizes[:, 1], programs, tuple(too_large))
+
+
+def estimated_seconds(spec: LayerSpec, run: RunSpec, wanted: Quantities) -> float:
+    """About how long a cell takes on one core of a desktop CPU, in seconds."""
+    experts = spec.n_experts + spec.n_shared_experts
+    size = spec.d_model * spec.d_ff
+    every = "all" in wanted.readings
+    rows = run.tokens * ((spec.n_experts if every else spec.top_k) + spec.n_shared_experts)
+    roles = 3 if spec.gated else 2
+    pairs = experts * experts / 2
+    draws = roles * size * experts + run.tokens * spec.d_model
+    products = 2 * roles * size * rows
+    numbers = rows * (2 * spec.d_ff + spec.d_model) * (1 + len(wanted.sites))
+    overlaps = roles * pairs * size + (run.tokens * pairs * (spec.d_ff + spec.d_model) * len(wanted.sites) if every else 0)
+    work = SECONDS_A_DRAW * draws + SECONDS_A_PRODUCT * products + SECONDS_A_NUMBER * numbers + SECONDS_A_PAIR * overlaps
+    return SECONDS_A_CELL + run.trials * work
+
+
+def cost_line(plan: Plan, cells: Cells, workers: int) -> str:
+    """One line: cells, parameters, estimated time and memory."""
+    if not len(cells):
+        return "no cells"
+    parameters = [spec.parameters for spec in cells]
+    took = format_seconds(plan.seconds.sum() / workers)
+    return (
+        f"{len(cells):,} cells, {min(parameters):.3g} to {max(parameters):.3g} parameters ({sum(parameters):.3g} in all); about {took} on "
+        f"{workers} core{'s' * (workers > 1)}, at least {format_bytes(int(plan.least.max()))} of memory"
+    )
+
+
+def format_seconds(seconds: float) -> str:
+    """5400 -> '1.5 h'."""
+    for unit, size in (("s", 60.0), ("min", 60.0), ("h", 24.0)):
+        if seconds < 1.5 * size:
+            return f"{seconds:.2g} {unit}"
+        seconds /= size
+    return f"{seconds:.2g} days"

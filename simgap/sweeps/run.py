@@ -1,0 +1,183 @@
+"""`sweep`: cells, a folder and an engine make a Run."""
+
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from simgap.specs import LayerSpec, RunSpec
+from simgap.sweeps.cells import Cells, LeftOut
+from simgap.sweeps.engines import cores, open_engine
+from simgap.sweeps.frame import frame
+from simgap.sweeps.plan import plan_cells
+from simgap.sweeps.quantities import quantities
+from simgap.sweeps.runner import Runner
+from simgap.sweeps.store import LOG, open_store, read_store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# Seconds of work on one core from which worker processes, which take some three seconds to start, are worth it.
+WORTH_PROCESSES = 20.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sweep as it stands in its folder: cells in all, done with all their trials, and computed by this call.
+
+    set_aside: cells that failed or killed three workers, with the reason; the next call tries them again. left_out: cells of the design
+    that cannot be built or were too large.
+    """
+
+    path: Path
+    cells: int
+    done: int
+    computed: int
+    seconds: float
+    set_aside: tuple[LeftOut, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    def frame(self) -> "DataFrame":
+        """One row to a cell and quantity; see `simgap.collect`, which writes it to a file too."""
+        return frame(read_store(self.path))
+
+    def __str__(self) -> str:
+        parts = [f"{self.done:,} of {self.cells:,} cells done, {self.computed:,} of them now, in {self.path}"]
+        parts += [f"{len(self.set_aside)} set aside"] * bool(self.set_aside) + [f"{len(self.left_out)} left out"] * bool(self.left_out)
+        return "; ".join(parts)
+
+
+def sweep(
+    cells: Sequence[LayerSpec],
+    *,
+    metrics: Sequence[str] | str | None = None,
+    trials: int = 10,
+    tokens: int = 1024,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    out: str | os.PathLike[str] = "runs/sweep",
+    engine: str | Executor | None = None,
+    workers: int | None = None,
+    memory: int | str = "2GiB",
+    scheduler: str | None = None,
+    progress: bool | None = None,
+    any_version: bool = False,
+) -> Run:
+    """Measure, predict and calibrate every cell, each recorded in `out` as soon as it is done: a Run.
+
+    The same call on the same folder goes on where the last one stopped, however it ended; more trials are added to those recorded. The
+    same bits come out whatever the engine, the workers, the order, the memory and the interruptions, for one CPU model and one set of
+    library versions. Each cell has a seed of its own, made of `seed` and the layer (column "seed" of the frame), so that cells are
+    independent; measure(spec, seed=that seed) repeats it.
+
+    metrics: names of quantities ("weight_mso up", "activation_mso mean", "gap"), None for all. engine: "inprocess", "local" (as many
+    processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor; None is local
+    processes where the cells are worth starting them, on a CPU, and this process otherwise. memory: the
+    budget of all cells that run at the same time on a machine. progress: a line of progress; by default on a terminal. any_version: go on
+    with a folder that another version of simgap or of its libraries began.
+
+    Raises ValueError naming the argument: a cell that the budget cannot hold (before anything runs), a folder that holds another sweep or
+    is in use, an engine that cannot be had; OSError where `out` cannot be written. What was recorded before is safe.
+    """
+    found = cells if isinstance(cells, Cells) else Cells.of(cells)
+    wanted = quantities(metrics)
+    run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
+    if not len(found):
+        first = f"; the first: {found.left_out[0]}" if found.left_out else ""
+        raise ValueError(f"cells: none can be built, {len(found.left_out)} left out{first}")
+    folder, start = Path(out), time.perf_counter()
+    with open_store(folder, found, run, wanted, any_version) as store, _logged(folder) as log:
+        for cell in found.left_out:
+            log.warning("left out: %s", cell)
+        for note in store.notes:
+            log.warning(note)
+        numbers = np.flatnonzero(store.trials < trials)
+        runner = None
+        if len(numbers):
+            plan = plan_cells(store.cells, run, wanted)
+            if plan.too_large:
+                more = f" (and {len(plan.too_large) - 1} more)" if len(plan.too_large) > 1 else ""
+                raise ValueError(f"{plan.too_large[0].why}: cell {plan.too_large[0].name}{more}")
+            if engine is None:
+                engine = (
+                    "local"
+                    if device == "cpu" and (workers or cores()) > 1 and plan.seconds[numbers].sum() > WORTH_PROCESSES
+                    else "inprocess"
+                )
+            with open_engine(engine, workers, device, scheduler) as opened:
+                name = engine if isinstance(engine, str) else type(engine).__name__
+                store.begin(trials, command_line(), name, opened.workers)
+                log.info("%s: %d of %d cells to do, %d workers", name, len(numbers), len(store.cells), opened.workers)
+                with _progress(len(store.cells), len(store.cells) - len(numbers), float(plan.seconds[numbers].sum()), progress) as tell:
+                    runner = Runner(store, plan, opened, run.memory_bytes, log, tell)
+                    try:
+                        runner.run(numbers)
+                    except BaseException as error:
+                        log.warning("stopped with %d of %d cells done: %s", store.done(trials), len(store.cells), type(error).__name__)
+                        raise
+        seconds = time.perf_counter() - start
+        aside = tuple(runner.set_aside) if runner else ()
+        result = Run(folder, len(store.cells), store.done(trials), runner.computed if runner else 0, seconds, aside, found.left_out)
+        log.info("%s", result)
+        return result
+
+
+def command_line() -> str:
+    """The command that runs this process."""
+    return shlex.join(sys.argv)
+
+
+@contextmanager
+def _logged(folder: Path) -> Iterator[logging.Logger]:
+    """A logger whose lines go to the folder's log, and nowhere else unless the user's logging is set up to take them."""
+    log = logging.getLogger("simgap.sweeps")
+    handler = _Quiet(folder / LOG, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield log
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()
+
+
+class _Quiet(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A log that cannot be written (a full disk) is no reason to stop or to print a traceback: the records say so themselves."""
+
+
+@contextmanager
+def _progress(total: int, done: int, seconds: float, show: bool | None) -> Iterator[Callable[..., None]]:
+    """One line: cells done, their rate, the time left by what the cells cost, and the worst |z| so far."""
+    from tqdm import tqdm
+
+    hidden = not sys.stderr.isatty() if show is None else not show
+    start, spent, worst = time.perf_counter(), 0.0, (0.0, "")
+    bar = tqdm(
+        total=total, initial=done, disable=hidden, unit="cell", bar_format="{desc}{n_fmt}/{total_fmt} cells|{bar}| {rate_fmt}{postfix}"
+    )
+
+    def tell(cells: int, cost: float, worst_z: float, name: str) -> None:
+        nonlocal spent, worst
+        spent, worst = spent + cost, max(worst, (worst_z, name))
+        left = (time.perf_counter() - start) * max(0.0, seconds - spent) / spent if spent else 0.0
+        bar.set_postfix_str(f"{tqdm.format_interval(left)} left, worst |z| {worst[0]:.1f} ({worst[1]})", refresh=False)
+        bar.update(cells)
+
+    try:
+        yield tell
+    finally:
+        bar.close()

@@ -1,0 +1,172 @@
+"""Running the cells of a sweep that are not done yet: handing out, taking in, recording, and starting over what a dead worker left."""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+
+from simgap.records import source_digest
+from simgap.specs import format_bytes
+from simgap.sweeps.cells import LeftOut
+from simgap.sweeps.engines import Engine
+from simgap.sweeps.plan import Plan, Unit, run_of
+from simgap.sweeps.store import Store
+from simgap.sweeps.worker import Cell, Outcome, Report, Task, compute, with_memory
+
+# Workers that a cell may kill before it is set aside.
+MOST_DEATHS = 3
+# Units among which the first that fits the free memory is looked for.
+LOOK_AHEAD = 64
+
+
+class Teller(Protocol):
+    """Who is told of progress."""
+
+    def __call__(self, cells: int, seconds: float, worst_z: float, name: str) -> None: ...
+
+
+@dataclass(eq=False)
+class Runner:
+    """The cells that a session does, and what becomes of them.
+
+    set_aside: cells that failed or killed their workers, with the reason. computed: cells recorded in this session.
+    """
+
+    store: Store
+    plan: Plan
+    engine: Engine
+    memory: int
+    log: logging.Logger
+    tell: Teller
+    set_aside: list[LeftOut] = field(default_factory=list)
+    computed: int = 0
+    _deaths: dict[int, int] = field(default_factory=dict)
+    _again: deque[Unit] = field(default_factory=deque)
+
+    def run(self, numbers: np.ndarray) -> None:
+        """Do the given cells. What is done is on disk whenever this ends, and however."""
+        share = self.memory // self.engine.sharing if self.engine.sharing else self.memory
+        units = self._fitting(self.plan.units(numbers, share, 1 if self.engine.sharing else self.engine.workers), share)
+        waiting: deque[Unit] = deque()
+        flying: dict[Future, Unit] = {}
+        while True:
+            waiting.extend(islice(units, LOOK_AHEAD - len(waiting)))
+            self._launch(waiting, flying)
+            if not flying:
+                return
+            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            self._take_in({future: flying.pop(future) for future in done})
+
+    def _fitting(self, units: Iterable[Unit], share: int) -> Iterator[Unit]:
+        """The units that the memory can hold; the others are set aside at once, by name."""
+        for unit in units:
+            if unit.memory <= share:
+                yield unit
+                continue
+            for at in unit.cells:
+                needs = format_bytes(int(self.plan.least[at]))
+                self._set_aside(at, f"memory: needs {needs}, a worker here has {format_bytes(share)}")
+
+    def _launch(self, waiting: deque[Unit], flying: dict[Future, Unit]) -> None:
+        """Hand out units, the first that fit, while there are workers and memory."""
+        while len(flying) < self.engine.taken:
+            free = self.memory - sum(unit.memory for unit in flying.values()) if self.engine.sharing is None else self.memory
+            unit = _first_that_fits(self._again, free) or _first_that_fits(waiting, free)
+            if unit is None:
+                return
+            try:
+                future = self.engine.executor.submit(compute, self._task(unit))
+            except BrokenExecutor as error:
+                raise ValueError(f"engine: the executor takes no more tasks: {error}") from None
+            flying[future] = unit
+
+    def _task(self, unit: Unit) -> Task:
+        cells = []
+        for at in unit.cells:
+            key = self.store.cells.key(at)
+            cell = with_memory(Cell(at, key, self.store.cells[at], run_of(self.store.run, key)), unit.memory)
+            before = self.store.earlier(at)
+            if before is not None:
+                cell = Cell(at, key, cell.spec, cell.run, before.get("tallies"), int(self.store.trials[at]))
+            cells.append(cell)
+        return Task(tuple(cells), self.store.wanted, self.engine.threads)
+
+    def _take_in(self, done: dict[Future, Unit]) -> None:
+        """Record what came back, all of it in one write, and only then count it as done."""
+        good: list[Outcome] = []
+        seconds, stop = 0.0, None
+        for future, unit in done.items():
+            try:
+                report = self._report(future)
+            except Exception as error:
+                if self.engine.died(error):
+                    self._died(unit)
+                else:
+                    # Raised when what the others brought is safe.
+                    stop = error
+                continue
+            seconds += report.seconds
+            for outcome in report.outcomes:
+                if outcome.line:
+                    good.append(outcome)
+                else:
+                    self._failed(outcome, unit)
+        if good:
+            self._record(good, seconds)
+        if stop is not None:
+            raise stop
+
+    def _report(self, future: Future) -> Report:
+        try:
+            report: Report = future.result()
+        except CancelledError:
+            raise ValueError("engine: the executor cancelled its tasks; is its scheduler still there?") from None
+        if report.source != source_digest():
+            raise ValueError(
+                f"engine: a worker runs another simgap (source {report.source}), this is {source_digest()}; install the same one everywhere"
+            )
+        return report
+
+    def _record(self, good: list[Outcome], seconds: float) -> None:
+        numbers = [outcome.number for outcome in good]
+        self.store.record(numbers, [outcome.line for outcome in good])
+        self.computed += len(good)
+        names, worst = self.store.cells.name, max(good, key=lambda outcome: outcome.worst_z)
+        self.log.info("%d done in %.3g s: %s%s", len(good), seconds, names(numbers[0]), " and others" * (len(good) > 1))
+        self.tell(len(good), float(self.plan.seconds[numbers].sum()), worst.worst_z, names(worst.number))
+
+    def _died(self, unit: Unit) -> None:
+        """Cells whose worker died go to another, one by one, so that it shows which of them it was."""
+        for at in unit.cells:
+            self._deaths[at] = self._deaths.get(at, 0) + (self.engine.deaths if len(unit.cells) == 1 else 1)
+            self.log.warning("a worker died over %s (%d of %d)", self.store.cells.name(at), self._deaths[at], MOST_DEATHS)
+            if self._deaths[at] < MOST_DEATHS:
+                self._again.append(Unit((at,), unit.memory))
+            else:
+                self._set_aside(at, f"killed {MOST_DEATHS} workers")
+
+    def _failed(self, outcome: Outcome, unit: Unit) -> None:
+        self.log.error("%s: %s\n%s", self.store.cells.name(outcome.number), outcome.why, outcome.details)
+        if outcome.why.startswith("memory:") and unit.memory < self.memory and self.engine.sharing is None:
+            # Its router loaded an expert more than the estimate allows for: alone it may have everything.
+            self._again.append(Unit((outcome.number,), self.memory))
+        else:
+            self._set_aside(outcome.number, outcome.why)
+
+    def _set_aside(self, at: int, why: str) -> None:
+        found = LeftOut(self.store.cells.name(at), why)
+        self.set_aside.append(found)
+        self.log.error("set aside: %s", found)
+
+
+def _first_that_fits(units: deque[Unit], free: int) -> Unit | None:
+    for at, unit in enumerate(units):
+        if unit.memory <= free:
+            del units[at]
+            return unit
+    return None

@@ -1,0 +1,197 @@
+"""The folder of a sweep: what it is of, which cells are done, and whether this is the code and the grid that began it."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from simgap.records import Records, locked, now, provenance, read_manifest, source_digest, write_manifest
+from simgap.specs import RunSpec
+from simgap.sweeps.cells import Cells
+from simgap.sweeps.quantities import Quantities, quantities
+
+FORMAT = 1
+RECORDS, MANIFEST, LOG = "records.jsonl", "manifest.json", "sweep.log"
+# What must be as it was for a sweep to go on, and what a user calls it.
+FIXED = {"tokens": "tokens", "seed": "seed", "dtype": "dtype", "device": "device", "metrics": "metrics"}
+
+
+@dataclass(eq=False)
+class Store:
+    """A folder opened for writing, or for reading alone.
+
+    trials (n,): the trials that are recorded of each cell, 0 for none. offsets (n,): where the newest record of each begins. notes: what
+    was found that a user should know: a torn line, records of unknown cells, another CPU.
+    """
+
+    path: Path
+    cells: Cells
+    run: RunSpec
+    wanted: Quantities
+    manifest: dict[str, Any]
+    trials: Int[np.ndarray, " n"]
+    offsets: Int[np.ndarray, " n"]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def records(self) -> Records:
+        return Records(self.path / RECORDS)
+
+    def earlier(self, at: int) -> dict[str, Any] | None:
+        """The newest record of a cell, or None."""
+        return self.records.at(int(self.offsets[at])) if self.trials[at] else None
+
+    def begin(self, trials: int, command: str, engine: str, workers: int) -> None:
+        """Note that a session begins: whatever is recorded after it, up to the next, came from it."""
+        session = {"trials": trials, "engine": engine, "workers": workers, "source": source_digest(), "provenance": provenance(command)}
+        self.records.append({"session": session})
+
+    def record(self, cells: Sequence[int], lines: Sequence[bytes]) -> None:
+        """Write the lines of these cells, and count them as done once they are on the disk."""
+        offset = self.records.extend(lines)
+        for at, line in zip(cells, lines, strict=True):
+            self.trials[at], self.offsets[at] = self.run.trials, offset
+            offset += len(line)
+
+    def done(self, trials: int) -> int:
+        """Cells that have at least so many trials."""
+        return int((self.trials >= trials).sum())
+
+
+def read_store(path: Path, cells: Cells | None = None) -> Store:
+    """The sweep in a folder, as it stands; cells, where they may be those of the folder, need not be built again.
+
+    Raises ValueError where there is none, or something else is in its place.
+    """
+    manifest = read_manifest(path / MANIFEST)
+    if manifest is None:
+        raise ValueError(f"out: {str(path)!r} holds no sweep (no {MANIFEST})")
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"out: {str(path)!r} holds a sweep of format {manifest.get('format')!r}, this simgap reads format {FORMAT}")
+    if cells is None or cells.to_plain() != manifest.get("cells"):
+        cells = Cells.from_plain(manifest.get("cells"))
+    plain = manifest.get("run")
+    if not isinstance(plain, dict) or not isinstance(plain.get("metrics"), list):
+        raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run")
+    try:
+        run = RunSpec(**{name: value for name, value in plain.items() if name != "metrics"})
+    except TypeError as error:
+        raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run: {error}") from None
+    store = Store(path, cells, run, quantities(plain["metrics"]), manifest, np.zeros(len(cells), np.int32), np.zeros(len(cells), np.int64))
+    _index(store)
+    return store
+
+
+@contextlib.contextmanager
+def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_version: bool = False) -> Iterator[Store]:
+    """The folder of this sweep, begun or gone on with, held for this process.
+
+    Raises ValueError where the folder holds another sweep, is in use, or was begun by other code (unless any_version), OSError where it
+    cannot be written. Nothing is changed then.
+    """
+    with locked(path):
+        if read_manifest(path / MANIFEST) is None:
+            if (path / RECORDS).exists():
+                raise ValueError(f"out: {str(path)!r} has {RECORDS} but no {MANIFEST}; choose another folder")
+            write_manifest(path / MANIFEST, _manifest(cells, run, wanted))
+        store = read_store(path, cells)
+        _same_sweep(store, cells, run, wanted)
+        if not any_version:
+            _same_code(store)
+        if run.trials < int(store.trials.max(initial=0)):
+            raise ValueError(
+                f"trials: {str(path)!r} has {store.trials.max()} of a cell already, got {run.trials}; choose another folder for fewer"
+            )
+        store.run = run
+        yield store
+
+
+def _manifest(cells: Cells, run: RunSpec, wanted: Quantities) -> dict[str, Any]:
+    origin = provenance(" ".join(sys.argv))
+    described = {name: value for name, value in run.to_dict().items() if name != "memory"} | {"metrics": wanted.names}
+    return {"format": FORMAT, "begun": now(), "source": source_digest(), "provenance": origin, "run": described, "cells": cells.to_plain()}
+
+
+def _index(store: Store) -> None:
+    """Find the newest record of every cell."""
+    order = np.argsort(store.cells.keys)
+    keys = store.cells.keys[order]
+    unknown = spoiled = 0
+    last = None
+    for last in store.records.entries():
+        if last.record is None:
+            spoiled += last.size > 1
+        elif "session" not in last.record:
+            key, trials = _key(last.record), last.record.get("trials")
+            at = int(np.searchsorted(keys, np.uint64(key))) if key is not None else len(keys)
+            if at == len(keys) or keys[at] != key or not isinstance(trials, int) or not 1 <= trials < 1 << 31:
+                unknown += 1
+            elif trials >= store.trials[order[at]]:
+                store.trials[order[at]], store.offsets[order[at]] = trials, last.offset
+    if last is not None and last.record is None and last.size > 1:
+        spoiled -= 1
+        store.notes.append(f"{RECORDS}: the last line is torn ({last.size} bytes); its cells are done again")
+    if spoiled:
+        store.notes.append(
+            f"{RECORDS}: {spoiled} line{'s' * (spoiled > 1)} before the last {'are' if spoiled > 1 else 'is'} no record; left as found"
+        )
+    if unknown:
+        store.notes.append(f"{RECORDS}: {unknown} record{'s' * (unknown > 1)} of cells that this sweep does not have; left as found")
+
+
+def _key(record: Mapping[str, Any]) -> int | None:
+    key = record.get("cell")
+    try:
+        return int(key, 16) if isinstance(key, str) and len(key) == 16 else None
+    except ValueError:
+        return None
+
+
+def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) -> None:
+    begun, asked = set(store.cells.keys.tolist()), set(cells.keys.tolist())
+    if begun != asked:
+        gone = next((f"; gone is {store.cells.name(at)}" for at, key in enumerate(store.cells.keys.tolist()) if key not in asked), "")
+        new = next((f"; new is {cells.name(at)}" for at, key in enumerate(cells.keys.tolist()) if key not in begun), "")
+        raise ValueError(
+            f"out: {str(store.path)!r} holds a sweep of other cells: {len(begun - asked)} of its {len(begun)} are gone and "
+            f"{len(asked - begun)} are new{gone}{new}; choose another folder"
+        )
+    before = store.run.to_dict() | {"metrics": store.wanted.names}
+    after = run.to_dict() | {"metrics": wanted.names}
+    for name, word in FIXED.items():
+        if before[name] != after[name]:
+            raise ValueError(
+                f"{word}: {str(store.path)!r} was begun with {_short(before[name])}, got {_short(after[name])}; choose another folder"
+            )
+
+
+def _same_code(store: Store) -> None:
+    """Refuse what may give other bits; note another CPU, which may too, but which a cluster cannot always avoid."""
+    origin = provenance()
+    before = store.manifest.get("provenance")
+    before = before if isinstance(before, dict) else {}
+    way = "go on with that, or add --any-version (any_version=True) to mix them"
+    mine, theirs = origin["versions"], before.get("versions")
+    theirs = theirs if isinstance(theirs, dict) else {}
+    for name in mine:
+        if mine[name] != theirs.get(name):
+            raise ValueError(f"out: {str(store.path)!r} was begun with {name} {theirs.get(name)}, this is {mine[name]}; {way}")
+    if store.manifest.get("source") != source_digest():
+        was, here = (str(commit or "no commit")[:12] for commit in (before.get("commit"), origin["commit"]))
+        begun = store.manifest.get("source")
+        raise ValueError(
+            f"out: {str(store.path)!r} was begun by another simgap {mine['simgap']} (source {begun}, {was}), this is {source_digest()}, "
+            f"{here}; {way}"
+        )
+    if before.get("cpu") != origin["cpu"]:
+        store.notes.append(f"begun on {before.get('cpu')!r}, this is {origin['cpu']!r}: the last bits of new cells may differ")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,222 @@
+"""The folder of a sweep: what a crash, a changed grid, another version or another process leave is seen, said, and nothing is lost."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import simgap as sg
+from simgap.records import locked
+from simgap.sweeps import COSTS, Range, grid, random_design, sweep
+from simgap.sweeps.frame import collect, frame
+from simgap.sweeps.store import read_store
+from tests.sweeps.scripted import Scripted
+
+SPEC = sg.LayerSpec(d_model=4, d_ff=8, n_experts=4, top_k=2)
+CELLS = grid(SPEC, d_model=[4, 5, 6], top_k=[1, 2])
+
+
+def run(out, cells=CELLS, executor=None, **more):
+    return sweep(cells, **{"trials": 2, "tokens": 8, "out": out, "engine": executor or Scripted(), "workers": 2} | more)
+
+
+def lines(folder):
+    return (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
+
+
+def test_the_folder_says_what_was_run_and_where(tmp_path):
+    run(tmp_path, seed=3, metrics=["gap"])
+    store = read_store(tmp_path)
+    assert (store.run.tokens, store.run.trials, store.run.seed, store.wanted.names) == (8, 2, 3, ["gap"])
+    assert list(store.cells) == list(CELLS)
+    assert store.trials.tolist() == [2] * 6
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert {"cpu", "versions", "commit", "command", "platform"} <= set(manifest["provenance"])
+    session = json.loads(lines(tmp_path)[0])["session"]
+    assert (session["trials"], session["engine"], session["workers"]) == (2, "Scripted", 2)
+    assert session["provenance"]["time"] >= manifest["begun"]
+
+
+@pytest.mark.parametrize("kept", ["nothing", "half", "all but its newline"])
+def test_a_torn_last_line_is_seen_and_its_cell_done_again(tmp_path, kept):
+    run(tmp_path)
+    wanted = frame(read_store(tmp_path)).drop(columns=list(COSTS))
+    whole = lines(tmp_path)
+    torn = {"nothing": b"", "half": whole[-1][: len(whole[-1]) // 2], "all but its newline": whole[-1][:-1]}[kept]
+    (tmp_path / "records.jsonl").write_bytes(b"".join(whole[:-1]) + torn)
+    executor = Scripted()
+    again = run(tmp_path, executor=executor)
+    assert (again.done, again.computed, len(executor.keys())) == (6, 1, 1)
+    assert lines(tmp_path)[: len(whole) - 1] == whole[:-1], "nothing that was whole is touched"
+    log = (tmp_path / "sweep.log").read_text()
+    assert (f"the last line is torn ({len(torn)} bytes)" in log) == (kept != "nothing")
+    assert frame(read_store(tmp_path)).drop(columns=list(COSTS)).equals(wanted)
+
+
+def test_a_spoiled_line_is_counted_and_left_as_found(tmp_path):
+    run(tmp_path)
+    whole = lines(tmp_path)
+    spoiled = b"\x00" * 40 + b"\n"
+    foreign = json.dumps({"cell": "0" * 16, "trials": 9, "quantities": {}}).encode() + b"\n"
+    odd = [json.dumps({"cell": value, "trials": 2}).encode() + b"\n" for value in (3, None, "zz" * 8, [1], "0" * 40)]
+    (tmp_path / "records.jsonl").write_bytes(b"".join([*whole[:2], spoiled, foreign, *odd, *whole[3:]]))
+    assert run(tmp_path).computed == 1
+    store = read_store(tmp_path)
+    assert any("1 line before the last is no record" in note for note in store.notes)
+    assert any("6 records of cells that this sweep does not have" in note for note in store.notes)
+    assert spoiled in lines(tmp_path)
+    assert len(frame(store)) == 6
+
+
+def test_a_changed_grid_is_refused_by_name(tmp_path):
+    run(tmp_path)
+    before = (tmp_path / "records.jsonl").read_bytes()
+    changed = grid(SPEC, d_model=[4, 5, 7], top_k=[1, 2])
+    expected = r"2 of its 6 are gone and 2 are new; gone is d_model = 6, top_k = 1; new is d_model = 7, top_k = 1; choose another"
+    with pytest.raises(ValueError, match=expected):
+        run(tmp_path, changed)
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name, value, before, after",
+    [
+        ("seed", 1, "0", "1"),
+        ("tokens", 9, "8", "9"),
+        ("dtype", "float64", "'float32'", "'float64'"),
+        ("metrics", "gap", r"\[.*", r"\['gap'\]"),
+    ],
+)
+def test_other_settings_are_refused_by_name(tmp_path, name, value, before, after):
+    run(tmp_path)
+    with pytest.raises(ValueError, match=rf"^{name}: '.*' was begun with {before}, got {after}; choose another folder"):
+        run(tmp_path, **{name: value})
+
+
+def _edit(folder, change):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda m: m["provenance"]["versions"].update(simgap="0.0.9"), "begun with simgap 0.0.9, this is"),
+        (lambda m: m["provenance"]["versions"].update(torch="2.6.0"), "begun with torch 2.6.0, this is"),
+        (lambda m: m.update(source="0" * 16), r"begun by another simgap .*source 0000000000000000"),
+        (lambda m: m.update(provenance=None), "begun with python None, this is"),
+    ],
+)
+def test_another_version_is_refused_unless_it_is_allowed(tmp_path, change, says):
+    run(tmp_path, grid(SPEC, d_model=[4, 5]))
+    (tmp_path / "records.jsonl").write_bytes(b"".join(lines(tmp_path)[:2]))
+    _edit(tmp_path, change)
+    with pytest.raises(ValueError, match=says + r".*add --any-version"):
+        run(tmp_path, grid(SPEC, d_model=[4, 5]))
+    assert run(tmp_path, grid(SPEC, d_model=[4, 5]), any_version=True).done == 2
+
+
+def test_another_processor_is_noted(tmp_path):
+    run(tmp_path)
+    _edit(tmp_path, lambda m: m["provenance"].update(cpu="Another CPU"))
+    run(tmp_path, trials=3)
+    assert "begun on 'Another CPU', this is" in (tmp_path / "sweep.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda m: m.update(format=2), "holds a sweep of format 2, this simgap reads format 1"),
+        (lambda m: m.pop("cells"), "cells: not a table of cells"),
+        (lambda m: m["cells"].update(codes=[[99, 0]]), "cells: not a table of cells"),
+        (lambda m: m["cells"]["columns"].update(d_modle=[1]), "cells: not a table of cells"),
+        (lambda m: m.update(run=[]), "does not say what was run"),
+        (lambda m: m["run"].update(colour="red"), "does not say what was run"),
+        (lambda m: m["run"].update(tokens=-1), "tokens: expected a whole number"),
+        (lambda m: m["run"].update(metrics=["everything"]), "metrics: no quantity is called 'everything'"),
+    ],
+)
+def test_a_manifest_is_checked_before_it_is_believed(tmp_path, change, says):
+    run(tmp_path)
+    _edit(tmp_path, change)
+    with pytest.raises(ValueError, match=says):
+        read_store(tmp_path)
+
+
+def test_a_folder_without_a_sweep_is_named(tmp_path):
+    with pytest.raises(ValueError, match="holds no sweep"):
+        collect(tmp_path)
+    (tmp_path / "records.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"has records.jsonl but no manifest.json; choose another folder"):
+        run(tmp_path)
+
+
+def test_a_second_process_on_the_folder_is_refused(tmp_path):
+    run(tmp_path)
+    with locked(tmp_path), pytest.raises(ValueError, match=rf"is in use by process {os.getpid()}"):
+        run(tmp_path)
+
+
+def test_a_read_only_folder_is_named(tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(0o555)
+    script = f"""
+import os
+from pathlib import Path
+from simgap.records import locked
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    with locked(Path({str(folder)!r})): pass
+except OSError as error:
+    print(error.strerror)
+"""
+    for parent in list(folder.parents)[:3]:
+        # Anyone may look in, so that it is the folder itself that refuses.
+        parent.chmod(parent.stat().st_mode | 0o055)
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert said.stdout.startswith(f"out: cannot write {str(folder)!r}: Permission denied"), said.stderr
+
+
+def test_the_frame_is_of_the_newest_record_of_each_cell(tmp_path):
+    run(tmp_path)
+    run(tmp_path, trials=4)
+    found = collect(tmp_path)
+    assert found["n"].tolist() == [4] * 6
+    assert found["cell"].tolist() == [CELLS.key(at) for at in range(6)]
+    assert found["d_model"].tolist() == [4, 4, 5, 5, 6, 6]
+    assert found["mean"].tolist() == [seed / 3 for seed in found["seed"].tolist()]
+    assert found["inputs"].tolist() == ["gaussian"] * 6
+
+
+def test_the_parquet_file_is_the_frame(tmp_path):
+    import pandas as pd
+
+    run(tmp_path)
+    written = collect(tmp_path)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "frame.parquet"), written, check_exact=True)
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_an_empty_run_has_an_empty_frame(tmp_path):
+    run(tmp_path, executor=Scripted(lambda cell, task: "no"))
+    found = collect(tmp_path)
+    assert len(found) == 0
+    assert {"mean", "sem", "n", "predicted_mean", "z", "seconds", "d_model", "router.temperature"} <= set(found.columns)
+
+
+def test_a_hundred_random_layers_come_back_as_they_were(tmp_path):
+    axes = {"router.temperature": Range(0.1, 10.0, log=True), "inputs": ["gaussian", "student", "clusters"], "gated": [False, True]}
+    cells = random_design(SPEC, axes, n=100, d_model=Range(2, 64), d_ff=Range(2, 64, log=True))
+    run(tmp_path, cells)
+    assert list(read_store(tmp_path).cells) == list(cells)
+    found = collect(tmp_path)
+    assert found["router.temperature"].tolist() == [spec.router.temperature for spec in cells]
+    assert found["gated"].tolist() == [spec.gated for spec in cells]
+    assert found["inputs"].tolist() == [spec.inputs.kind for spec in cells]
