@@ -15,6 +15,8 @@ from simgap.specs import nearest
 from simgap.sweeps.worker import ready, start_local
 
 ENGINES = ("inprocess", "local", "dask")
+# How long a scheduler may take to answer.
+PATIENCE = "20s"
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def _dask(workers: int | None, scheduler: str | None) -> Iterator[Engine]:
     if not scheduler:
         raise ValueError("scheduler: engine = 'dask' needs the address of one, such as tcp://10.0.0.1:8786")
     try:
-        client = Client(scheduler, timeout="20s", set_as_default=False)
+        client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise ValueError(f"scheduler: no answer from {scheduler!r}: {' '.join(str(error).split())[:120]}") from None
     with client:

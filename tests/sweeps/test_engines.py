@@ -72,9 +72,11 @@ def test_workers_keep_to_their_threads_and_leave_ctrl_c_to_the_coordinator(proce
     assert processes.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
 
 
-@pytest.mark.parametrize("workers, strike", [(1, False), (2, True), (4, False)])
+@pytest.mark.parametrize(
+    "workers, strike", [(2, True), pytest.param(1, False, marks=pytest.mark.slow), pytest.param(4, False, marks=pytest.mark.slow)]
+)
 def test_processes_give_the_bits_of_one_process(tmp_path, undisturbed, workers, strike, monkeypatch):
-    """One worker of two threads, four of one, and two of which one is killed midway; the cells in reversed order."""
+    """Two workers of which one is killed midway, one of two threads, and four; the cells in reversed order."""
     struck: list[int] = []
     submit = Processes.submit
 
@@ -93,7 +95,7 @@ def test_processes_give_the_bits_of_one_process(tmp_path, undisturbed, workers, 
     assert ("a worker died over" in (tmp_path / "sweep.log").read_text()) == strike
 
 
-@pytest.mark.parametrize("pool", [ThreadPoolExecutor(2), Inline()], ids=["threads", "inline"])
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor(2), ThreadPoolExecutor(4), Inline()], ids=["two", "four", "inline"])
 def test_any_executor_gives_the_same_bits(tmp_path, undisturbed, pool):
     with pool:
         assert numbers(sweep(CELLS, out=tmp_path, engine=pool, **SETTINGS)).equals(undisturbed)
