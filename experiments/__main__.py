@@ -13,6 +13,9 @@ from simgap import RunSpec
 from simgap.cli import Parser, finish
 from simgap.specs import nearest
 
+# What an artefact without PRESETS of its own has.
+PRESETS = ("smoke", "full")
+
 
 def artefacts() -> dict[str, dict[str, ModuleType]]:
     """Artefacts by folder: every module of experiments/FOLDER that has a `compute` and a `render`."""
@@ -30,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m experiments", description="Regenerate tables and figures.", allow_abbrev=False)
     parser.add_argument("folder", nargs="?", help="which folder of artefacts; none lists them")
     parser.add_argument("artefact", nargs="*", help="which of its artefacts (default: all)")
-    parser.add_argument("--preset", choices=("smoke", "full"), default="full", help="smoke: a quick look; full: the law's test too")
+    about = "smoke: a quick look; cpu: what two cores do within the hour, where an artefact has it; full: everything"
+    parser.add_argument("--preset", choices=("smoke", "cpu", "full"), default="full", help=about)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="root of every random stream")
     parser.add_argument("--out", type=Path, default=None, help="folder for records, tables and figures (default: runs/FOLDER)")
@@ -52,6 +56,10 @@ def run(options: argparse.Namespace, parser: Parser) -> int:
     unknown = [name for name in options.artefact if name not in modules]
     if unknown:
         parser.error(f"no artefact {unknown[0]!r} in {options.folder}; there are {', '.join(modules)}")
+    for name in options.artefact or modules:
+        presets = getattr(modules[name], "PRESETS", PRESETS)
+        if options.preset not in presets:
+            parser.error(f"{name} has no preset {options.preset!r}; it has {', '.join(presets)}")
     RunSpec(seed=options.seed, device=options.device)
     out = options.out or Path("runs") / options.folder
     kind = options.device.partition(":")[0]

@@ -132,7 +132,9 @@ def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> Site
     mean = float(overlap_from_moments(joint, spec.d_ff))
     if mean > 1:
         return _beyond_one(spec, mean)
-    return SiteNull(mean, "L1" if affine[0] else "A6", hypotheses, "leading", "O(1/d_model + 1/d_ff)")
+    # The last term is of the counts, which vary from expert to expert: no width removes it.
+    order = "O(1/d_model + 1/d_ff + (n_experts/(tokens top_k))^2)"
+    return SiteNull(mean, "L1" if affine[0] else "A6", hypotheses, "leading", order)
 
 
 def _norm_of(spec: LayerSpec, site: str) -> tuple[bool, tuple[float, bool]]:

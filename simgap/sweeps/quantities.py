@@ -47,8 +47,8 @@ def quantities(names: Sequence[str] | str | None = None) -> Quantities:
     paths = tuple(path for path in PATHS if path in asked)
     # The gap and the ratio are of mean outputs and W_up.
     needed = asked | ({("weight_mso", "up"), ("activation_mso", "mean", "output")} if asked & {("gap",), ("ratio",)} else set())
-    sites = tuple(site for site in SITES if any(path[-1] == site for path in needed))
-    readings = tuple(reading for reading in READINGS if any(reading in path for path in needed))
+    sites = tuple(site for site in SITES if any(path[0] == "activation_mso" and path[-1] == site for path in needed))
+    readings = tuple(reading for reading in READINGS if any(path[:2] == ("activation_mso", reading) for path in needed))
     weights = tuple(kind for kind in WEIGHT_KINDS if ("weight_mso", kind) in needed)
     return Quantities(paths, sites, readings, weights)
 

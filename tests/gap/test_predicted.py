@@ -100,7 +100,8 @@ def test_every_quantity_by_hand(name):
         mean, kind, variance, sd_kind, law = expected[path[-1]]
         over_tokens = path[0] == "activation_mso" and path[1] in ("token", "all")
         if law == "A5" and not over_tokens:
-            assert (value.kind, value.law, value.order, value.sd) == ("leading", "A6", "O(1/d_model + 1/d_ff)", None), path
+            order = "O(1/d_model + 1/d_ff + (n_experts/(tokens top_k))^2)"
+            assert (value.kind, value.law, value.order, value.sd) == ("leading", "A6", order, None), path
             assert K0**2 < value.mean < 1, path
             continue
         assert value.mean == pytest.approx(float(mean), rel=1e-9 if law == "A5" else 1e-14), path
