@@ -102,6 +102,10 @@ def marked(board: Board, generator: np.random.Generator, dwell: float) -> Iterat
     write_all, fsync, start = jsonl.write_all, os.fsync, SpawnProcess.start
 
     def write_in_pieces(handle: int, data: bytes) -> None:
+        if len(data) < 3:
+            # The end of a line that a kill tore: it has no middle.
+            write_all(handle, data)
+            return
         first, second = cuts(data, generator)
         write_all(handle, data[:first])
         board.enter("mid-line")

@@ -42,20 +42,46 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Put a file in place whole, or leave what was there. Raises OSError that names the file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as beside:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             write_all(handle, data)
-            os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside a file, for its next content: on the disk and in the file's place when this is left, gone if that fails.
+
+    What a killed process of this machine left half-written there is removed. Raises OSError that names the file.
+    """
+    host = socket.gethostname()
+    beside = path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
+    for left in path.parent.glob(f".{path.name}.{host}.*.part"):
+        if not _alive(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
+    try:
+        yield beside
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(beside, path)
         sync_folder(path.parent)
     except OSError as error:
+        raise type(error)(error.errno, f"cannot write {str(path)!r}: {error.strerror or error}") from None
+    finally:
         with contextlib.suppress(OSError):
             beside.unlink()
-        raise type(error)(error.errno, f"cannot write {str(path)!r}: {error.strerror}") from None
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:

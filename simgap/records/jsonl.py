@@ -56,6 +56,21 @@ class Records:
             raise type(error)(error.errno, f"cannot write {str(self.path)!r}: {error.strerror}") from None
         return begin
 
+    def mend(self) -> int:
+        """End a torn last line, which spoils it unless nothing but its end was missing. Returns its bytes, 0 where no line is torn."""
+        if not self.path.exists():
+            return 0
+        with open(self.path, "rb+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if file.read(1) in (b"", b"\n"):
+                return 0
+            file.seek(max(0, size - LONGEST_LINE))
+            torn = file.read().rpartition(b"\n")[2]
+            write_all(file.fileno(), b"\n")
+            os.fsync(file.fileno())
+        return len(torn)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Every complete record, oldest first; lines that are not whole JSON objects are left out."""
         return (entry.record for entry in self.entries() if entry.record is not None)

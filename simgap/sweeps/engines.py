@@ -81,6 +81,9 @@ class Processes(Executor):
         future.add_done_callback(lambda _: self._free.append(slot))
         return future
 
+    def __len__(self) -> int:
+        return len(self._pools)
+
     def pids(self) -> list[int]:
         """The worker processes that are alive."""
         return [pid for pool in self._pools for pid, process in list((pool._processes or {}).items()) if process.is_alive()]
@@ -175,6 +178,8 @@ def _brought(executor: Executor, workers: int | None) -> Engine:
     context = getattr(executor, "_mp_context", None)
     if context is not None and context.get_start_method() == "fork":
         raise ValueError("engine: this pool forks, and torch's threads do not survive that; give it mp_context=get_context('spawn')")
+    if isinstance(executor, Processes):
+        return Engine(executor, len(executor), len(executor))
     count = workers or getattr(executor, "_max_workers", None) or cores()
     return Engine(executor, count, 2 * count, 1 if count > 1 else None)
 

@@ -1,6 +1,5 @@
 """The frame of a sweep: one row to a cell and quantity, from the records alone."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simgap.records.folder import sync_folder
+from simgap.records import replacing
 from simgap.sweeps.fields import NAMES, NESTED, flat
 from simgap.sweeps.store import Store, read_store
 
@@ -36,17 +35,8 @@ def collect(path: str | os.PathLike[str]) -> "DataFrame":
     """
     folder = Path(path)
     table = frame(read_store(folder))
-    beside = folder / f".{FRAME}.{os.getpid()}.part"
-    try:
+    with replacing(folder / FRAME) as beside:
         table.to_parquet(beside, index=False)
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, folder / FRAME)
-        sync_folder(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise type(error)(error.errno, f"cannot write {str(folder / FRAME)!r}: {error.strerror or error}") from None
     return table
 
 

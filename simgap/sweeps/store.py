@@ -107,6 +107,9 @@ def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_v
             raise ValueError(
                 f"trials: {str(path)!r} has {store.trials.max()} of a cell already, got {run.trials}; choose another folder for fewer"
             )
+        if store.records.mend():
+            # It may have lacked nothing but its end.
+            _index(store)
         store.run = run
         yield store
 
@@ -119,6 +122,7 @@ def _manifest(cells: Cells, run: RunSpec, wanted: Quantities) -> dict[str, Any]:
 
 def _index(store: Store) -> None:
     """Find the newest record of every cell."""
+    store.notes.clear()
     order = np.argsort(store.cells.keys)
     keys = store.cells.keys[order]
     unknown = spoiled = 0

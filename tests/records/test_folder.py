@@ -2,12 +2,13 @@
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 
 import pytest
 
-from simgap.records import Records, line_of, locked, read_manifest, write_manifest, write_whole
+from simgap.records import Records, line_of, locked, read_manifest, replacing, write_manifest, write_whole
 
 
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
@@ -82,6 +83,42 @@ def test_a_full_disk_leaves_the_records_as_they_were(tmp_path, small_disk):
     assert records.path.read_bytes() == whole
     records.append({"n": 3})
     assert [record["n"] for record in records] == [1, 3]
+
+
+def test_what_a_killed_process_left_beside_a_file_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    left, alive = tmp_path / f".file.{host}.{dead.pid}.part", tmp_path / f".file.{host}.{os.getppid()}.part"
+    elsewhere, other = tmp_path / f".file.elsewhere.{dead.pid}.part", tmp_path / f".other.{host}.{dead.pid}.part"
+    for path in (left, alive, elsewhere, other):
+        path.write_text("half")
+    write_whole(tmp_path / "file", b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", alive, elsewhere, other])
+
+
+def test_what_fails_leaves_nothing_beside_the_file(tmp_path):
+    def half() -> None:
+        with replacing(tmp_path / "file") as beside:
+            beside.write_text("half")
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        half()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("last, torn, found", [(b"", 0, [1]), (b'{"n": 2}', 8, [1, 2]), (b'{"n": ', 6, [1]), (b"\xff", 1, [1])])
+def test_a_torn_line_is_ended(tmp_path, last, torn, found):
+    records = Records(tmp_path / "records.jsonl")
+    assert records.mend() == 0
+    records.append({"n": 1})
+    with open(records.path, "ab") as file:
+        file.write(last)
+    assert records.mend() == torn
+    assert records.mend() == 0
+    assert [record["n"] for record in records] == found
+    assert records.path.read_bytes().startswith(b'{"n": 1}\n' + last)
 
 
 def test_a_device_that_is_always_full_is_named(tmp_path):

@@ -67,6 +67,10 @@ def test_an_idle_worker_that_dies_is_replaced_unnoticed(processes):
     assert processes.submit(ready).result() == source_digest()
 
 
+def test_local_processes_may_be_brought(tmp_path, processes, undisturbed):
+    assert numbers(sweep(CELLS, out=tmp_path, engine=processes, **SETTINGS)).equals(undisturbed)
+
+
 def test_workers_keep_to_their_threads_and_leave_ctrl_c_to_the_coordinator(processes):
     assert processes.submit(torch.get_num_threads).result() == 1
     assert processes.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
