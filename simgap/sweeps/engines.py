@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any
@@ -106,6 +107,8 @@ class _Process(SpawnProcess):
     `if __name__ == "__main__"` would begin its sweep once more in every worker."""
 
     def start(self) -> None:
+        # It lets Ctrl-C through again when it starts, so that it has to be there before.
+        resource_tracker.ensure_running()
         # Ctrl-C on a terminal reaches every process: it is held back until the worker ignores it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

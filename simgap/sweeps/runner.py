@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -13,8 +14,9 @@ import numpy as np
 from simgap.records import source_digest
 from simgap.specs import format_bytes
 from simgap.sweeps.cells import LeftOut
-from simgap.sweeps.engines import Engine
+from simgap.sweeps.engines import Engine, Inline
 from simgap.sweeps.plan import Plan, Unit, run_of
+from simgap.sweeps.stopping import LOOK_EVERY, Stopping
 from simgap.sweeps.store import Store
 from simgap.sweeps.worker import Cell, Outcome, Report, Task, compute, with_memory
 
@@ -54,13 +56,15 @@ class Runner:
         units = self._fitting(self.plan.units(numbers, share, 1 if self.engine.sharing else self.engine.workers), share)
         waiting: deque[Unit] = deque()
         flying: dict[Future, Unit] = {}
-        while True:
-            waiting.extend(islice(units, LOOK_AHEAD - len(waiting)))
-            self._launch(waiting, flying)
-            if not flying:
-                return
-            done, _ = wait(flying, return_when=FIRST_COMPLETED)
-            self._take_in({future: flying.pop(future) for future in done})
+        with Stopping() as stopping:
+            while True:
+                waiting.extend(islice(units, LOOK_AHEAD - len(waiting)))
+                self._launch(waiting, flying, stopping)
+                if not flying:
+                    return
+                done, _ = wait(flying, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
+                self._take_in({future: flying.pop(future) for future in done})
+                stopping.look()
 
     def _fitting(self, units: Iterable[Unit], share: int) -> Iterator[Unit]:
         """The units that the memory can hold; the others are set aside at once, by name."""
@@ -72,15 +76,18 @@ class Runner:
                 needs = format_bytes(int(self.plan.least[at]))
                 self._set_aside(at, f"memory: needs {needs}, a worker here has {format_bytes(share)}")
 
-    def _launch(self, waiting: deque[Unit], flying: dict[Future, Unit]) -> None:
+    def _launch(self, waiting: deque[Unit], flying: dict[Future, Unit], stopping: Stopping) -> None:
         """Hand out units, the first that fit, while there are workers and memory."""
         while len(flying) < self.engine.taken:
             free = self.memory - sum(unit.memory for unit in flying.values()) if self.engine.sharing is None else self.memory
             unit = _first_that_fits(self._again, free) or _first_that_fits(waiting, free)
             if unit is None:
                 return
+            task = self._task(unit)
             try:
-                future = self.engine.executor.submit(compute, self._task(unit))
+                # In this process the work is done right here.
+                with stopping.anytime() if isinstance(self.engine.executor, Inline) else nullcontext():
+                    future = self.engine.executor.submit(compute, task)
             except BrokenExecutor as error:
                 raise ValueError(f"engine: the executor takes no more tasks: {error}") from None
             flying[future] = unit

@@ -36,6 +36,6 @@ class Scripted(Executor):
             future.set_exception(error)
         return future
 
-    def keys(self) -> list[str]:
+    def handed_out(self) -> list[str]:
         """The cells handed out, in order."""
         return [cell.key for task in self.tasks for cell in task.cells]

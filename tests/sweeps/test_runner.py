@@ -29,7 +29,7 @@ def test_every_cell_is_handed_out_once_with_a_seed_of_its_own(tmp_path):
     executor = Scripted()
     found = run(tmp_path, executor, seed=5)
     assert (found.cells, found.done, found.computed, found.set_aside) == (6, 6, 6, ())
-    assert sorted(executor.keys()) == sorted(CELLS.key(at) for at in range(6))
+    assert sorted(executor.handed_out()) == sorted(CELLS.key(at) for at in range(6))
     runs = {cell.key: cell.run for task in executor.tasks for cell in task.cells}
     assert len({found.seed for found in runs.values()}) == 6
     for key, found in runs.items():
@@ -73,12 +73,12 @@ def test_a_cell_that_kills_its_workers_is_set_aside_by_name_and_the_rest_goes_on
     found = run(tmp_path, executor)
     assert (found.done, found.computed) == (5, 5)
     assert [(cell.name, cell.why) for cell in found.set_aside] == [(CELLS.name(4), "killed 3 workers")]
-    assert executor.keys().count(killer) == MOST_DEATHS
+    assert executor.handed_out().count(killer) == MOST_DEATHS
     assert all(len(task.cells) == 1 for task in executor.tasks[2:]), "after a death, one by one"
     assert f"a worker died over {CELLS.name(4)} (3 of 3)" in (tmp_path / "sweep.log").read_text()
     healed = Scripted()
     assert run(tmp_path, healed).done == 6
-    assert healed.keys() == [killer]
+    assert healed.handed_out() == [killer]
 
 
 def test_a_worker_that_dies_once_costs_nothing_but_time(tmp_path):
@@ -110,7 +110,7 @@ def test_a_cell_that_its_share_cannot_hold_is_given_all_of_the_memory(tmp_path):
     never = Scripted(lambda cell, task: "memory: needs more" if cell.number == 0 else "")
     found = run(tmp_path / "never", never, memory=10**9)
     assert (found.done, len(found.set_aside)) == (5, 1)
-    assert never.keys().count(CELLS.key(0)) == 2
+    assert never.handed_out().count(CELLS.key(0)) == 2
 
 
 def test_a_cell_larger_than_the_budget_is_refused_before_anything_runs(tmp_path):

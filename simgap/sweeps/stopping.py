@@ -1,0 +1,61 @@
+"""Ctrl-C and SIGTERM, kept until nothing is half done."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+# How long the runner waits before it looks whether it was asked to stop, in seconds.
+LOOK_EVERY = 0.2
+
+
+class Stopping:
+    """While this is entered, what a signal would do is done at the next `look`, at once inside of `anytime`, or when it comes twice.
+
+    An exception that a handler raises may come between any two steps: in the middle of a write, or while a lock is being taken that
+    another thread then waits for without end. Signals without a handler in Python, and threads other than the main one, are left alone.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._asked: int | None = None
+        self._anytime = False
+
+    def __enter__(self) -> "Stopping":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self.look()
+
+    def look(self) -> None:
+        """Do what a signal that came meanwhile would have done."""
+        if self._asked is not None:
+            asked, self._asked = self._asked, None
+            self._handlers[asked](asked, None)
+
+    @contextlib.contextmanager
+    def anytime(self) -> Iterator[None]:
+        """Signals are answered at once in here: for work that may be dropped wherever it is."""
+        self.look()
+        self._anytime = True
+        try:
+            yield
+        finally:
+            self._anytime = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._anytime or self._asked is not None:
+            self._asked = None
+            self._handlers[number](number, frame)
+        else:
+            self._asked = number
