@@ -12,6 +12,7 @@ from experiments.sweeps.atlas_verdicts import FAILS, HALF, HOLDS, LEADING, NOT_R
 from simgap import LayerSpec
 from simgap.report.figure import Panel, Series, draw
 
+MOST_TICKS = 10
 BASE = LayerSpec(d_model=128, d_ff=512, n_experts=8, top_k=2)
 SHOWN = {
     "weight_mso up": "weight MSO (W_up)",
@@ -101,7 +102,9 @@ def _over_law(title: str, x_label: str, x: Sequence[float], points: Sequence[Jud
     laws = np.array([point.law for point in points])
     values = np.array([point.measured for point in points]) / laws
     errors = np.array([point.sem or 0.0 for point in points]) / laws
-    panel = Panel(title, x_label, "measured / law", x_ticks=list(dict.fromkeys(x)))
+    ticks = list(dict.fromkeys(x))
+    # Of many, every other one is named, the last among them: five digits are wider than an octave.
+    panel = Panel(title, x_label, "measured / law", x_ticks=ticks[::-2] if len(ticks) > MOST_TICKS else ticks)
     panel.ours.append(Series("measured, one standard error", x, values.tolist(), errors.tolist()))
     panel.laws.append(Series("the law", x, [1.0] * len(x)))
     spread = np.array([np.nan if point.sd is None else point.sd for point in points]) / laws
