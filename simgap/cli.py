@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, fields
 from types import UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, nearest
+from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, nearest, printable
 
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
 # A streamed trial is done in fractions.
@@ -97,13 +97,20 @@ def finish(run: Callable[[], int], parser: Parser) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, MemoryError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split()) or 'out of memory'}\n")
+        parser.exit(2, f"{parser.prog}: error: {said(error)}\n")
     except RuntimeError as error:
         if "memory" not in str(error).lower():
             raise
         parser.exit(2, f"{parser.prog}: error: memory: {' '.join(str(error).split())[:200]}\n")
     except KeyboardInterrupt:
         parser.exit(130, f"\n{parser.prog}: interrupted\n")
+
+
+def said(error: Exception) -> str:
+    """An error in one line, without the number that the system gives it."""
+    named = f": {error.filename!r}" if isinstance(error, OSError) and error.filename is not None else ""
+    text = f"{error.strerror}{named}" if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(" ".join(text.split())) or "out of memory"
 
 
 def build_parser() -> Parser:
@@ -250,11 +257,11 @@ def _sweep(options: argparse.Namespace, job: Any) -> int:
         # A refusal says all there is to say; once cells were recorded, or where the disk is at fault, it matters that they are safe.
         if job.recorded() == kept and not (kept and isinstance(error, OSError)):
             raise
-        why = str(error) or "out of memory"
-        raise ValueError(f"{why}; {job.standing()} and safe; go on with: {resuming(options.given)}") from None
+        raise ValueError(f"{said(error)}; {job.standing()} and safe; go on with: {resuming(options.given)}") from None
     if options.json:
         print(json.dumps(plain_run(run, job), allow_nan=False))
     else:
+        print(*map(printable, run.notes), sep="\n", end="\n" * bool(run.notes), file=sys.stderr)
         print(run, *cell_lines("set aside", run.set_aside), *law_lines(judged(table, job.cells)), sep="\n")
     return 1 if run.set_aside else 0
 

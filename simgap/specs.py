@@ -234,6 +234,7 @@ class RunSpec:
         return _digest({name: value for name, value in self.to_dict().items() if name != "memory"})
 
 
+@lru_cache(maxsize=256, typed=True)
 def parse_bytes(value: int | str) -> int:
     """Bytes in 1073741824, "512MiB", "2 GiB" or "1.5GB". Raises ValueError for anything else and for less than one byte."""
     whole = _whole(value)
@@ -256,6 +257,11 @@ def format_bytes(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:.3g} TiB" if size < 999.5 else f"{size:.0f} TiB"
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: whatever would move its cursor or change its colours is shown as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def nearest(name: str, options: tuple[str, ...] | list[str]) -> str:

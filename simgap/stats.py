@@ -88,11 +88,14 @@ def ratio_of_means(a: Estimate, b: Estimate) -> Estimate:
     _same_trials(a, b)
     both = ~(np.isnan(a.values) | np.isnan(b.values))
     top, bottom = a.values[both], b.values[both]
-    if not both.any() or bottom.mean() == 0:
-        return Estimate.missing("the denominator is zero" if both.any() else "no trial has both quantities")
-    r = float(top.mean() / bottom.mean())
-    n = int(both.sum())
-    sem = float((top - r * bottom).std(ddof=1) / abs(bottom.mean()) / math.sqrt(n)) if n > 1 else None
+    n = top.size
+    if not n:
+        return Estimate.missing("no trial has both quantities")
+    below = bottom.mean()
+    if below == 0:
+        return Estimate.missing("the denominator is zero")
+    r = float(top.mean() / below)
+    sem = float((top - r * bottom).std(ddof=1) / abs(below) / math.sqrt(n)) if n > 1 else None
     return Estimate(r, sem, n, min(a.pairs, b.pairs), a.dropped, a.dropped_at, "", top / np.where(bottom == 0, np.nan, bottom))
 
 
@@ -117,6 +120,16 @@ def moment_matched_p(value: float, mean: float, sd: float) -> float:
 def normal_p(z: float) -> float:
     """Two-sided p of a standard normal z."""
     return math.erfc(abs(z) / math.sqrt(2))
+
+
+def normal_score(p: float, sign: float) -> float:
+    """The standard normal z of this two-sided p, 0 <= p <= 1, with the sign given; infinite where p is 0.
+
+    Beside a z in units of a standard deviation it knows the skew of the law that p was taken from.
+    """
+    from scipy.special import ndtri
+
+    return math.copysign(abs(float(ndtri(p / 2))), sign)
 
 
 def student_p(t: Any, dof: Any) -> Any:

@@ -13,6 +13,7 @@ import pytest
 from simgap.cli import main
 from simgap.report.sweep import cell_lines, law_lines
 from simgap.specs import LayerSpec
+from simgap.stats import normal_p
 from simgap.sweeps import LeftOut, grid, runner, sweep
 from simgap.sweeps.command import interruptible, judged, resuming
 from simgap.sweeps.worker import Outcome, Report, compute
@@ -127,7 +128,7 @@ def test_stopped_and_gone_on_with(capsys, monkeypatch, file, out):
 def test_a_full_disk_says_what_is_safe(capsys, monkeypatch, file, out):
     stopping(monkeypatch, 2, OSError(errno.ENOSPC, "cannot write 'x': No space left on device"))
     line = refusal(capsys, file, "--out", out)
-    assert line.startswith("simgap sweep: error: [Errno 28] cannot write 'x': No space left on device; ")
+    assert line.startswith("simgap sweep: error: cannot write 'x': No space left on device; ")
     assert f" of 6 cells done and safe; go on with: simgap sweep {shlex.quote(file)} --out {out} --resume" in line
     stopping(monkeypatch, 0, OSError(errno.ENOSPC, "cannot write 'x': No space left on device"))
     assert "cells done and safe; go on with: " in refusal(capsys, file, "--out", out, "--resume")
@@ -201,7 +202,7 @@ def test_a_dry_run_says_what_would_be_refused(capsys, file, out, tmp_path):
         (["FILE", "--out", "OUT", "--trials", "0"], "trials: expected a whole number, at least 1, got 0"),
         (["FILE", "--out", "OUT", "--device", "tpu"], "device: expected 'cpu'"),
         (["FILE", "--out", "OUT", "--workers", "0"], "workers: expected a whole number, at least 1, got 0"),
-        (["FILE", "--out", "OUT", "--scheduler", "tcp://x"], "scheduler: given, but engine = 'inprocess' has none"),
+        (["FILE", "--out", "OUT", "--scheduler", "tcp://x"], "scheduler: given, but engine = None has none"),
         (["FILE", "--out", "OUT", "--memory", "1KiB"], "memory: "),
         (["FILE", "--out", "FILE"], "cannot write"),
     ],
@@ -244,8 +245,10 @@ def test_what_all_cells_say_together():
         ("gap", "exact", "null sd", None, 1.0, keys[0]),
     ]
     table = pd.DataFrame(rows, columns=["quantity", "predicted_kind", "z_unit", "z", "excess", "cell"])
+    table["p"] = [None if z is None else normal_p(z) for _, _, _, z, _, _ in rows]
     (found,) = judged(table, cells)
-    assert (found.quantity, found.cells, found.worst, found.where) == ("up", 3, 3.0, "d_ff = 16")
+    assert (found.quantity, found.cells, found.where) == ("up", 3, "d_ff = 16")
+    assert found.worst == pytest.approx(3.0, rel=1e-12)
     assert found.excess == pytest.approx(0.95)
     assert found.pooled == pytest.approx(-1.5 / 3**0.5)
     assert found.beyond == pytest.approx(1 / 3)

@@ -12,6 +12,7 @@ from simgap.stats import (
     implied_n,
     moment_matched_p,
     normal_p,
+    normal_score,
     pearson,
     pearson_p,
     permutation_within,
@@ -376,3 +377,13 @@ def test_sign_flip_is_exact_for_few_rows():
     assert sign_flip(x, x, np.random.default_rng(0)) == 2 / 8
     with pytest.raises(ValueError, match="two finite"):
         sign_flip(x, x[:, :1], np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("z", [-6.0, -1.5, 0.3, 4.0])
+def test_a_normal_score_undoes_a_normal_p(z):
+    assert normal_score(normal_p(z), z) == pytest.approx(z, rel=1e-10)
+
+
+def test_normal_scores_at_the_ends():
+    assert normal_score(1.0, -1.0) == 0.0
+    assert normal_score(0.0, -1.0) == -math.inf

@@ -125,7 +125,7 @@ def ways_to_use_cores(cells: Cells, trials: int, seed: int) -> dict[str, Callabl
     """The same cells by one worker of one thread, by two, by one of as many threads as there are cores, and without workers."""
 
     def run(out: Path, engine: str, workers: int | None = None) -> None:
-        sweep(cells, out=out, trials=trials, seed=seed, engine=engine, workers=workers, progress=False)
+        sweep(cells, out=out, trials=trials, seed=seed, engine=engine, workers=workers if engine == "local" else None, progress=False)
 
     def on_one(out: Path) -> None:
         with patch.object(engines, "cores", lambda: 1):

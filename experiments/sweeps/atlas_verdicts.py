@@ -21,12 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scipy.special import ndtri
-
 from simgap import LayerSpec, RunSpec, predict
 from simgap.gap import Prediction
 from simgap.gap.reported import FIVE_SIGMA
-from simgap.stats import holm, student_p
+from simgap.stats import holm, normal_score, student_p
 from simgap.sweeps.quantities import quantities
 
 HOLDS, NOT_RESOLVED, IN_DOUBT, SPREAD_OFF, LEADING, FAILS, NO_LAW = VERDICTS = (
@@ -102,7 +100,7 @@ class Judged:
         """The standard normal number that has this p and z's sign: what z would be, were its law normal."""
         if self.p is None or self.z is None:
             return None
-        return math.copysign(-float(ndtri(max(self.p, 1e-300) / 2)), self.z)
+        return normal_score(max(self.p, 1e-300), self.z)
 
 
 def judge(records: Sequence[dict[str, Any]]) -> list[Judged]:

@@ -57,13 +57,18 @@ def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction]) -> Gap[Calibr
         raise ValueError(f"predicted: expected trials = {measured.run.trials} as measured, got {predicted.run.trials}")
 
     def of_side(experts: int) -> Any:
-        return lambda path, m, p: calibrated(m, p, overlap=path[0] not in ("gap", "ratio"), experts=experts)
+        return lambda path, m, p: calibrated_at(path, m, p, experts)
 
     found = replace(measured, shared=None).combine(predicted, of_side(measured.spec.n_experts))
     if measured.shared is None or predicted.shared is None:
         return found
     # Pairs with a shared expert are not all pairs of anything.
     return replace(found, shared=measured.shared.combine(predicted.shared, of_side(0)))
+
+
+def calibrated_at(path: tuple[str, ...], measured: Estimate, null: Prediction, experts: int = 0) -> Calibrated:
+    """One quantity of a Gap, by its place there, against its prediction: `calibrated` of an overlap, a gap or a ratio."""
+    return calibrated(measured, null, overlap=path[0] not in ("gap", "ratio"), experts=experts)
 
 
 def calibrated(measured: Estimate, null: Prediction, overlap: bool = True, experts: int = 0) -> Calibrated:
@@ -106,9 +111,9 @@ def _deviation(measured: Estimate, null: Prediction, overlap: bool, experts: int
 
 def _widened(measured: Estimate, null: Prediction) -> float:
     """By how much lost pairs widen the null's sd: the mean is over trials, so a trial with few pairs weighs as much as one with all."""
-    counts = measured.per_trial[measured.per_trial > 0]
     if not null.pairs:
         return 1.0
+    counts = measured.per_trial[measured.per_trial > 0]
     if counts.size:
         return math.sqrt(float((1 / counts).sum()) * null.pairs) / counts.size
     return math.sqrt(null.pairs / measured.pairs) if 0 < measured.pairs < null.pairs else 1.0

@@ -1,8 +1,8 @@
 """Predict a layer: the overlaps that the laws give for a spec, each with its hypotheses, or with the reason why no law gives one."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from simgap.gap.predicted_sites import TOKENS_SHARE, UPCYCLED, SiteNull, sign_symmetric, site_null, token_variance
@@ -93,7 +93,8 @@ def _side(
     activation = {
         r: {site: _activation(spec, run, r, site, pairs, across) for site in SITES if site in sites} for r in READINGS if r in readings
     }
-    output, up = _activation(spec, run, "mean", "output", pairs, across), _weight(spec, "up", pairs)
+    output = activation.get("mean", {}).get("output") or _activation(spec, run, "mean", "output", pairs, across)
+    up = weight.get("up") or _weight(spec, "up", pairs)
     return Gap(spec, run, weight, activation, _gap(spec, output, up), _ratio(spec, output, up, pairs), shared)
 
 
@@ -120,8 +121,8 @@ def _all_weights(spec: LayerSpec, pairs: int) -> Prediction:
     # Of all vectors with these second moments, cos^2 spreads like that of an isotropic vector in 1/mean dimensions.
     variance = weight_null.null_variance(1 / mean) if mean < 1 else 0.0
     sd_kind = "exact" if equal and spec.init in GAUSSIAN_INITS else "leading"
-    found = _prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
-    return found if equal else replace(found, order="O(1/(d_model d_ff)^2)")
+    order = "" if equal else "O(1/(d_model d_ff)^2)"
+    return _prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra), order)
 
 
 def _activation(spec: LayerSpec, run: RunSpec, reading: str, site: str, pairs: int, across: bool) -> Prediction:
@@ -131,8 +132,9 @@ def _activation(spec: LayerSpec, run: RunSpec, reading: str, site: str, pairs: i
     if isinstance(null, str):
         return Prediction.missing(null)
     variance, sd_kind, extra = _spread(spec, run, null, reading, site, across)
-    found = _prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, (*null.hypotheses, extra))
-    return replace(found, order=null.order, pairs=found.pairs if reading == "mean" else 0)
+    # Over tokens the sd is not that of the pairs alone.
+    alone = reading == "mean"
+    return _prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, (*null.hypotheses, extra), null.order, alone)
 
 
 def _spread(spec: LayerSpec, run: RunSpec, null: SiteNull, reading: str, site: str, across: bool) -> tuple[float | None, Any, str]:
@@ -168,12 +170,23 @@ def _variance(spec: LayerSpec, width: int, *, weights: bool = False) -> tuple[fl
 
 
 def _prediction(
-    mean: float, kind: Any, variance: float | None, sd_kind: Any, pairs: int, law: str, hypotheses: tuple[str, ...]
+    mean: float,
+    kind: Any,
+    variance: float | None,
+    sd_kind: Any,
+    pairs: int,
+    law: str,
+    hypotheses: tuple[str, ...],
+    order: str = "",
+    alone: bool = True,
 ) -> Prediction:
+    """The Prediction of a mean over `pairs` of this variance; alone says that the pairs are all that its sd rests on."""
+    behind = pairs if alone else 0
     if variance is None:
-        return Prediction(mean, None, kind, None, law, hypotheses, pairs)
+        return Prediction(mean, None, kind, None, law, hypotheses, behind, order=order)
     isotropic = kind == sd_kind == "exact" and 0 < mean < 1 and math.isclose(variance, weight_null.null_variance(1 / mean), rel_tol=1e-9)
-    return Prediction(mean, math.sqrt(max(variance, 0.0) / pairs), kind, sd_kind, law, hypotheses, pairs, isotropic=isotropic)
+    sd = math.sqrt(max(variance, 0.0) / pairs)
+    return Prediction(mean, sd, kind, sd_kind, law, hypotheses, behind, order=order, isotropic=isotropic)
 
 
 def _gap(spec: LayerSpec, output: Prediction, up: Prediction) -> Prediction:
@@ -193,6 +206,17 @@ def _ratio(spec: LayerSpec, output: Prediction, up: Prediction, pairs: int) -> P
     hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), note)
     mean, sd = float(gap_law.null_ratio(spec.d_ff)), math.sqrt(variance)
     return Prediction(mean, sd, "leading", "leading", gap_law.ID, hypotheses, pairs, order="O(d_ff/(pairs trials))")
+
+
+def read_by_laws(spec: LayerSpec) -> tuple[Hashable, ...]:
+    """What the laws read of a layer: layers that are equal in it are predicted alike, to the bit."""
+    router, inputs = spec.router, spec.inputs
+    return (
+        *(spec.d_model, spec.d_ff, spec.n_experts, spec.top_k, spec.n_shared_experts, spec.activation, spec.gated, spec.init),
+        *(spec.norm, spec.norm_affine, spec.norm_affine_std),
+        *(router.kind, router.noise * router.temperature if router.kind == "noisy" else 0.0, router.kind == "sigmoid" and router.bias > 0),
+        *(inputs.kind, inputs.mean, inputs.alpha if inputs.kind == "powerlaw" else 0.0, inputs.dof if inputs.kind == "student" else 0.0),
+    )
 
 
 ISOTROPIC_UP = "W_up (W_gate, where gated) isotropic on the left (Gaussian or Haar): cos^2 ~ Beta(1/2, (f-1)/2)"

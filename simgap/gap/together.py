@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,9 +98,10 @@ def memory_needed(
     """Bytes of one trial held whole, and the least that will do where its weights can be streamed. Raises ValueError where the budget or
     the machine has less than that."""
     wanted = chosen(sites, readings, weights).of(spec)
-    held = group_bytes(spec, run, 1, wanted.computed(spec), wanted.all_pairs)
+    computed = wanted.computed(spec)
+    held = group_bytes(spec, run, 1, computed, wanted.all_pairs)
     whole = why_whole(spec, None)
-    least = held if whole else min(held, least_streamed(spec, run, wanted))
+    least = held if whole else min(held, least_streamed(spec, run, computed, wanted.all_pairs))
     check_memory(spec, run, least, why=whole)
     return held, least
 
@@ -140,7 +141,7 @@ def _measured(
     streamed = one_trial > budget_bytes(run) and not whole
     if streamed:
         # Refused before anything is drawn.
-        one_trial = least_streamed(spec, run, wanted)
+        one_trial = least_streamed(spec, run, computed, wanted.all_pairs)
     most = check_memory(spec, run, one_trial, why=whole)
     # A sum and a count for every quantity, and some 120 bytes to say whose trial it is.
     kept = count * (120 + 16 * (len(wanted.weights) + len(wanted.readings) * len(wanted.sites)))
@@ -183,11 +184,11 @@ def why_whole(spec: LayerSpec, prepare: object) -> str:
     return "" if prepare is None else "prepared weights are held and not streamed"
 
 
-def least_streamed(spec: LayerSpec, run: RunSpec, wanted: Wanted) -> int:
+def least_streamed(spec: LayerSpec, run: RunSpec, computed: Collection[str], all_pairs: bool) -> int:
     """The least bytes that a streamed trial could do with, were its router to load all experts alike."""
 
     *_, tokens = cuts(run.tokens)
-    return stream_bytes(spec, run, wanted.computed(spec), wanted.all_pairs, tokens, -(-tokens * spec.top_k // spec.n_experts), 1)
+    return stream_bytes(spec, run, computed, all_pairs, tokens, -(-tokens * spec.top_k // spec.n_experts), 1)
 
 
 def check_device(device: str) -> None:
@@ -201,14 +202,15 @@ def check_device(device: str) -> None:
 
 def check_memory(spec: LayerSpec, run: RunSpec, needed: int, why: str = "") -> int:
     """How many times so many bytes fit the budget; ValueError where they do not, or not the machine, and why less would not do."""
+    budget, machine = run.memory_bytes, physical_bytes() if run.device == "cpu" else math.inf
+    if needed <= budget and needed <= machine:
+        return int(min(budget, machine) // needed)
     size = f"{spec.parameters:.3g} parameters, {run.tokens} tokens, {run.dtype}"
     needs = f"memory: one trial of this layer ({size}) needs {'' if why else 'at least '}{format_bytes(needed)}"
     reason = f"; {why}" if why else ""
-    if run.device == "cpu" and needed > physical_bytes():
-        raise ValueError(f"{needs}, the machine has {format_bytes(physical_bytes())}{reason}")
-    if needed > run.memory_bytes:
-        raise ValueError(f"{needs}, the budget is {format_bytes(run.memory_bytes)}{reason}")
-    return int(budget_bytes(run) // needed)
+    if needed > machine:
+        raise ValueError(f"{needs}, the machine has {format_bytes(machine)}{reason}")
+    raise ValueError(f"{needs}, the budget is {format_bytes(budget)}{reason}")
 
 
 def gathered(
@@ -220,28 +222,41 @@ def gathered(
     readings: Sequence[str] = READINGS,
     weights: Sequence[str] = WEIGHT_KINDS,
 ) -> Gap[Estimate]:
-    """What `measure` returns, from the tallies of all trials of a run. Raises ValueError for those of other trials or of another layer."""
+    """What `measure` returns, from the tallies of all trials of a run. Raises ValueError as `check_tallies`."""
+    check_tallies(spec, run, tallies)
+    return estimated(spec, run, chosen(sites, readings, weights), tallies)
+
+
+def check_tallies(spec: LayerSpec, run: RunSpec, tallies: Tallies) -> None:
+    """ValueError for tallies of other trials than a run's, or of another layer."""
     if tallies.first or tallies.trials != run.trials or tallies.taken.shape[1] != spec.n_experts:
         got = f"trials {tallies.first} to {tallies.first + tallies.trials - 1} of {tallies.taken.shape[1]} experts"
         raise ValueError(f"tallies: expected trials 0 to {run.trials - 1} of {spec.n_experts} experts, got {got}")
-    return estimated(spec, run, chosen(sites, readings, weights), tallies)
 
 
 def estimated(spec: LayerSpec, run: RunSpec, wanted: Wanted, tallies: Tallies) -> Gap[Estimate]:
     """The Estimates of what is wanted, in the shape of a Gap."""
-    found = estimates(tallies)
-
-    def estimate(*path: str) -> Estimate:
-        return found[path] if path in found else _missing(_why_missing(spec, path))
+    (found,) = estimates([tallies])
 
     def side(name: str, shared: Gap[Estimate] | None, routing: dict) -> Gap[Estimate]:
-        weight = {kind: estimate(name, "weight_mso", kind) for kind in wanted.weights}
-        activation = {r: {site: estimate(name, "activation_mso", r, site) for site in wanted.sites} for r in wanted.readings}
-        output = activation.get("mean", {}).get("output") or _missing("mean output not measured")
-        up = weight.get("up") or _missing("W_up not measured")
-        return Gap(spec, run, weight, activation, difference(output, up), ratio_of_means(output, up), shared, routing)
+        def estimate(*path: str) -> Estimate:
+            return estimate_at(spec, found, name, path)
+
+        weight = {kind: estimate("weight_mso", kind) for kind in wanted.weights}
+        activation = {r: {site: estimate("activation_mso", r, site) for site in wanted.sites} for r in wanted.readings}
+        return Gap(spec, run, weight, activation, estimate("gap"), estimate("ratio"), shared, routing)
 
     return side(ROUTED, side(SHARED, None, {}) if spec.n_shared_experts else None, _routing(run, tallies))
+
+
+def estimate_at(spec: LayerSpec, found: Mapping[Path, Estimate], side: str, path: Path) -> Estimate:
+    """One quantity of a Gap by its place there, in the pairs of that side, from the `estimates` of what was tallied."""
+    if path in (("gap",), ("ratio",)):
+        output = found.get((side, "activation_mso", "mean", "output")) or _missing("mean output not measured")
+        up = found.get((side, "weight_mso", "up")) or _missing("W_up not measured")
+        return difference(output, up) if path == ("gap",) else ratio_of_means(output, up)
+    whole = (side, *path)
+    return found[whole] if whole in found else _missing(_why_missing(spec, path))
 
 
 def _routing(run: RunSpec, tallies: Tallies) -> dict[str, Any]:
@@ -257,23 +272,30 @@ def _routing(run: RunSpec, tallies: Tallies) -> dict[str, Any]:
     }
 
 
-def estimates(tallies: Tallies) -> dict[Path, Estimate]:
-    """Each quantity's Estimate over all trials: what Estimate.of makes of one row, for all of them in one pass."""
-    pairs, n = tallies.pairs, tallies.trials
-    values = np.divide(tallies.total, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
-    means = (np.add.reduce(values, 1) / n).tolist()
-    sems = (values.std(1, ddof=1) / math.sqrt(n)).tolist() if n > 1 else [None] * len(means)
-    fewest, counted, expected = pairs.min(1).tolist(), pairs.sum(1).tolist(), tallies.expected.sum(1).tolist()
-    found = {}
-    for row, path in enumerate(tallies.paths):
-        dropped, at = expected[row] - counted[row], str(tallies.left_out[path]) if path in tallies.left_out else ""
-        if not expected[row]:
-            found[path] = _missing("no token meets two experts")
-        elif fewest[row]:
-            found[path] = Estimate(means[row], sems[row], n, counted[row], dropped, at, "", values[row], pairs[row])
-        else:
-            found[path] = Estimate.of(values[row], pairs[row], dropped, at)
-    return found
+def estimates(tallies: Sequence[Tallies]) -> list[dict[Path, Estimate]]:
+    """Each quantity's Estimate over all trials: what Estimate.of makes of one row, for all rows of many layers in one pass.
+
+    Raises ValueError for layers that differ in their quantities or trials, and for none.
+    """
+    if len({(one.paths, one.trials) for one in tallies}) != 1:
+        raise ValueError("tallies: expected some, all of the same quantities over as many trials")
+    total, pairs, expected = (np.array([getattr(one, name) for one in tallies]) for name in ("total", "pairs", "expected"))
+    n = pairs.shape[-1]
+    values = np.divide(total, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
+    means = (np.add.reduce(values, -1) / n).tolist()
+    sems = (values.std(-1, ddof=1) / math.sqrt(n)).tolist() if n > 1 else np.full(pairs.shape[:-1], None).tolist()
+    fewest, counted, existing = pairs.min(-1).tolist(), pairs.sum(-1).tolist(), expected.sum(-1).tolist()
+
+    def estimate(layer: int, row: int, path: Path) -> Estimate:
+        if not existing[layer][row]:
+            return _missing("no token meets two experts")
+        places = tallies[layer].left_out.get(path, "")
+        dropped, kept, of_each = existing[layer][row] - counted[layer][row], values[layer, row], pairs[layer, row]
+        if not fewest[layer][row]:
+            return Estimate.of(kept, of_each, dropped, str(places))
+        return Estimate(means[layer][row], sems[layer][row], n, counted[layer][row], dropped, str(places), "", kept, of_each)
+
+    return [{path: estimate(layer, row, path) for row, path in enumerate(one.paths)} for layer, one in enumerate(tallies)]
 
 
 @functools.cache

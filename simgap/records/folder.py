@@ -4,13 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from simgap.records.jsonl import record_of, write_all
+from simgap.records.jsonl import record_of, sync_folder
+from simgap.records.provenance import now
 
 
 @contextlib.contextmanager
@@ -22,15 +23,18 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / "lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # A link may lead to any file of the user's, and this one is emptied.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise type(error)(error.errno, f"out: cannot write {str(folder)!r}: {error.strerror}") from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.read(handle, 200).decode(errors="replace").strip()
             raise ValueError(f"out: {str(folder)!r} is in use by {holder or 'another process'}") from None
+        except OSError as error:
+            raise ValueError(f"out: {str(folder)!r} cannot be locked: {error.strerror}") from None
         # Only a courtesy to whoever comes second: a full disk is no reason not to start.
         with contextlib.suppress(OSError):
             os.ftruncate(handle, 0)
@@ -40,26 +44,18 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Put a file in place whole, or leave what was there. Raises OSError that names the file."""
-    with replacing(path) as beside:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            write_all(handle, data)
-        finally:
-            os.close(handle)
-
-
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside a file, for its next content: on the disk and in the file's place when this is left, gone if that fails.
+    """A path beside a file, of the same ending, for its next content: on the disk and in the file's place when this is left, gone if
+    that fails.
 
     What a killed process of this machine left half-written there is removed. Raises OSError that names the file.
     """
     host = socket.gethostname()
-    beside = path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
-    for left in path.parent.glob(f".{path.name}.{host}.*.part"):
-        if not _alive(left.name.split(".")[-2]):
+    start = f".{path.name}.{host}."
+    beside = path.with_name(f"{start}{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    for left in [entry for entry in path.parent.iterdir() if entry.name.startswith(start)]:
+        if not _alive(left.name.removeprefix(start).partition("-")[0]):
             left.unlink(missing_ok=True)
     try:
         yield beside
@@ -84,32 +80,21 @@ def _alive(pid: str) -> bool:
     return True
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can do that."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    write_whole(path, json.dumps(manifest, allow_nan=False).encode() + b"\n")
+    """Put a manifest in place whole, or leave what was there. Raises OSError that names the file."""
+    text = json.dumps(manifest, allow_nan=False) + "\n"
+    with replacing(path) as beside:
+        beside.write_text(text)
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest, or None where there is none. Raises ValueError for a file that is not one JSON object."""
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} cannot be read: not a regular file")
+    text = path.read_bytes()
     found = record_of(text + b"\n")
     if found is None:
         raise ValueError(f"{str(path)!r} is not a manifest: expected one JSON object")
     return found
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -35,7 +35,7 @@ class Records:
         Raises OSError that names the file where they cannot be written; the file is then as it was before.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = b"".join(lines)
+        text, new = b"".join(lines), not self.path.exists()
         try:
             with open(self.path, "ab+", buffering=0) as file:
                 size = begin = file.seek(0, os.SEEK_END)
@@ -52,6 +52,8 @@ class Records:
                     with contextlib.suppress(OSError):
                         file.truncate(size)
                     raise
+            if new:
+                sync_folder(self.path.parent)
         except OSError as error:
             raise type(error)(error.errno, f"cannot write {str(self.path)!r}: {error.strerror}") from None
         return begin
@@ -76,9 +78,11 @@ class Records:
         return (entry.record for entry in self.entries() if entry.record is not None)
 
     def entries(self) -> Iterator[Entry]:
-        """Every line, oldest first, whole or not."""
+        """Every line, oldest first, whole or not. Raises ValueError for what is no file."""
         if not self.path.exists():
             return
+        if not self.path.is_file():
+            raise ValueError(f"{str(self.path)!r} cannot be read: not a regular file")
         with open(self.path, "rb") as file:
             offset = 0
             while line := file.readline(LONGEST_LINE):
@@ -98,9 +102,22 @@ class Records:
         return found[-1] if found else None
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def line_of(record: Mapping[str, Any]) -> bytes:
-    """A record as one line of JSON. Raises ValueError for a NaN or an infinity."""
-    return json.dumps(record, allow_nan=False, separators=(", ", ": ")).encode() + b"\n"
+    """A record as one line of JSON. Raises ValueError for a NaN or an infinity, and for a record that is too long to be read again."""
+    line = json.dumps(record, allow_nan=False, separators=(", ", ": ")).encode() + b"\n"
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"record: {len(line):,} bytes, and none of more than {LONGEST_LINE:,} is read again")
+    return line
 
 
 def record_of(line: bytes) -> dict[str, Any] | None:

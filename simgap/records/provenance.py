@@ -13,8 +13,19 @@ from typing import Any
 PACKAGES = ("simgap", "numpy", "torch", "scipy", "numba")
 
 
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def provenance(command: str = "") -> dict[str, Any]:
     """Commit (with "dirty" if the tree has changes), versions, machine, threads, time and command: where a record came from."""
+    return {**_of_process(), "time": now(), "command": command}
+
+
+@cache
+def _of_process() -> dict[str, Any]:
+    """What does not change while a process runs: it goes on with the code that it has loaded."""
     commit, dirty = _commit()
     return {
         "commit": commit,
@@ -23,8 +34,6 @@ def provenance(command: str = "") -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
     }
 
 

@@ -1,19 +1,16 @@
 """Writing files whole or not at all."""
 
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from simgap.records import replacing
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Call write(temporary path beside `path`), then rename it into place: readers see the old file or the new one, never half of one."""
+    """Call write(temporary path beside `path`), then put it in place: readers see the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as beside:
+        write(beside)
     return path
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from simgap.report.gap import _aligned, _number
+from simgap.specs import printable
 
 # Names of cells that are shown; the log has them all.
 MOST_SHOWN = 20
@@ -15,7 +16,7 @@ def cell_lines(what: str, cells: Sequence[object]) -> list[str]:
         return []
     more = [f"  and {len(cells) - MOST_SHOWN:,} more"] if len(cells) > MOST_SHOWN else []
     title = f"{len(cells):,} {'cell' if len(cells) == 1 else 'cells'} {what}:"
-    return [title, *(f"  {' '.join(str(cell).split())}" for cell in cells[:MOST_SHOWN]), *more]
+    return [title, *(f"  {printable(' '.join(str(cell).split()))}" for cell in cells[:MOST_SHOWN]), *more]
 
 
 def law_lines(rows: Iterable[tuple[str, int, float | None, float, float, float, str]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from simgap.specs import LayerSpec
+from simgap.specs import LayerSpec, printable
 from simgap.sweeps.fields import TYPES, Builder, build, flat
 
 # More cells than any sweep has finished; a design of more is taken for a slip before it fills the memory.
@@ -46,6 +46,8 @@ class Cells(Sequence[LayerSpec]):
     @classmethod
     def of(cls, specs: Iterable[LayerSpec]) -> "Cells":
         """The given layers as cells. Raises ValueError for anything that is not a LayerSpec, and for none."""
+        if not isinstance(specs, Iterable):
+            raise ValueError(f"cells: expected layers, such as those of sg.grid, got {type(specs).__name__}")
         found = list(specs)
         for spec in found:
             if not isinstance(spec, LayerSpec):
@@ -54,7 +56,7 @@ class Cells(Sequence[LayerSpec]):
             raise ValueError("cells: expected at least one layer, got none")
         start = flat(found[0])
         names = tuple(name for name, value in start.items() if any(attrgetter(name)(spec) != value for spec in found))
-        return collect(found[0], names, (tuple(flat(spec)[name] for name in names) for spec in found))
+        return cells_of(found[0], names, (tuple(flat(spec)[name] for name in names) for spec in found))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -154,7 +156,7 @@ class Cells(Sequence[LayerSpec]):
         return f"Cells({len(self)} of {', '.join(self.columns) or 'nothing'}{left})"
 
 
-def collect(base: LayerSpec, names: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> Cells:
+def cells_of(base: LayerSpec, names: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> Cells:
     """Cells of `base` with the named fields set to each row's values; those that cannot be built are left out with the reason.
 
     A cell that came before is not taken twice.
@@ -188,7 +190,7 @@ def united(parts: Sequence[Cells]) -> Cells:
     """The cells of all parts, around the base of the first, each once."""
     bases = [name for part in parts for name in _differing(parts[0].base, part.base)]
     names = tuple(dict.fromkeys([*(name for part in parts for name in part.columns), *bases]))
-    found = collect(parts[0].base, names, (row for part in parts for row in part.rows(names)))
+    found = cells_of(parts[0].base, names, (row for part in parts for row in part.rows(names)))
     return replace(found, left_out=tuple(dict.fromkeys([*(cell for part in parts for cell in part.left_out), *found.left_out])))
 
 
@@ -217,10 +219,11 @@ def _from_plain(plain: Mapping[str, Any]) -> Cells:
 
 def named(values: Mapping[str, Any]) -> str:
     """'d_model = 32, router.kind = soft'."""
-    return ", ".join(
+    shown = (
         f"{name} = {value:.6g}" if TYPES.get(name) is float and isinstance(value, float) else f"{name} = {value}"
         for name, value in values.items()
     )
+    return printable(", ".join(shown))
 
 
 def _differing(a: LayerSpec, b: LayerSpec) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from simgap.specs import RunSpec
+from simgap.stats import normal_score
 from simgap.sweeps.cells import Cells, LeftOut
 from simgap.sweeps.engines import cores
 from simgap.sweeps.file import read_file
@@ -20,7 +21,7 @@ from simgap.sweeps.frame import FRAME
 from simgap.sweeps.plan import cost_line, plan_cells
 from simgap.sweeps.quantities import quantities
 from simgap.sweeps.run import Run
-from simgap.sweeps.store import MANIFEST, RECORDS, read_store
+from simgap.sweeps.store import MANIFEST, RECORDS, holds_results, read_store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -56,7 +57,7 @@ def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mappin
     """
     folder = Path(out)
     begun = (folder / MANIFEST).exists()
-    if begun and not resume and not dry_run:
+    if not resume and not dry_run and holds_results(folder):
         raise ValueError(f"out: {out!r} holds a sweep; --resume goes on with it")
     if file is not None:
         found = read_file(file)
@@ -85,7 +86,7 @@ class Forecast(NamedTuple):
 def forecast(job: Job, engine: str | None, workers: int | None) -> Forecast:
     """What is left to do of a job, and its cost; nothing is written. Raises ValueError for a folder that holds another sweep."""
     left = job.cells
-    if (job.out / MANIFEST).exists():
+    if holds_results(job.out):
         store = read_store(job.out)
         trials = dict(zip(store.cells.keys.tolist(), store.trials.tolist(), strict=True))
         if trials.keys() != set(job.cells.keys.tolist()):
@@ -139,12 +140,13 @@ class Judged(NamedTuple):
 
 
 def judged(table: "DataFrame", cells: Cells) -> list[Judged]:
-    """What a sweep's frame says of each exact law whose spread is known."""
-    held = table[(table["predicted_kind"] == "exact") & (table["z_unit"] == "null sd") & table["z"].notna()]
+    """What a sweep's frame says of each exact law whose spread is known. z here is the standard normal number of p, which knows skew."""
+    held = table[(table["predicted_kind"] == "exact") & (table["z_unit"] == "null sd") & table["p"].notna()]
     at = {key: number for number, key in enumerate(cells.keys.tolist())}
     found = []
     for quantity, part in held.groupby("quantity", observed=True, sort=False):
-        z, excess = part["z"].to_numpy(), part["excess"].dropna()
+        z = np.array([normal_score(p, sign) for p, sign in zip(part["p"], part["z"], strict=True)])
+        excess = part["excess"].dropna()
         worst = int(np.abs(z).argmax())
         where = cells.name(at[int(part["cell"].iloc[worst], 16)])
         mean = float(excess.mean()) if len(excess) else None

@@ -11,7 +11,7 @@ import numpy as np
 
 from simgap.seeding import derived
 from simgap.specs import LayerSpec
-from simgap.sweeps.cells import MOST_CELLS, Cells, collect
+from simgap.sweeps.cells import MOST_CELLS, Cells, cells_of
 from simgap.sweeps.fields import NAMES, NESTED, TYPES, Draft, field_name, flat
 
 Where = Callable[[Any], object]
@@ -182,18 +182,23 @@ def _cells(
     if where is not None and not callable(where):
         raise ValueError(f"where: expected a function of a cell, got {type(where).__name__}")
     if where is None and not functions:
-        return collect(spec, names, rows)
-    start = flat(spec)
+        return cells_of(spec, names, rows)
+    before = flat(spec)
+    # A field that follows from others is not there before its turn, but for its own function: the base layer's would be taken for it.
+    start = {name: value for name, value in before.items() if name not in functions}
 
     def drafted() -> Iterator[tuple[Any, ...]]:
         for row in rows:
             values = start | dict(zip(names, row, strict=True))
             for name, function in functions.items():
-                values[name] = function(Draft(values))
+                try:
+                    values[name] = function(Draft({name: before[name], **values}))
+                except AttributeError as error:
+                    raise ValueError(f"{name}: {error}") from None
             if where is None or where(Draft(values)):
                 yield tuple(values[name] for name in (*names, *functions))
 
-    return collect(spec, (*names, *functions), drafted())
+    return cells_of(spec, (*names, *functions), drafted())
 
 
 def _second(name: str) -> str:

@@ -26,8 +26,8 @@ class Engine:
 
     workers: tasks that run at the same time. taken: tasks that it may hold, so that no worker waits for its next one. threads: what one
     task may use, None for what its process has. sharing: tasks that share a machine's memory evenly; None where all run on this machine,
-    each with what it needs while the sum fits. died: whether an exception says that a worker died over a task; deaths: how many it stands
-    for.
+    each with what it needs while the sum fits. died: whether an exception says that a worker died over a task, deaths: how many it stands
+    for, and mixed: whether it may have been another task's doing.
     """
 
     executor: Executor
@@ -37,6 +37,7 @@ class Engine:
     sharing: int | None = None
     died: Callable[[BaseException], bool] = lambda error: isinstance(error, BrokenExecutor)
     deaths: int = 1
+    mixed: bool = False
 
 
 class Inline(Executor):
@@ -60,10 +61,9 @@ class Processes(Executor):
     def __init__(self, workers: int, threads: int, devices: int = 0) -> None:
         self.threads, self.devices = threads, devices
         self._pools = [self._pool(slot) for slot in range(workers)]
-        self._free = list(range(workers))
-        started = [pool.submit(ready) for pool in self._pools]
+        self._last: list[Future | None] = [None] * workers
         try:
-            for future in started:
+            for future in [self._submit(slot, ready) for slot in range(workers)]:
                 future.result()
         except BaseException as error:
             self.shutdown(wait=False, cancel_futures=True)
@@ -72,14 +72,25 @@ class Processes(Executor):
             raise
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        slot = self._free.pop()
+        # By the futures and not by their callbacks, which come after whoever waits for a future is told of it.
+        slot = next(slot for slot, last in enumerate(self._last) if last is None or last.done())
         try:
-            future = self._pools[slot].submit(function, *args, **kwargs)
+            future = self._submit(slot, function, *args, **kwargs)
         except BrokenExecutor:
             self._pools[slot].shutdown(wait=False)
             self._pools[slot] = self._pool(slot)
-            future = self._pools[slot].submit(function, *args, **kwargs)
-        future.add_done_callback(lambda _: self._free.append(slot))
+            future = self._submit(slot, function, *args, **kwargs)
+        self._last[slot] = future
+        return future
+
+    def _submit(self, slot: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future:
+        pool = self._pools[slot]
+        future = pool.submit(function, *args, **kwargs)
+        # The worker has the writing end of its results. Were ours open, a worker that is killed in the middle of a result would leave us
+        # waiting for its other half.
+        writer = pool._result_queue._writer  # type: ignore[attr-defined]
+        if not writer.closed:
+            writer.close()
         return future
 
     def __len__(self) -> int:
@@ -126,11 +137,12 @@ class _Context(SpawnContext):
 def _without_main(main: ModuleType) -> Iterator[None]:
     """Hide from multiprocessing where the main module came from."""
     kept: dict[str, Any] = {name: main.__dict__[name] for name in ("__spec__", "__file__") if name in main.__dict__}
-    main.__spec__ = None
     main.__dict__.pop("__file__", None)
+    main.__spec__ = None
     try:
         yield
     finally:
+        del main.__spec__
         main.__dict__.update(kept)
 
 
@@ -139,15 +151,13 @@ def open_engine(engine: str | Executor, workers: int | None, device: str, schedu
     """The engine of that name, closed when left; an Executor that the user brought stays open.
 
     workers: by default the cores of this machine, its cards for device "cuda", or what a Dask cluster has.
-    Raises ValueError for a name that is none, a scheduler that does not answer, a pool that forks.
+    Raises ValueError as `check_engine` does, and for a scheduler that does not answer or a worker that cannot start.
     """
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-        raise ValueError(f"workers: expected a whole number, at least 1, got {workers!r}")
-    if scheduler is not None and engine != "dask":
-        raise ValueError(f"scheduler: given, but engine = {engine!r} has none; use engine = 'dask'")
+    check_engine(engine, workers, scheduler)
     if isinstance(engine, Executor):
         yield _brought(engine, workers)
     elif engine == "inprocess":
+        ready()
         yield Engine(Inline(), 1, 1)
     elif engine == "local":
         cards = _cards() if device == "cuda" else 0
@@ -160,9 +170,26 @@ def open_engine(engine: str | Executor, workers: int | None, device: str, schedu
             raise
         processes.shutdown()
     elif engine == "dask":
-        with _dask(workers, scheduler) as opened:
+        with _dask(workers, scheduler or "") as opened:
             yield opened
-    else:
+
+
+def check_engine(engine: str | Executor | None, workers: int | None, scheduler: str | None) -> None:
+    """ValueError for an engine that there is not, a pool that forks, workers that are no number of them, a scheduler that is missing or
+    not asked for."""
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise ValueError(f"workers: expected a whole number, at least 1, got {workers!r}")
+    if engine == "inprocess" and workers not in (None, 1):
+        raise ValueError(f"workers: engine = 'inprocess' is this process alone, got {workers}; use engine = 'local'")
+    if scheduler is not None and engine != "dask":
+        raise ValueError(f"scheduler: given, but engine = {engine!r} has none; use engine = 'dask'")
+    if engine == "dask" and not scheduler:
+        raise ValueError("scheduler: engine = 'dask' needs the address of one, such as tcp://10.0.0.1:8786")
+    if isinstance(engine, Executor):
+        context = getattr(engine, "_mp_context", None)
+        if context is not None and context.get_start_method() == "fork":
+            raise ValueError("engine: this pool forks, and torch's threads do not survive that; give it mp_context=get_context('spawn')")
+    elif engine is not None and engine not in ENGINES:
         raise ValueError(f"engine: expected one of {', '.join(ENGINES)} or an Executor, got {engine!r}{nearest(str(engine), ENGINES)}")
 
 
@@ -178,9 +205,6 @@ def _cards() -> int:
 
 
 def _brought(executor: Executor, workers: int | None) -> Engine:
-    context = getattr(executor, "_mp_context", None)
-    if context is not None and context.get_start_method() == "fork":
-        raise ValueError("engine: this pool forks, and torch's threads do not survive that; give it mp_context=get_context('spawn')")
     if isinstance(executor, Processes):
         return Engine(executor, len(executor), len(executor))
     count = workers or getattr(executor, "_max_workers", None) or cores()
@@ -188,14 +212,12 @@ def _brought(executor: Executor, workers: int | None) -> Engine:
 
 
 @contextlib.contextmanager
-def _dask(workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+def _dask(workers: int | None, scheduler: str) -> Iterator[Engine]:
     try:
         import dask
         from distributed import Client, KilledWorker
     except ImportError:
         raise ValueError("engine: 'dask' needs the extra: pip install 'simgap[cluster]'") from None
-    if not scheduler:
-        raise ValueError("scheduler: engine = 'dask' needs the address of one, such as tcp://10.0.0.1:8786")
     try:
         client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
@@ -209,4 +231,4 @@ def _dask(workers: int | None, scheduler: str | None) -> Iterator[Engine]:
             on_host[worker["host"]] = on_host.get(worker["host"], 0) + worker["nthreads"]
         # Each task keeps to one thread: Dask runs as many of them in a process as it was told to. It tries a task again by itself.
         executor, deaths = client.get_executor(pure=False), dask.config.get("distributed.scheduler.allowed-failures") + 1
-        yield Engine(executor, threads, 2 * threads, 1, max(on_host.values()), lambda error: isinstance(error, KilledWorker), deaths)
+        yield Engine(executor, threads, 2 * threads, 1, max(on_host.values()), lambda error: isinstance(error, KilledWorker), deaths, True)

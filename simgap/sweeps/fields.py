@@ -97,6 +97,8 @@ class Draft:
         full = self._prefix + name
         if not self._prefix and name in NESTED:
             return Draft(self._values, f"{name}.")
+        if full not in self._values and full in TYPES:
+            raise AttributeError(f"{full} follows from others itself and comes later; put it before")
         if full not in self._values:
             raise AttributeError(f"a layer has no field {full!r}{nearest(full, [*NAMES, *NESTED])}")
         return self._values[full]

@@ -214,6 +214,10 @@ def _design(base: LayerSpec, given: object) -> tuple[Callable[[], Cells], int]:
 
 
 def _axes(table: object, kind: str) -> dict[str, Any]:
+    if isinstance(table, Mapping):
+        for key in ("kind", "n", "seed", "where"):
+            if key in table:
+                raise ValueError(f"{key} is the design's own; it belongs before [design.axes]")
     given = _fields(table)
     follow = [name for name, value in given.items() if isinstance(value, Mapping) and not {"low", "high"} & set(value)]
     axes: dict[str, Any] = {}

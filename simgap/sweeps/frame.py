@@ -1,5 +1,6 @@
 """The frame of a sweep: one row to a cell and quantity, from the records alone."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simgap.records import replacing
-from simgap.sweeps.fields import NAMES, NESTED, flat
+from simgap.specs import printable
+from simgap.sweeps.fields import NAMES, NESTED, TYPES, flat
 from simgap.sweeps.store import Store, read_store
 
 if TYPE_CHECKING:
@@ -23,29 +25,36 @@ OF_CELL = ("trials", "seed", "idle_experts", "dropped_tokens")
 # What another run of the same cells need not repeat: everything else is the same to the bit.
 COSTS = ("seconds", "peak_memory", "together", "device", "host")
 TEXTS = ("quantity", "predicted_kind", "predicted_sd_kind", "law", "z_unit", "why", "device", "host", "cell", "dtype")
-WHOLE = ("n", "pairs", "dropped", "trials", "seed", "idle_experts", "dropped_tokens", "together", "tokens")
+WHOLE = ("n", "pairs", "dropped", "trials", "seed", "idle_experts", "dropped_tokens", "together", "tokens", "parameters")
 
 
 def collect(path: str | os.PathLike[str]) -> "DataFrame":
     """The frame of a sweep's folder, written to frame.parquet in it as well, whole or not at all.
 
-    One row to a cell and quantity, cells in the order of the sweep: the measured mean, sem and n trials, the predicted mean and sd, the
-    calibration (excess, z, p, effective dimension), seconds and bytes, and every field of the spec. Raises ValueError where the folder
-    holds no sweep, OSError where it cannot be written.
+    One row to a cell and quantity, cells in the order of the sweep. cell: its key; the fields that vary; quantity: such as
+    "activation_mso mean output"; mean and sem over n of the cell's trials (those that have the quantity); predicted_mean and predicted_sd;
+    excess, z, p, effective_dimension as `calibrate` has them; parameters; seconds of the cell, its share where cells were done together;
+    peak_memory: bytes by which its process grew meanwhile; every other field of the spec. simgap.sweeps.COSTS names the columns that
+    another run of the same cells need not repeat. Lines that are no whole records are left out, with a warning in the log "simgap.sweeps".
+
+    Raises ValueError where the folder holds no sweep or a record is not of its form, OSError where it cannot be written.
     """
     folder = Path(path)
-    table = frame(read_store(folder))
+    store = read_store(folder)
+    for note in store.notes:
+        logging.getLogger("simgap.sweeps").warning(printable(note))
+    table = frame(store)
     with replacing(folder / FRAME) as beside:
         table.to_parquet(beside, index=False)
     return table
 
 
 def frame(store: Store) -> "DataFrame":
-    """The frame of what is recorded, in memory alone."""
+    """The frame of what is recorded, in memory alone. Raises ValueError where a record is not of its form."""
     import pandas as pd
 
     columns: dict[str, list[Any]] = {name: [] for name in ("quantity", *VALUES)}
-    cells: dict[str, list[Any]] = {name: [] for name in ("cell", *OF_CELL, *COSTS, *NAMES)}
+    cells: dict[str, list[Any]] = {name: [] for name in ("cell", "parameters", *OF_CELL, *COSTS, *NAMES)}
     rows = []
     for at, record in _recorded(store):
         quantities = record["quantities"]
@@ -54,17 +63,21 @@ def frame(store: Store) -> "DataFrame":
             columns["quantity"].append(name)
             for value in VALUES:
                 columns[value].append(row.get(value))
-        spec = flat(store.cells[at])
+        layer = store.cells[at]
+        spec = flat(layer)
         cells["cell"].append(record["cell"])
+        cells["parameters"].append(layer.parameters)
         for name in (*OF_CELL, *COSTS):
             cells[name].append(record.get(name))
         for name in NAMES:
             cells[name].append(spec[name])
+    for name, values in (*columns.items(), *((name, cells[name]) for name in ("cell", *OF_CELL, *COSTS))):
+        _check(name, values, store)
     repeats = np.repeat(np.arange(len(rows)), rows)
     data = {name: _series(name, values) for name, values in columns.items()}
     data |= {_short(name): _series(name, values).take(repeats).reset_index(drop=True) for name, values in cells.items()}
-    data |= {name: pd.Series([getattr(store.run, name)]).repeat(len(repeats)).reset_index(drop=True) for name in ("tokens", "dtype")}
-    first = ("cell", *(_short(name) for name in store.cells.columns), "quantity", *VALUES)
+    data |= {name: _series(name, [getattr(store.run, name)] * len(repeats)) for name in ("tokens", "dtype")}
+    first = ("cell", *(_short(name) for name in store.cells.columns), "parameters", "quantity", *VALUES)
     return pd.DataFrame({name: data[name] for name in dict.fromkeys((*first, *OF_CELL, *COSTS, *data))})
 
 
@@ -72,9 +85,21 @@ def _recorded(store: Store) -> Iterator[tuple[int, dict[str, Any]]]:
     """The newest record of every cell that has one, in the order of the cells."""
     for at in np.flatnonzero(store.trials).tolist():
         record = store.earlier(at)
-        if record is None or not isinstance(record.get("quantities"), dict):
+        if record is None:
             raise ValueError(f"out: the record of {store.cells.name(at)} in {str(store.path)!r} changed while it was read")
+        rows = record.get("quantities")
+        if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+            raise ValueError(f"out: the record of {store.cells.name(at)} in {str(store.path)!r} has no table of quantities")
         yield at, record
+
+
+def _check(name: str, values: list[Any], store: Store) -> None:
+    """ValueError for what no record's writer puts into a column of texts, whole numbers of 64 bits, or numbers; all may be missing."""
+    allowed = {str} if name in TEXTS else {int} if name in WHOLE else {int, float}
+    for value in values:
+        if value is not None and (type(value) not in allowed or (type(value) is int and not -(1 << 63) <= value < 1 << 63)):
+            text = repr(value)
+            raise ValueError(f"out: the records in {str(store.path)!r} have a {name} of {text if len(text) <= 60 else f'{text[:57]}...'}")
 
 
 def _short(name: str) -> str:
@@ -83,15 +108,15 @@ def _short(name: str) -> str:
 
 
 def _series(name: str, values: list[Any]) -> Any:
+    """A column of the type that its name says, whatever is in it."""
     import pandas as pd
 
-    if name in WHOLE:
+    kind = TYPES.get(name)
+    if name in WHOLE or kind is int:
         return pd.Series(values, dtype="Int64" if any(value is None for value in values) else "int64")
-    if name in TEXTS or any(isinstance(value, str) for value in values):
+    if kind is bool:
+        return pd.Series(values, dtype=bool)
+    if name in TEXTS or kind not in (None, float):
         # Few distinct texts, repeated: a category holds each once.
         return pd.Series(pd.Categorical(values, pd.Index(sorted({value for value in values if value is not None}), dtype="str")))
-    if all(isinstance(value, bool) for value in values) and values:
-        return pd.Series(values, dtype=bool)
-    if values and all(type(value) is int for value in values):
-        return pd.Series(values, dtype="int64")
     return pd.Series(np.array([np.nan if value is None else value for value in values], np.float64))

@@ -1,6 +1,6 @@
 """What a sweep costs and in which order it is done: memory and time of every cell, and units of cells that share a program."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,14 +71,16 @@ def run_of(run: RunSpec, key: str) -> RunSpec:
     return replace(run, seed=derived(run.seed, key))
 
 
-def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities) -> Plan:
-    """The cost of every cell, before anything is drawn."""
+def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Iterable[int] | None = None) -> Plan:
+    """The cost of every cell, or of those of these numbers, before anything is drawn."""
     from simgap.gap.together import memory_needed, program
     from simgap.moe.budget import GROUP_SIZE, group_numbers
 
-    seconds, sizes, programs, too_large = np.empty(len(cells)), np.empty((len(cells), 2), np.int64), np.empty(len(cells), np.int64), []
+    n = len(cells)
+    seconds, sizes, programs, too_large = np.zeros(n), np.zeros((n, 2), np.int64), np.zeros(n, np.int64), []
     known: dict[int, int] = {}
-    for at, spec in enumerate(cells):
+    for at in range(n) if numbers is None else numbers:
+        spec = cells[at]
         seconds[at] = estimated_seconds(spec, run, wanted)
         try:
             held, least = memory_needed(spec, run, **wanted.looked_at)

@@ -5,10 +5,10 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,12 @@ import numpy as np
 
 from simgap.specs import LayerSpec, RunSpec
 from simgap.sweeps.cells import Cells, LeftOut
-from simgap.sweeps.engines import cores, open_engine
+from simgap.sweeps.engines import Engine, check_engine, cores, open_engine
 from simgap.sweeps.frame import frame
-from simgap.sweeps.plan import plan_cells
-from simgap.sweeps.quantities import quantities
+from simgap.sweeps.plan import Plan, plan_cells
+from simgap.sweeps.quantities import Quantities, quantities
 from simgap.sweeps.runner import Runner
-from simgap.sweeps.store import LOG, open_store, read_store
+from simgap.sweeps.store import LOG, Store, holds_results, open_store, read_store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,7 +35,7 @@ class Run:
     """A sweep as it stands in its folder: cells in all, done with all their trials, and computed by this call.
 
     set_aside: cells that failed or killed three workers, with the reason; the next call tries them again. left_out: cells of the design
-    that cannot be built or were too large.
+    that cannot be built or were too large. notes: what was found in the folder that a user should know, such as a torn line.
     """
 
     path: Path
@@ -43,8 +43,9 @@ class Run:
     done: int
     computed: int
     seconds: float
-    set_aside: tuple[LeftOut, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    set_aside: tuple[LeftOut, ...] = field(default=(), repr=False)
+    left_out: tuple[LeftOut, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
 
     def frame(self) -> "DataFrame":
         """One row to a cell and quantity; see `simgap.collect`, which writes it to a file too."""
@@ -78,13 +79,13 @@ def sweep(
     The same call on the same folder goes on where the last one stopped, however it ended; more trials are added to those recorded. The
     same bits come out whatever the engine, the workers, the order, the memory and the interruptions, for one CPU model and one set of
     library versions. Each cell has a seed of its own, made of `seed` and the layer (column "seed" of the frame), so that cells are
-    independent; measure(spec, seed=that seed) repeats it.
+    independent; measure(spec, seed=that seed) with the same tokens and trials repeats it.
 
     metrics: names of quantities ("weight_mso up", "activation_mso mean", "gap"), None for all. engine: "inprocess", "local" (as many
     processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor; None is local
-    processes where the cells are worth starting them, on a CPU, and this process otherwise. memory: the
-    budget of all cells that run at the same time on a machine. progress: a line of progress; by default on a terminal. any_version: go on
-    with a folder that another version of simgap or of its libraries began.
+    processes where the cells are worth starting them, on a CPU, and this process otherwise. memory: the budget of all cells that run at
+    the same time on a machine. progress: a line of progress; by default on a terminal (a notebook is none). any_version: go on with a
+    folder that another version of simgap or of its libraries began.
 
     Raises ValueError naming the argument: a cell that the budget cannot hold (before anything runs), a folder that holds another sweep or
     is in use, an engine that cannot be had; OSError where `out` cannot be written. What was recorded before is safe.
@@ -95,41 +96,68 @@ def sweep(
     if not len(found):
         first = f"; the first: {found.left_out[0]}" if found.left_out else ""
         raise ValueError(f"cells: none can be built, {len(found.left_out)} left out{first}")
+    check_engine(engine, workers, scheduler)
+    if engine != "dask":
+        from simgap.gap.together import check_device
+
+        check_device(run.device)
     folder, start = Path(out), time.perf_counter()
+    # Refused before there is a folder, unless it is there.
+    plan = None if holds_results(folder) else _plan(found, run, wanted, range(len(found)))
     with open_store(folder, found, run, wanted, any_version) as store, _logged(folder) as log:
         for cell in found.left_out:
             log.warning("left out: %s", cell)
         for note in store.notes:
             log.warning(note)
         numbers = np.flatnonzero(store.trials < trials)
-        runner = None
+        aside: tuple[LeftOut, ...] = ()
+        computed = 0
         if len(numbers):
-            plan = plan_cells(store.cells, run, wanted)
-            if plan.too_large:
-                more = f" (and {len(plan.too_large) - 1} more)" if len(plan.too_large) > 1 else ""
-                raise ValueError(f"{plan.too_large[0].why}: cell {plan.too_large[0].name}{more}")
-            if engine is None:
-                engine = (
-                    "local"
-                    if device == "cpu" and (workers or cores()) > 1 and plan.seconds[numbers].sum() > WORTH_PROCESSES
-                    else "inprocess"
-                )
-            with open_engine(engine, workers, device, scheduler) as opened:
-                name = engine if isinstance(engine, str) else type(engine).__name__
-                store.begin(trials, command_line(), name, opened.workers)
-                log.info("%s: %d of %d cells to do, %d workers", name, len(numbers), len(store.cells), opened.workers)
-                with _progress(len(store.cells), len(store.cells) - len(numbers), float(plan.seconds[numbers].sum()), progress) as tell:
-                    runner = Runner(store, plan, opened, run.memory_bytes, log, tell)
-                    try:
-                        runner.run(numbers)
-                    except BaseException as error:
-                        log.warning("stopped with %d of %d cells done: %s", store.done(trials), len(store.cells), type(error).__name__)
-                        raise
+            plan = plan or _plan(store.cells, run, wanted, numbers.tolist())
+            chosen = engine or _worth_an_engine(float(plan.seconds[numbers].sum()), run.device, workers)
+            with open_engine(chosen, workers, run.device, scheduler) as opened:
+                aside, computed = _run(store, plan, opened, numbers, log, chosen, progress)
         seconds = time.perf_counter() - start
-        aside = tuple(runner.set_aside) if runner else ()
-        result = Run(folder, len(store.cells), store.done(trials), runner.computed if runner else 0, seconds, aside, found.left_out)
+        result = Run(folder, len(store.cells), store.done(trials), computed, seconds, aside, found.left_out, tuple(store.notes))
         log.info("%s", result)
         return result
+
+
+def _plan(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Iterable[int]) -> Plan:
+    """The plan of the given cells. Raises ValueError that names the first that the memory cannot hold."""
+    plan = plan_cells(cells, run, wanted, numbers)
+    if plan.too_large:
+        first, count = plan.too_large[0], len(plan.too_large)
+        raise ValueError(f"{first.why}: cell {first.name}{f' (and {count - 1} more)' if count > 1 else ''}")
+    return plan
+
+
+def _worth_an_engine(seconds: float, device: str, workers: int | None) -> str:
+    """Local processes where several are asked for, or worth starting for so many seconds of work on one core; or else this process."""
+    worth = device == "cpu" and cores() > 1 and seconds > WORTH_PROCESSES
+    return "local" if (workers or 1) > 1 or (workers is None and worth) else "inprocess"
+
+
+def _run(
+    store: Store, plan: Plan, engine: Engine, numbers: np.ndarray, log: logging.Logger, chosen: str | Executor, progress: bool | None
+) -> tuple[tuple[LeftOut, ...], int]:
+    """Do the given cells; those that were set aside, and how many were recorded."""
+    import torch
+
+    trials, name = store.run.trials, chosen if isinstance(chosen, str) else type(chosen).__name__
+    store.begin(trials, command_line(), name, engine.workers)
+    log.info("%s: %d of %d cells to do, %d workers", name, len(numbers), len(store.cells), engine.workers)
+    with _progress(len(store.cells), len(store.cells) - len(numbers), float(plan.seconds[numbers].sum()), progress) as tell:
+        runner, threads = Runner(store, plan, engine, store.run.memory_bytes, log, tell), torch.get_num_threads()
+        try:
+            runner.run(numbers)
+        except BaseException as error:
+            log.warning("stopped with %d of %d cells done: %s", store.done(trials), len(store.cells), type(error).__name__)
+            raise
+        finally:
+            # Tasks in threads of this process change it for threads to come.
+            torch.set_num_threads(threads)
+    return tuple(runner.set_aside), runner.computed
 
 
 def command_line() -> str:
@@ -140,7 +168,8 @@ def command_line() -> str:
 @contextmanager
 def _logged(folder: Path) -> Iterator[logging.Logger]:
     """A logger whose lines go to the folder's log, and nowhere else unless the user's logging is set up to take them."""
-    log = logging.getLogger("simgap.sweeps")
+    # One to a folder, since two sweeps may run in threads of one process.
+    log = logging.getLogger("simgap.sweeps").getChild(str(folder.resolve()).replace(".", "_"))
     handler = _Quiet(folder / LOG, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = log.level

@@ -49,6 +49,7 @@ class Runner:
     computed: int = 0
     _deaths: dict[int, int] = field(default_factory=dict)
     _again: deque[Unit] = field(default_factory=deque)
+    _suspects: deque[Unit] = field(default_factory=deque)
 
     def run(self, numbers: np.ndarray) -> None:
         """Do the given cells. What is done is on disk whenever this ends, and however."""
@@ -56,15 +57,20 @@ class Runner:
         units = self._fitting(self.plan.units(numbers, share, 1 if self.engine.sharing else self.engine.workers), share)
         waiting: deque[Unit] = deque()
         flying: dict[Future, Unit] = {}
-        with Stopping() as stopping:
-            while True:
-                waiting.extend(islice(units, LOOK_AHEAD - len(waiting)))
-                self._launch(waiting, flying, stopping)
-                if not flying:
-                    return
-                done, _ = wait(flying, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
-                self._take_in({future: flying.pop(future) for future in done})
-                stopping.look()
+        try:
+            with Stopping() as stopping:
+                while True:
+                    waiting.extend(islice(units, LOOK_AHEAD - len(waiting)))
+                    self._launch(waiting, flying, stopping)
+                    if not flying:
+                        return
+                    done, _ = wait(flying, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
+                    self._take_in({future: flying.pop(future) for future in done}, alone=len(flying) == 0 and len(done) == 1)
+                    stopping.look()
+        finally:
+            # Nobody takes in what is still out: tasks that have not begun need not.
+            for future in flying:
+                future.cancel()
 
     def _fitting(self, units: Iterable[Unit], share: int) -> Iterator[Unit]:
         """The units that the memory can hold; the others are set aside at once, by name."""
@@ -81,6 +87,8 @@ class Runner:
         while len(flying) < self.engine.taken:
             free = self.memory - sum(unit.memory for unit in flying.values()) if self.engine.sharing is None else self.memory
             unit = _first_that_fits(self._again, free) or _first_that_fits(waiting, free)
+            if unit is None and self._suspects and not flying:
+                unit = self._suspects.popleft()
             if unit is None:
                 return
             task = self._task(unit)
@@ -88,7 +96,7 @@ class Runner:
                 # In this process the work is done right here.
                 with stopping.anytime() if isinstance(self.engine.executor, Inline) else nullcontext():
                     future = self.engine.executor.submit(compute, task)
-            except BrokenExecutor as error:
+            except (BrokenExecutor, RuntimeError) as error:
                 raise ValueError(f"engine: the executor takes no more tasks: {error}") from None
             flying[future] = unit
 
@@ -96,23 +104,22 @@ class Runner:
         cells = []
         for at in unit.cells:
             key = self.store.cells.key(at)
-            cell = with_memory(Cell(at, key, self.store.cells[at], run_of(self.store.run, key)), unit.memory)
             before = self.store.earlier(at)
-            if before is not None:
-                cell = Cell(at, key, cell.spec, cell.run, before.get("tallies"), int(self.store.trials[at]))
-            cells.append(cell)
+            earlier, recorded = (None, 0) if before is None else (before.get("tallies"), int(self.store.trials[at]))
+            cell = Cell(at, key, self.store.cells[at], run_of(self.store.run, key), earlier, recorded)
+            cells.append(with_memory(cell, unit.memory))
         return Task(tuple(cells), self.store.wanted, self.engine.threads)
 
-    def _take_in(self, done: dict[Future, Unit]) -> None:
-        """Record what came back, all of it in one write, and only then count it as done."""
+    def _take_in(self, done: dict[Future, Unit], alone: bool) -> None:
+        """Record what came back, all of it in one write, and only then count it as done. alone: nothing else was running."""
         good: list[Outcome] = []
         seconds, stop = 0.0, None
         for future, unit in done.items():
             try:
                 report = self._report(future)
-            except Exception as error:
+            except BaseException as error:
                 if self.engine.died(error):
-                    self._died(unit)
+                    self._died(unit, alone)
                 else:
                     # Raised when what the others brought is safe.
                     stop = error
@@ -147,15 +154,20 @@ class Runner:
         self.log.info("%d done in %.3g s: %s%s", len(good), seconds, names(numbers[0]), " and others" * (len(good) > 1))
         self.tell(len(good), float(self.plan.seconds[numbers].sum()), worst.worst_z, names(worst.number))
 
-    def _died(self, unit: Unit) -> None:
-        """Cells whose worker died go to another, one by one, so that it shows which of them it was."""
+    def _died(self, unit: Unit, alone: bool) -> None:
+        """Cells whose worker died go to another, one by one, so that it shows which of them it was.
+
+        Where other tasks may have shared the worker, that shows only when nothing else runs: they wait until all others are done.
+        """
+        innocent = self.engine.mixed and not (alone and len(unit.cells) == 1)
         for at in unit.cells:
-            self._deaths[at] = self._deaths.get(at, 0) + (self.engine.deaths if len(unit.cells) == 1 else 1)
-            self.log.warning("a worker died over %s (%d of %d)", self.store.cells.name(at), self._deaths[at], MOST_DEATHS)
-            if self._deaths[at] < MOST_DEATHS:
-                self._again.append(Unit((at,), unit.memory))
-            else:
+            if not innocent:
+                self._deaths[at] = self._deaths.get(at, 0) + (self.engine.deaths if len(unit.cells) == 1 else 1)
+            self.log.warning("a worker died over %s (%d of %d)", self.store.cells.name(at), self._deaths.get(at, 0), MOST_DEATHS)
+            if self._deaths.get(at, 0) >= MOST_DEATHS:
                 self._set_aside(at, f"killed {MOST_DEATHS} workers")
+            else:
+                (self._suspects if self.engine.mixed else self._again).append(Unit((at,), unit.memory))
 
     def _failed(self, outcome: Outcome, unit: Unit) -> None:
         self.log.error("%s: %s\n%s", self.store.cells.name(outcome.number), outcome.why, outcome.details)

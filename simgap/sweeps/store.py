@@ -1,6 +1,8 @@
 """The folder of a sweep: what it is of, which cells are done, and whether this is the code and the grid that began it."""
 
 import contextlib
+import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,16 +19,17 @@ from simgap.sweeps.quantities import Quantities, quantities
 
 FORMAT = 1
 RECORDS, MANIFEST, LOG = "records.jsonl", "manifest.json", "sweep.log"
-# What must be as it was for a sweep to go on, and what a user calls it.
-FIXED = {"tokens": "tokens", "seed": "seed", "dtype": "dtype", "device": "device", "metrics": "metrics"}
+# What must be as it was for a sweep to go on.
+FIXED = ("tokens", "seed", "dtype", "device", "metrics")
 
 
 @dataclass(eq=False)
 class Store:
     """A folder opened for writing, or for reading alone.
 
-    trials (n,): the trials that are recorded of each cell, 0 for none. offsets (n,): where the newest record of each begins. notes: what
-    was found that a user should know: a torn line, records of unknown cells, another CPU.
+    begun: whether the folder holds it already; if not, nothing is written before the first session. trials (n,): the trials that are
+    recorded of each cell, 0 for none. offsets (n,): where the newest record of each begins. notes: what was found that a user should
+    know: a torn line, records of unknown cells, another CPU.
     """
 
     path: Path
@@ -36,6 +39,7 @@ class Store:
     manifest: dict[str, Any]
     trials: Int[np.ndarray, " n"]
     offsets: Int[np.ndarray, " n"]
+    begun: bool = True
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -47,7 +51,9 @@ class Store:
         return self.records.at(int(self.offsets[at])) if self.trials[at] else None
 
     def begin(self, trials: int, command: str, engine: str, workers: int) -> None:
-        """Note that a session begins: whatever is recorded after it, up to the next, came from it."""
+        """Note that a session begins: whatever is recorded after it, up to the next, came from it. The first puts the manifest in place."""
+        if not self.begun:
+            write_manifest(self.path / MANIFEST, self.manifest)
         session = {"trials": trials, "engine": engine, "workers": workers, "source": source_digest(), "provenance": provenance(command)}
         self.records.append({"session": session})
 
@@ -71,7 +77,7 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
     manifest = read_manifest(path / MANIFEST)
     if manifest is None:
         raise ValueError(f"out: {str(path)!r} holds no sweep (no {MANIFEST})")
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") != FORMAT or manifest["format"] is True:
         raise ValueError(f"out: {str(path)!r} holds a sweep of format {manifest.get('format')!r}, this simgap reads format {FORMAT}")
     if cells is None or cells.to_plain() != manifest.get("cells"):
         cells = Cells.from_plain(manifest.get("cells"))
@@ -95,27 +101,43 @@ def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_v
     cannot be written. Nothing is changed then.
     """
     with locked(path):
-        if read_manifest(path / MANIFEST) is None:
-            if (path / RECORDS).exists():
-                raise ValueError(f"out: {str(path)!r} has {RECORDS} but no {MANIFEST}; choose another folder")
-            write_manifest(path / MANIFEST, _manifest(cells, run, wanted))
-        store = read_store(path, cells)
-        _same_sweep(store, cells, run, wanted)
-        if not any_version:
-            _same_code(store)
-        if run.trials < int(store.trials.max(initial=0)):
-            raise ValueError(
-                f"trials: {str(path)!r} has {store.trials.max()} of a cell already, got {run.trials}; choose another folder for fewer"
-            )
-        if store.records.mend():
-            # It may have lacked nothing but its end.
-            _index(store)
-        store.run = run
+        for name in (RECORDS, MANIFEST, LOG):
+            if (path / name).is_symlink():
+                raise ValueError(f"out: {str(path / name)!r} is a link; a sweep writes into its own folder alone")
+        if holds_results(path):
+            store = read_store(path, cells)
+            _same_sweep(store, cells, run, wanted)
+            if not any_version:
+                _same_code(store)
+            if run.trials < (most := int(store.trials.max(initial=0))):
+                raise ValueError(f"trials: {str(path)!r} has {most} of a cell already, got {run.trials}; choose another folder for fewer")
+            if torn := store.records.mend():
+                # It may have lacked nothing but its end.
+                _index(store)
+                store.notes.insert(0, f"{RECORDS}: its last line was torn after {torn} bytes by a crash or a full disk")
+            store.run = run
+        else:
+            n = len(cells)
+            manifest = _manifest(cells, run, wanted)
+            store = Store(path, cells, run, wanted, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), begun=False)
         yield store
 
 
+def holds_results(path: Path) -> bool:
+    """Whether a sweep has recorded a cell in this folder: one that has not may be begun anew, whatever it was to be of.
+
+    Raises ValueError for records without a manifest.
+    """
+    recorded = any("session" not in (entry.record or {}) for entry in Records(path / RECORDS).entries())
+    if (path / MANIFEST).exists():
+        return recorded
+    if (path / RECORDS).exists():
+        raise ValueError(f"out: {str(path)!r} has {RECORDS} but no {MANIFEST}; choose another folder")
+    return False
+
+
 def _manifest(cells: Cells, run: RunSpec, wanted: Quantities) -> dict[str, Any]:
-    origin = provenance(" ".join(sys.argv))
+    origin = provenance(shlex.join(sys.argv))
     described = {name: value for name, value in run.to_dict().items() if name != "memory"} | {"metrics": wanted.names}
     return {"format": FORMAT, "begun": now(), "source": source_digest(), "provenance": origin, "run": described, "cells": cells.to_plain()}
 
@@ -126,34 +148,40 @@ def _index(store: Store) -> None:
     order = np.argsort(store.cells.keys)
     keys = store.cells.keys[order]
     unknown = spoiled = 0
-    last = None
-    for last in store.records.entries():
-        if last.record is None:
-            spoiled += last.size > 1
-        elif "session" not in last.record:
-            key, trials = _key(last.record), last.record.get("trials")
+    for entry in store.records.entries():
+        if entry.record is None:
+            spoiled += entry.size > 1
+        elif "session" not in entry.record:
+            key, trials = _key(entry.record), entry.record.get("trials")
             at = int(np.searchsorted(keys, np.uint64(key))) if key is not None else len(keys)
-            if at == len(keys) or keys[at] != key or not isinstance(trials, int) or not 1 <= trials < 1 << 31:
+            if at == len(keys) or keys[at] != key:
                 unknown += 1
+            elif not _is_whole(entry.record):
+                spoiled += 1
             elif trials >= store.trials[order[at]]:
-                store.trials[order[at]], store.offsets[order[at]] = trials, last.offset
-    if last is not None and last.record is None and last.size > 1:
-        spoiled -= 1
-        store.notes.append(f"{RECORDS}: the last line is torn ({last.size} bytes); its cells are done again")
+                store.trials[order[at]], store.offsets[order[at]] = trials, entry.offset
     if spoiled:
-        store.notes.append(
-            f"{RECORDS}: {spoiled} line{'s' * (spoiled > 1)} before the last {'are' if spoiled > 1 else 'is'} no record; left as found"
-        )
+        lines = "1 line is no whole record" if spoiled == 1 else f"{spoiled} lines are no whole records"
+        store.notes.append(f"{RECORDS}: {lines}; left as found, their cells are done again unless they were since")
     if unknown:
         store.notes.append(f"{RECORDS}: {unknown} record{'s' * (unknown > 1)} of cells that this sweep does not have; left as found")
 
 
 def _key(record: Mapping[str, Any]) -> int | None:
     key = record.get("cell")
-    try:
-        return int(key, 16) if isinstance(key, str) and len(key) == 16 else None
-    except ValueError:
-        return None
+    return int(key, 16) if isinstance(key, str) and re.fullmatch("[0-9a-f]{16}", key) else None
+
+
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether a record has what a frame shows and what more trials are added to."""
+    trials, seed, rows = record.get("trials"), record.get("seed"), record.get("quantities")
+    counted = type(trials) is int and 1 <= trials < 1 << 31 and type(seed) is int and 0 <= seed < 1 << 63
+    return (
+        counted
+        and isinstance(rows, dict)
+        and all(isinstance(row, dict) for row in rows.values())
+        and isinstance(record.get("tallies"), dict)
+    )
 
 
 def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) -> None:
@@ -167,10 +195,10 @@ def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) ->
         )
     before = store.run.to_dict() | {"metrics": store.wanted.names}
     after = run.to_dict() | {"metrics": wanted.names}
-    for name, word in FIXED.items():
+    for name in FIXED:
         if before[name] != after[name]:
             raise ValueError(
-                f"{word}: {str(store.path)!r} was begun with {_short(before[name])}, got {_short(after[name])}; choose another folder"
+                f"{name}: {str(store.path)!r} was begun with {_short(before[name])}, got {_short(after[name])}; choose another folder"
             )
 
 

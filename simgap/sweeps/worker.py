@@ -4,12 +4,14 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from simgap.gap.tallies import ROUTED, SHARED, Path, Tallies
 from simgap.records import line_of, source_digest
 from simgap.specs import LayerSpec, RunSpec
+from simgap.stats import normal_score
 from simgap.sweeps.quantities import Quantities
 
 
@@ -55,9 +57,10 @@ class Report:
 
 
 def ready() -> str:
-    """Load what a task needs, so that the first one finds it loaded; which code this worker runs."""
-    import simgap.gap.together  # noqa: F401
+    """Load and compile what a task needs, so that no cell's seconds count it; which code this worker runs."""
+    from simgap.gap.together import Request, measure_together
 
+    measure_together([Request(LayerSpec(d_model=2, d_ff=2, n_experts=2), RunSpec(tokens=2, trials=1))])
     return source_digest()
 
 
@@ -95,52 +98,94 @@ def _failed(cell: Cell, error: Exception) -> Outcome:
 
 
 def _together(cells: Sequence[Cell], wanted: Quantities) -> list[Outcome]:
-    from simgap.gap.together import Request, Tallies, measure_together
+    from simgap.gap.together import Request, check_device, check_tallies, estimates, measure_together
 
     device = cells[0].run.device
+    check_device(device)
+    check_files(cells)
     start, held = time.perf_counter(), reset_peak(device)
     found = measure_together([Request(cell.spec, cell.run, cell.recorded) for cell in cells], **wanted.looked_at)
     whole = [t if c.earlier is None else Tallies.from_plain(c.earlier).followed_by(t) for c, t in zip(cells, found, strict=True)]
-    rows = [_rows(cell, tallies, wanted) for cell, tallies in zip(cells, whole, strict=True)]
+    for cell, tallies in zip(cells, whole, strict=True):
+        check_tallies(cell.spec, cell.run, tallies)
+    check_files(cells)
+    nulls = _nulls(cells, wanted)
+    rows = [_rows(*each, wanted) for each in zip(cells, estimates(whole), nulls, strict=True)]
     common: dict[str, Any] = {"device": device_name(device), "host": socket.gethostname(), "together": len(cells)}
     common |= {"seconds": (time.perf_counter() - start) / len(cells), "peak_memory": peak_since(held, device)}
     outcomes = []
-    for cell, tallies, (quantities, routing, worst) in zip(cells, whole, rows, strict=True):
-        record = {"cell": cell.key, "trials": cell.run.trials, "seed": cell.run.seed, **routing, **common}
+    for cell, tallies, (quantities, worst) in zip(cells, whole, rows, strict=True):
+        record = {"cell": cell.key, "trials": cell.run.trials, "seed": cell.run.seed}
+        record |= {"idle_experts": int((tallies.taken == 0).sum()), "dropped_tokens": int(tallies.dropped.sum()), **common}
         outcomes.append(Outcome(cell.number, line_of(record | {"quantities": quantities, "tallies": tallies.to_plain()}), worst))
     return outcomes
 
 
-def _rows(cell: Cell, tallies: Any, wanted: Quantities) -> tuple[dict[str, Any], dict[str, Any], float]:
-    """Every quantity that was asked for, as the frame shows it, what the router did, and the largest |z| against an exact law."""
-    from simgap.gap import calibrate, predict
-    from simgap.gap.together import gathered
+def check_files(cells: Sequence[Cell]) -> None:
+    """ValueError for a cell whose file of inputs is not the one that its key was made of: it changed since, or this machine has another."""
+    for cell in cells:
+        if cell.spec.inputs.kind == "file" and cell.spec.key() != cell.key:
+            raise ValueError(f"inputs.path: {cell.spec.inputs.path!r} is not the file that the sweep was designed with")
 
-    measured = gathered(cell.spec, cell.run, tallies, **wanted.looked_at)
-    predicted = predict(cell.spec, tokens=cell.run.tokens, trials=cell.run.trials, **wanted.looked_at)
-    calibrated = calibrate(measured, predicted)
-    routing = {"idle_experts": measured.routing["idle_experts"], "dropped_tokens": measured.routing["dropped_tokens"]}
-    sides = [("", measured, predicted, calibrated)]
-    if measured.shared is not None and predicted.shared is not None and calibrated.shared is not None:
-        sides.append(("shared ", measured.shared, predicted.shared, calibrated.shared))
+
+def _nulls(cells: Sequence[Cell], wanted: Quantities) -> list[dict[str, dict[Path, Any]]]:
+    """The predictions for each cell: of its routed experts' pairs, and of those with shared ones where there are any. What is predicted
+    alike is predicted once."""
+    from simgap.gap.predicted import predict, read_by_laws
+
+    known: dict[Hashable, dict[str, dict[Path, Any]]] = {}
+    found = []
+    for cell in cells:
+        key = read_by_laws(cell.spec), cell.run.tokens, cell.run.trials
+        if key not in known:
+            gap = predict(cell.spec, tokens=cell.run.tokens, trials=cell.run.trials, **wanted.looked_at)
+            known[key] = {name: dict(side.items()) for name, side in ((ROUTED, gap), (SHARED, gap.shared)) if side is not None}
+        found.append(known[key])
+    return found
+
+
+def _rows(
+    cell: Cell, measured: Mapping[Path, Any], nulls: Mapping[str, Mapping[Path, Any]], wanted: Quantities
+) -> tuple[dict[str, dict[str, Any]], float]:
+    """Every quantity that was asked for, as the frame shows it, and the largest |z| against an exact law."""
+    from simgap.gap.calibration import calibrated_at
+    from simgap.gap.together import estimate_at
+
     rows, worst = {}, 0.0
-    for prefix, ours, theirs, both in sides:
-        nulls, judged = dict(theirs.items()), dict(both.items())
-        for path, value in ours.items():
-            if path in wanted.paths:
-                rows[prefix + " ".join(path)] = _row(value, nulls[path], judged[path])
-                # Only where the law is exact and knows its spread does a large z say that something is wrong.
-                if nulls[path].kind == "exact" and judged[path].z_unit == "null sd":
-                    worst = max(worst, abs(judged[path].z or 0.0))
-    return rows, routing, worst
+    for side, predicted in nulls.items():
+        # Pairs with a shared expert are not all pairs of anything.
+        prefix, experts = ("", cell.spec.n_experts) if side == ROUTED else (f"{side} ", 0)
+        for path in wanted.paths:
+            estimate, null = estimate_at(cell.spec, measured, side, path), predicted[path]
+            judged = calibrated_at(path, estimate, null, experts)
+            rows[prefix + " ".join(path)] = _row(estimate, null, judged)
+            # Only where the law is exact and knows its spread does a large z say that something is wrong.
+            if null.kind == "exact" and judged.z_unit == "null sd" and judged.p is not None:
+                # A mean over few pairs is skewed, and z alone would alarm: its p is not fooled.
+                worst = max(worst, abs(normal_score(judged.p, judged.z or 0.0)))
+    return rows, worst
 
 
 def _row(measured: Any, predicted: Any, calibrated: Any) -> dict[str, Any]:
-    row = {"mean": measured.mean, "sem": measured.sem, "n": measured.trials, "pairs": measured.pairs, "dropped": measured.dropped}
-    row |= {f"predicted_{name}": getattr(predicted, name) for name in ("mean", "sd", "kind", "sd_kind")}
-    row |= {"law": predicted.law}
-    row |= {name: getattr(calibrated, name) for name in ("excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension")}
-    return row | {"why": measured.why or predicted.why or calibrated.why}
+    return {
+        "mean": measured.mean,
+        "sem": measured.sem,
+        "n": measured.trials,
+        "pairs": measured.pairs,
+        "dropped": measured.dropped,
+        "predicted_mean": predicted.mean,
+        "predicted_sd": predicted.sd,
+        "predicted_kind": predicted.kind,
+        "predicted_sd_kind": predicted.sd_kind,
+        "law": predicted.law,
+        "excess": calibrated.excess,
+        "scaled_excess": calibrated.scaled_excess,
+        "z": calibrated.z,
+        "z_unit": calibrated.z_unit,
+        "p": calibrated.p,
+        "effective_dimension": calibrated.effective_dimension,
+        "why": measured.why or predicted.why or calibrated.why,
+    }
 
 
 def reset_peak(device: str) -> int | None:

@@ -136,18 +136,27 @@ def mso_p(value: Any, width: float, pairs: int, trials: int, n_experts: int | No
     """
     if side not in SIDES:
         raise ValueError(f"side: expected one of {', '.join(SIDES)}, got {side!r}")
+    values = _checked_values(value)
+    law = mso_distribution(width, pairs, trials, n_experts)
+    if side == "upper":
+        return law.sf(values)
+    if side == "lower":
+        return law.cdf(values)
+    lower, upper = law.cdf(values), law.sf(values)
+    if isinstance(values, float):
+        return min(1.0, 2 * min(lower, upper))
+    return plain(np.minimum(1.0, 2 * np.minimum(lower, upper)))
+
+
+def _checked_values(value: Any) -> Any:
+    """A number, or an array of them, all in [0, 1]."""
+    if isinstance(value, float) and 0 <= value <= 1:
+        return value
     values = np.asarray(value, np.float64)
     outside = ~((values >= 0) & (values <= 1))
     if outside.any():
         raise ValueError(f"value: expected an MSO in [0, 1], got {float(values[outside].flat[0])!r}")
-    law = mso_distribution(width, pairs, trials, n_experts)
-    if side == "upper":
-        p = np.asarray(law.sf(values))
-    elif side == "lower":
-        p = np.asarray(law.cdf(values))
-    else:
-        p = np.minimum(1.0, 2 * np.minimum(law.cdf(values), law.sf(values)))
-    return plain(p)
+    return values
 
 
 def _checked_width(width: float) -> float:
@@ -157,6 +166,8 @@ def _checked_width(width: float) -> float:
 
 
 def _whole(name: str, value: Any) -> int:
+    if type(value) is int and value >= 1:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or value != value or value < 1 or value != int(value):
         raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
     return int(value)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from jaxtyping import Float
 
-from simgap.theory.floats import legendre_rule, plain, shared
+from simgap.theory.floats import larger, legendre_rule, plain, shared, smaller
 
 # Below this share of a quadratic term the density p'/p = -(x + c1) / (c0 + c1 x + c2 x^2) is that of type III, to relative error about c2.
 LEAST_CURVATURE = 1e-8
@@ -57,7 +57,7 @@ class Standard:
         return getattr(stats, self.family)(*self.shapes, loc=self.low, scale=self.scale)
 
     def _standardised(self, x: Any) -> Any:
-        return (np.asarray(x, np.float64) - self.low) / self.scale
+        return ((x if isinstance(x, float) else np.asarray(x, np.float64)) - self.low) / self.scale
 
 
 def _tail(family: str, shapes: tuple[float, ...], z: Any, upper: bool) -> Any:
@@ -67,13 +67,15 @@ def _tail(family: str, shapes: tuple[float, ...], z: Any, upper: bool) -> Any:
     if family == "norm":
         return special.ndtr(-z if upper else z)
     if family == "gamma":
-        return (special.gammaincc if upper else special.gammainc)(*shapes, np.maximum(z, 0.0))
+        return (special.gammaincc if upper else special.gammainc)(*shapes, larger(z, 0.0))
     a, b = shapes
     mine, other = (special.betaincc, special.betainc) if upper else (special.betainc, special.betaincc)
     if family == "beta":
-        return mine(a, b, np.minimum(np.maximum(z, 0.0), 1.0))
+        return mine(a, b, smaller(larger(z, 0.0), 1.0))
     # Z / (1 + Z) has a Beta law; where it is near 1 its complement keeps more digits.
-    near, far = np.minimum(np.maximum(z, 0.0), 1.0), np.maximum(z, 1.0)
+    near, far = smaller(larger(z, 0.0), 1.0), larger(z, 1.0)
+    if isinstance(z, float):
+        return other(b, a, 1 / (1 + far)) if z > 1 else mine(a, b, near / (1 + near))
     return np.where(z > 1, other(b, a, 1 / (1 + far)), mine(a, b, near / (1 + near)))
 
 

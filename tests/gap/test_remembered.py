@@ -8,11 +8,15 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import simgap as sg
 from simgap import theory
 from simgap.gap import predicted_sites
+from simgap.gap.predicted import read_by_laws
 from simgap.stats import Estimate
+from simgap.sweeps.fields import NAMES, build
 from simgap.theory import angular, finite_width, mso_law
 
 # Tokens of one norm: law A5 is one integral then, not one for each of 16 norms.
@@ -51,7 +55,8 @@ def forget():
 
 def said(spec, **chosen):
     predicted = sg.predict(spec, **chosen)
-    return {(gap is predicted, path): repr(value) for gap in (predicted, predicted.shared) for path, value in gap.items()}
+    sides = [predicted, predicted.shared] if predicted.shared else [predicted]
+    return {(gap is predicted, path): repr(value) for gap in sides for path, value in gap.items()}
 
 
 def test_no_layer_gets_its_neighbours_numbers():
@@ -144,3 +149,103 @@ def test_calibrating_loads_no_scipy_stats():
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout == "False False True\n"
+
+
+# Two values or more of every field, those at which a law stops among them.
+VALUES = {
+    "d_model": [3, 8],
+    "d_ff": [1, 7],
+    "n_experts": [3, 5],
+    "top_k": [1, 2, 3],
+    "n_shared_experts": [0, 1],
+    "activation": ["silu", "tanh", "identity"],
+    "gated": [False, True],
+    "norm": ["none", "rmsnorm", "layernorm"],
+    "norm_affine": ["none", "shared"],
+    "norm_affine_std": [0.1, 0.2],
+    "init": ["kaiming_normal", "xavier_uniform", "orthogonal", "upcycled"],
+    "init_correlation": [0.1, 0.9],
+    "router.kind": ["linear", "noisy", "sigmoid", "uniform", "hash", "expert_choice", "soft"],
+    "router.temperature": [0.5, 1.0, 2.0],
+    "router.noise": [0.0, 0.5, 1.0],
+    "router.bias": [0.0, 0.1, 0.2],
+    "router.capacity": [0.5, 1.0],
+    "inputs.kind": ["gaussian", "sphere", "powerlaw", "clusters", "student", "file"],
+    "inputs.alpha": [0.5, 1.0],
+    "inputs.n_clusters": [2, 8],
+    "inputs.separation": [0.2, 0.5],
+    "inputs.dof": [3.0, 5.0, 6.0],
+    "inputs.mean": [0.0, 0.5],
+    "inputs.path": ["", "a.safetensors", "b.safetensors"],
+    "inputs.tensor": ["", "x"],
+}
+# Of each thing that the laws read, two layers that differ in nothing else that they read.
+READ = [
+    ({}, {"d_model": 9}),
+    ({}, {"d_ff": 8}),
+    ({}, {"n_experts": 5}),
+    ({}, {"top_k": 3}),
+    ({}, {"n_shared_experts": 2}),
+    ({}, {"activation": "gelu"}),
+    ({}, {"gated": True}),
+    ({}, {"init": "xavier_normal"}),
+    ({}, {"norm": "rmsnorm"}),
+    ({}, {"norm_affine": "per_expert"}),
+    ({}, {"norm_affine_std": 0.2}),
+    ({}, {"router": "hash"}),
+    ({"router": sg.RouterSpec("noisy", noise=0.5)}, {"router": sg.RouterSpec("noisy", noise=0.5, temperature=2.0)}),
+    ({"router": sg.RouterSpec("sigmoid", bias=0.0)}, {"router": sg.RouterSpec("sigmoid", bias=0.1)}),
+    ({}, {"inputs": "gaussian"}),
+    ({}, {"inputs": sg.InputSpec("sphere", mean=0.5)}),
+    ({"inputs": sg.InputSpec("powerlaw", alpha=1.0)}, {"inputs": sg.InputSpec("powerlaw", alpha=0.5)}),
+    ({"inputs": sg.InputSpec("student", dof=5.0)}, {"inputs": sg.InputSpec("student", dof=6.0)}),
+]
+
+
+def built(values):
+    try:
+        return build(values)
+    except ValueError:
+        assume(False)
+        raise
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()}),
+    st.lists(st.sampled_from([(name, value) for name, values in VALUES.items() for value in values]), min_size=1, max_size=4),
+)
+def test_layers_that_the_laws_read_alike_are_predicted_alike(values, changes):
+    assert set(VALUES) == set(NAMES), "a new field varies too"
+    values = values | ({} if values["inputs.kind"] == "file" else {"inputs.path": "", "inputs.tensor": ""})
+    one, other = built(values), built(values | dict(changes))
+    if read_by_laws(one) == read_by_laws(other):
+        chosen = {"trials": 2, "tokens": 12, "sites": ("pre", "normed", "output")}
+        assert said(one, **chosen) == said(other, **chosen)
+
+
+@pytest.mark.parametrize("at, pair", list(enumerate(READ)), ids=lambda value: str(value)[:60])
+def test_all_that_is_read_changes_a_prediction(at, pair):
+    """Without any one of the things read, two layers that are predicted otherwise would be taken for one."""
+    one, other = (dataclasses.replace(SPEC, **changes) for changes in pair)
+    differ = [a != b for a, b in zip(read_by_laws(one), read_by_laws(other), strict=True)]
+    assert [place for place, differs in enumerate(differ) if differs] == [at]
+    assert len(READ) == len(differ)
+    assert said(one) != said(other)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ({}, {"router": sg.RouterSpec(temperature=0.5, noise=0.3, bias=0.3, capacity=0.5)}),
+        ({}, {"inputs": sg.InputSpec("sphere", alpha=0.5, n_clusters=3, separation=0.1, dof=9.0)}),
+        ({}, {"init_correlation": 0.1}),
+        ({"router": "sigmoid"}, {"router": sg.RouterSpec("sigmoid", bias=0.3)}),
+        ({"inputs": sg.InputSpec("file", path="a.npy")}, {"inputs": sg.InputSpec("file", path="b.npy")}),
+    ],
+    ids=str,
+)
+def test_what_no_law_reads_does_not_part_layers(one, other):
+    one, other = (dataclasses.replace(SPEC, **changes) for changes in (one, other))
+    assert one != other
+    assert read_by_laws(one) == read_by_laws(other)

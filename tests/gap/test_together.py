@@ -298,7 +298,11 @@ def test_estimates_are_those_of_each_row(trials):
     total = generator.random(pairs.shape) * pairs
     left_out = {PATHS[1]: Places(5, ("a", "b", "c")), PATHS[30]: Places(1, ("d",))}
     empty = np.zeros((trials, 2), np.int64)
-    found = estimates(Tallies(0, PATHS, total, pairs, pairs + 1, empty, empty[:, 0], left_out))
+    one = Tallies(0, PATHS, total, pairs, pairs + 1, empty, empty[:, 0], left_out)
+    # Among others, and alone.
+    other = dataclasses.replace(one, total=total[:, ::-1] / 2, pairs=pairs[:, ::-1], left_out={})
+    found, _, again = estimates([one, other, one])
+    assert estimated_bits(found) == estimated_bits(again) == estimated_bits(estimates([one])[0])
     texts = {PATHS[1]: "a, b, c and 2 more", PATHS[30]: "d"}
     for row, path in enumerate(PATHS):
         values = np.full(trials, np.nan)
@@ -308,3 +312,28 @@ def test_estimates_are_those_of_each_row(trials):
         assert found[path].values.tobytes() == expected.values.tobytes()
         assert found[path].per_trial.tolist() == expected.per_trial.tolist()
     assert any(np.isnan(found[path].values).any() for path in PATHS)
+
+
+def estimated_bits(found: dict) -> list:
+    return [(path, value, value.values.tobytes(), value.per_trial.tobytes()) for path, value in found.items()]
+
+
+def test_estimates_of_many_layers_are_those_of_each(rows):
+    runs = [dataclasses.replace(request.run, trials=3) for request in mixed("few hidden units, shared", rows)]
+    requests = [Request(request.spec, run) for request, run in zip(mixed("few hidden units, shared", rows), runs, strict=True)]
+    tallies = measure_together(requests)
+    together = estimates(tallies)
+    assert [estimated_bits(found) for found in together] == [estimated_bits(estimates([one])[0]) for one in tallies]
+    assert len({str(estimated_bits(found)) for found in together}) == len(requests)
+
+
+def test_estimates_of_unlike_layers_are_refused(rows):
+    spec, run = mixed("plain", rows)[0].spec, sg.RunSpec(tokens=8, trials=2)
+    (whole,), (longer,), (fewer,) = (
+        measure_together([Request(spec, run)]),
+        measure_together([Request(spec, dataclasses.replace(run, trials=3))]),
+        measure_together([Request(spec, run)], sites=("output",)),
+    )
+    for unlike in ([whole, longer], [whole, fewer], []):
+        with pytest.raises(ValueError, match="tallies: expected some, all of the same quantities over as many trials"):
+            estimates(unlike)

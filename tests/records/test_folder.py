@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from simgap.records import Records, line_of, locked, read_manifest, replacing, write_manifest, write_whole
+from simgap.records import Records, jsonl, line_of, locked, read_manifest, replacing, write_manifest
 
 
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
@@ -66,12 +66,12 @@ def small_disk():
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, small_disk):
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-    with pytest.raises(OSError, match=r"cannot write '.*file': File too large"):
-        write_whole(path, b"x" * 10_000)
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    path = tmp_path / "manifest.json"
+    write_manifest(path, {"old": 1})
+    with pytest.raises(OSError, match=r"cannot write '.*manifest.json': File too large"):
+        write_manifest(path, {"new": "x" * 10_000})
+    assert read_manifest(path) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_a_full_disk_leaves_the_records_as_they_were(tmp_path, small_disk):
@@ -89,12 +89,13 @@ def test_what_a_killed_process_left_beside_a_file_is_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = socket.gethostname()
-    left, alive = tmp_path / f".file.{host}.{dead.pid}.part", tmp_path / f".file.{host}.{os.getppid()}.part"
-    elsewhere, other = tmp_path / f".file.elsewhere.{dead.pid}.part", tmp_path / f".other.{host}.{dead.pid}.part"
+    left, alive = tmp_path / f".file.csv.{host}.{dead.pid}-1.csv", tmp_path / f".file.csv.{host}.{os.getppid()}-1.csv"
+    elsewhere, other = tmp_path / f".file.csv.elsewhere.{dead.pid}-1.csv", tmp_path / f".other.csv.{host}.{dead.pid}-1.csv"
     for path in (left, alive, elsewhere, other):
         path.write_text("half")
-    write_whole(tmp_path / "file", b"whole")
-    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", alive, elsewhere, other])
+    with replacing(tmp_path / "file.csv") as beside:
+        beside.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file.csv", alive, elsewhere, other])
 
 
 def test_what_fails_leaves_nothing_beside_the_file(tmp_path):
@@ -125,6 +126,31 @@ def test_a_device_that_is_always_full_is_named(tmp_path):
     (tmp_path / "records.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"cannot write '.*records.jsonl': No space left on device"):
         Records(tmp_path / "records.jsonl").append({"n": 1})
+
+
+def test_what_is_written_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
+    """A crash of the machine, which no test can make: the order of the calls is what there is to see."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append(("fsync", os.fstat(handle).st_size)), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append(("replace", 0)), replace(*paths)))
+    records = Records(tmp_path / "records.jsonl")
+    records.append({"n": 1})
+    assert calls[0] == ("fsync", 9)
+    assert len(calls) == 2, "the folder too, that has a new name in it"
+    records.append({"n": 2})
+    assert calls[2:] == [("fsync", 18)]
+    calls.clear()
+    write_manifest(tmp_path / "manifest.json", {})
+    assert [call for call, _ in calls] == ["fsync", "replace", "fsync"]
+    assert calls[0] == ("fsync", 3)
+
+
+def test_a_record_that_would_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "LONGEST_LINE", 1000)
+    with pytest.raises(ValueError, match=r"record: 1,0\d\d bytes, and none of more than 1,000 is read again"):
+        Records(tmp_path / "records.jsonl").append({"pad": "x" * 1000})
+    assert not list(tmp_path.iterdir())
 
 
 def test_lines_begin_where_they_are_said_to(tmp_path):

@@ -186,7 +186,7 @@ def test_a_bool_is_no_number_even_after_an_equal_one():
 def test_more_cells_than_a_sweep_can_have(monkeypatch):
     monkeypatch.setattr(module, "MOST_CELLS", 3)
     with pytest.raises(ValueError, match=r"^cells: a sweep has at most 3 cells, this design has more$"):
-        module.collect(BASE, ("d_model",), ((n,) for n in range(1, 5)))
+        module.cells_of(BASE, ("d_model",), ((n,) for n in range(1, 5)))
 
 
 def test_cells_can_be_sent_to_another_process():

@@ -23,7 +23,7 @@ def numbers(run):
 
 def test_a_cluster_gives_the_same_bits(tmp_path, alone):
     """Scheduler and worker in threads of this process, which start at once."""
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster:
         address = cluster.scheduler_address
         assert numbers(sweep(CELLS, out=tmp_path, engine="dask", scheduler=address, **SETTINGS)).equals(alone)
 

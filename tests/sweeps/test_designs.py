@@ -201,3 +201,11 @@ def test_what_is_no_range(low, high, log, message):
 def test_slips(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_field_that_follows_from_a_later_one_is_refused():
+    """The base layer's d_ff would be taken for it."""
+    with pytest.raises(ValueError, match=r"n_experts: d_ff follows from others itself and comes later; put it before"):
+        grid(BASE, d_model=[4, 16], n_experts=lambda s: s.d_ff // 8, d_ff=lambda s: 4 * s.d_model)
+    right = grid(BASE, d_model=[4, 16], d_ff=lambda s: 4 * s.d_model, n_experts=lambda s: s.d_ff // 8)
+    assert [(spec.d_ff, spec.n_experts) for spec in right] == [(16, 2), (64, 8)]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 
 import pytest
 import torch
@@ -26,9 +26,15 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main_of_worker() -> tuple[str, bool]:
-    main = sys.modules["__main__"]
-    return main.__name__, hasattr(main, "pytest_plugins")
+def die_over_the_result() -> str:
+    """Send half of the result, and no more."""
+
+    def half(self, data, write=os.write):
+        write(self._handle, bytes(data)[: len(data) // 2])
+        die()
+
+    connection.Connection._send = half
+    return "x" * 100_000
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +63,12 @@ def test_a_dead_worker_is_replaced_and_takes_only_its_own_task(processes):
     assert {future.result() for future in [processes.submit(ready), processes.submit(ready)]} == {source_digest()}
     assert len(processes.pids()) == 2
     assert len(set(processes.pids()) & set(first)) == 1
+
+
+def test_a_worker_that_dies_in_the_middle_of_its_result_is_replaced(processes):
+    with pytest.raises(BrokenExecutor, match="terminated abruptly"):
+        processes.submit(die_over_the_result).result(timeout=30)
+    assert processes.submit(ready).result(timeout=30) == source_digest()
 
 
 def test_an_idle_worker_that_dies_is_replaced_unnoticed(processes):
@@ -99,10 +111,20 @@ def test_processes_give_the_bits_of_one_process(tmp_path, undisturbed, workers, 
     assert ("a worker died over" in (tmp_path / "sweep.log").read_text()) == strike
 
 
-@pytest.mark.parametrize("pool", [ThreadPoolExecutor(2), ThreadPoolExecutor(4), Inline()], ids=["two", "four", "inline"])
+@pytest.mark.parametrize("pool", [lambda: ThreadPoolExecutor(2), lambda: ThreadPoolExecutor(4), Inline], ids=["two", "four", "inline"])
 def test_any_executor_gives_the_same_bits(tmp_path, undisturbed, pool):
-    with pool:
-        assert numbers(sweep(CELLS, out=tmp_path, engine=pool, **SETTINGS)).equals(undisturbed)
+    before = torch.get_num_threads()
+    with pool() as executor:
+        assert numbers(sweep(CELLS, out=tmp_path, engine=executor, **SETTINGS)).equals(undisturbed)
+    with ThreadPoolExecutor(1) as fresh:
+        assert fresh.submit(torch.get_num_threads).result() == before, "threads to come have what the user set"
+
+
+def test_a_pool_that_was_shut_down_is_named(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        pass
+    with pytest.raises(ValueError, match="engine: the executor takes no more tasks: cannot schedule new futures after shutdown"):
+        sweep(CELLS, out=tmp_path, engine=pool, **SETTINGS)
 
 
 def test_trials_added_are_the_trials_of_one_run(tmp_path, undisturbed):
@@ -182,8 +204,9 @@ def test_workers_end_with_their_coordinator_however_it_ends(tmp_path, blow):
         ({"engine": "locl"}, "engine: expected one of inprocess, local, dask or an Executor, got 'locl'; did you mean 'local'"),
         ({"engine": 3}, "engine: expected one of inprocess, local, dask or an Executor, got 3"),
         ({"workers": 0}, "workers: expected a whole number, at least 1, got 0"),
+        ({"engine": "inprocess", "workers": 4}, "workers: engine = 'inprocess' is this process alone, got 4; use engine = 'local'"),
         ({"workers": True}, "workers: expected a whole number, at least 1, got True"),
-        ({"scheduler": "tcp://x:1"}, "scheduler: given, but engine = 'inprocess' has none"),
+        ({"scheduler": "tcp://x:1"}, "scheduler: given, but engine = None has none"),
         ({"engine": "dask"}, "scheduler: engine = 'dask' needs the address of one, such as tcp://10.0.0.1:8786"),
         ({"engine": ProcessPoolExecutor(1, mp_context=get_context("fork"))}, "engine: this pool forks"),
     ],
@@ -200,7 +223,8 @@ def test_a_brought_pool_stays_open(tmp_path):
         assert pool.submit(int, "3").result() == 3
 
 
-def test_by_default_there_is_a_worker_to_a_core():
-    with open_engine(ThreadPoolExecutor(), None, "cpu") as engine:
-        assert engine.workers >= cores()
-        assert engine.threads == 1
+def test_an_executor_that_says_nothing_has_a_task_to_a_core():
+    with open_engine(Inline(), None, "cpu") as engine:
+        assert engine.workers == cores()
+    with open_engine(ThreadPoolExecutor(3), None, "cpu") as engine:
+        assert (engine.workers, engine.threads) == (3, 1)

@@ -81,6 +81,89 @@ def test_a_cell_that_kills_its_workers_is_set_aside_by_name_and_the_rest_goes_on
     assert healed.handed_out() == [killer]
 
 
+class Crowded(Scripted):
+    """Three tasks at a time share a worker: a killer among them takes all three along, and so says every future."""
+
+    def __init__(self, killer: str) -> None:
+        super().__init__()
+        self.killer, self.held = killer, []
+
+    def submit(self, function, /, task, **kwargs):
+        self.tasks.append(task)
+        future: Future = Future()
+        self.held.append((task, future))
+        threading.Timer(0.05, self.finish).start()
+        return future
+
+    def finish(self) -> None:
+        held, self.held = self.held, []
+        doomed = any(cell.key == self.killer for task, _ in held for cell in task.cells)
+        for task, future in held:
+            if doomed:
+                future.set_exception(BrokenProcessPool("killed"))
+            else:
+                future.set_result(Scripted().submit(None, task).result())
+
+
+def test_only_a_cell_that_died_alone_is_set_aside_where_tasks_share_a_worker(tmp_path):
+    cells = grid(SPEC, d_model=[4, 5, 6, 7, 8, 9])
+    settings, wanted = sg.RunSpec(tokens=8, trials=2), quantities(None)
+    plan = plan_cells(cells, settings, wanted)
+    executor = Crowded(cells.key(2))
+    with open_store(tmp_path, cells, settings, wanted) as store:
+        store.begin(2, "", "test", 3)
+        engine = Engine(executor, workers=3, taken=3, threads=1, sharing=3, deaths=4, mixed=True)
+        runner = Runner(store, plan, engine, 10**9, logging.getLogger("test"), lambda *told: None)
+        runner.run(np.arange(6))
+    assert [(cell.name, cell.why) for cell in runner.set_aside] == [("d_model = 6", "killed 3 workers")]
+    assert runner.computed == 5
+
+
+def test_tasks_that_nobody_takes_in_are_cancelled(tmp_path):
+    class Stuck(Scripted):
+        def submit(self, function, /, task, **kwargs):
+            if self.tasks:
+                self.tasks.append(task)
+                self.left = Future()
+                return self.left
+            return super().submit(function, task)
+
+    def act(cell, task):
+        raise RuntimeError("a bug")
+
+    executor = Stuck(act)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(tmp_path, executor)
+    assert executor.left.cancelled()
+
+
+def test_a_process_that_asks_to_exit_does_not_lose_what_others_brought(tmp_path):
+    def act(cell, task):
+        if cell.spec.d_model == 4:
+            raise RuntimeError("x")
+        return ""
+
+    class Exiting(Scripted):
+        def submit(self, function, /, task, **kwargs):
+            future = super().submit(function, task)
+            if future.exception() is not None:
+                future = Future()
+                future.set_exception(SystemExit(3))
+            return future
+
+    with pytest.raises(SystemExit):
+        run(tmp_path, Exiting(act))
+    assert run(tmp_path, Scripted()).computed == 3
+
+
+def test_cells_that_are_done_need_no_memory_any_more(tmp_path):
+    """Large cells recorded, a small one left: it goes on with what that one needs."""
+    cells = grid(SPEC, d_model=[4, 256])
+    plan = plan_cells(cells, sg.RunSpec(tokens=8, trials=2), quantities(None))
+    run(tmp_path, Scripted(lambda cell, task: "no" if cell.spec.d_model == 4 else ""), cells=cells)
+    assert run(tmp_path, Scripted(), cells=cells, memory=int(plan.least.max()) - 1).done == 2
+
+
 def test_a_worker_that_dies_once_costs_nothing_but_time(tmp_path):
     struck = []
 
@@ -234,6 +317,7 @@ def test_shares_of_a_machine_elsewhere_are_even(tmp_path):
     plan = plan_cells(cells, settings, wanted)
     budget = 2 * int(plan.least.max() - 1)
     with open_store(tmp_path, cells, settings, wanted) as store:
+        store.begin(2, "", "test", 2)
         engine = Engine(Scripted(), workers=2, taken=4, threads=1, sharing=2)
         runner = Runner(store, plan, engine, budget, logging.getLogger("test"), lambda *told: None)
         runner.run(np.arange(len(cells)))

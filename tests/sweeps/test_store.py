@@ -52,7 +52,8 @@ def test_a_torn_last_line_is_seen_and_its_cell_done_again(tmp_path, kept):
     assert (again.done, again.computed, len(executor.handed_out())) == (6, missing, missing)
     assert lines(tmp_path)[: len(whole) - 1] == whole[:-1], "nothing that was whole is touched"
     log = (tmp_path / "sweep.log").read_text()
-    assert (f"the last line is torn ({len(torn) + 1} bytes)" in log) == (kept == "half")
+    assert (f"its last line was torn after {len(torn)} bytes" in log) == (kept != "nothing")
+    assert ("1 line is no whole record" in log) == (kept == "half")
     assert frame(read_store(tmp_path)).drop(columns=list(COSTS)).equals(wanted)
 
 
@@ -61,14 +62,61 @@ def test_a_spoiled_line_is_counted_and_left_as_found(tmp_path):
     whole = lines(tmp_path)
     spoiled = b"\x00" * 40 + b"\n"
     foreign = json.dumps({"cell": "0" * 16, "trials": 9, "quantities": {}}).encode() + b"\n"
-    odd = [json.dumps({"cell": value, "trials": 2}).encode() + b"\n" for value in (3, None, "zz" * 8, [1], "0" * 40)]
+    odd = [
+        json.dumps({"cell": value, "trials": 2}).encode() + b"\n"
+        for value in (3, None, "zz" * 8, [1], "0" * 40, "-000000000000001", "0x00000000000001")
+    ]
     (tmp_path / "records.jsonl").write_bytes(b"".join([*whole[:2], spoiled, foreign, *odd, *whole[3:]]))
     assert run(tmp_path).computed == 1
     store = read_store(tmp_path)
-    assert any("1 line before the last is no record" in note for note in store.notes)
-    assert any("6 records of cells that this sweep does not have" in note for note in store.notes)
+    assert any("1 line is no whole record" in note for note in store.notes)
+    assert any("8 records of cells that this sweep does not have" in note for note in store.notes)
     assert spoiled in lines(tmp_path)
     assert len(frame(store)) == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantities": {"gap": 3}},
+        {"quantities": None},
+        {"seed": 2**70},
+        {"seed": "x"},
+        {"tallies": None},
+        {"trials": True},
+        {"trials": 2**40},
+    ],
+)
+def test_a_record_that_lacks_what_a_frame_shows_is_done_again(tmp_path, change):
+    run(tmp_path)
+    whole = lines(tmp_path)
+    damaged = json.dumps(json.loads(whole[3]) | change).encode() + b"\n"
+    (tmp_path / "records.jsonl").write_bytes(b"".join([*whole[:3], damaged, *whole[4:]]))
+    again = run(tmp_path)
+    assert (again.done, again.computed) == (6, 1)
+    assert "1 line is no whole record" in again.notes[0]
+    assert len(again.frame()) == 6
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "manifest.json", "sweep.log", "lock"])
+def test_a_link_in_the_folder_is_not_followed(tmp_path, name):
+    """A folder that somebody else made must not lead to a file of the user's."""
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    folder.mkdir()
+    (folder / name).symlink_to(victim)
+    with pytest.raises((ValueError, OSError), match=r"is a link|has records.jsonl but no manifest|is not a manifest|Too many levels"):
+        run(folder)
+    assert victim.read_text() == "precious"
+
+
+def test_what_is_no_file_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(ValueError, match=r"manifest.json' cannot be read: not a regular file"):
+        collect(tmp_path)
+    os.mkfifo(tmp_path / "records.jsonl")
+    with pytest.raises(ValueError, match=r"records.jsonl' cannot be read: not a regular file"):
+        run(tmp_path)
 
 
 def test_a_changed_grid_is_refused_by_name(tmp_path):
@@ -148,6 +196,36 @@ def test_a_manifest_is_checked_before_it_is_believed(tmp_path, change, says):
         read_store(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        ({"memory": "1KiB"}, "memory: one trial of this layer"),
+        ({"engine": "dask"}, "scheduler: engine = 'dask' needs the address"),
+        ({"workers": 0}, "workers: expected a whole number"),
+        ({"device": "cuda:99"}, "device: 'cuda:99' asked for, but"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(tmp_path, more, says):
+    with pytest.raises(ValueError, match=says):
+        run(tmp_path / "run", **more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_a_cell_is_begun_anew(tmp_path):
+    run(tmp_path, executor=Scripted(lambda cell, task: "no"))
+    assert run(tmp_path, grid(SPEC, d_model=[9])).done == 1
+    assert [spec.d_model for spec in read_store(tmp_path).cells] == [9]
+
+
+def test_what_was_found_in_the_folder_is_said(tmp_path):
+    assert run(tmp_path).notes == ()
+    with open(tmp_path / "records.jsonl", "ab") as file:
+        file.write(b'{"cell": ')
+    found = run(tmp_path)
+    assert [note.split(": ")[1].split(" after")[0] for note in found.notes][:1] == ["its last line was torn"]
+    assert len(repr(found)) < 400
+
+
 def test_a_folder_without_a_sweep_is_named(tmp_path):
     with pytest.raises(ValueError, match="holds no sweep"):
         collect(tmp_path)
@@ -178,10 +256,15 @@ try:
 except OSError as error:
     print(error.strerror)
 """
-    for parent in list(folder.parents)[:3]:
-        # Anyone may look in, so that it is the folder itself that refuses.
-        parent.chmod(parent.stat().st_mode | 0o055)
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    parents = {parent: parent.stat().st_mode for parent in list(folder.parents)[:3]}
+    try:
+        for parent, mode in parents.items():
+            # Anyone may look in, so that it is the folder itself that refuses.
+            parent.chmod(mode | 0o055)
+        said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    finally:
+        for parent, mode in parents.items():
+            parent.chmod(mode)
     assert said.stdout.startswith(f"out: cannot write {str(folder)!r}: Permission denied"), said.stderr
 
 
@@ -209,6 +292,14 @@ def test_an_empty_run_has_an_empty_frame(tmp_path):
     run(tmp_path, executor=Scripted(lambda cell, task: "no"))
     found = collect(tmp_path)
     assert len(found) == 0
+    assert {name: str(found[name].dtype) for name in ("d_model", "gated", "activation", "mean", "router", "router.temperature")} == {
+        "d_model": "int64",
+        "gated": "bool",
+        "activation": "category",
+        "mean": "float64",
+        "router": "category",
+        "router.temperature": "float64",
+    }
     assert {"mean", "sem", "n", "predicted_mean", "z", "seconds", "d_model", "router.temperature"} <= set(found.columns)
 
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 
 from simgap import theory
-from simgap.theory.floats import FLOAT, legendre_rule, normal_rule, shared
+from simgap.theory.floats import FLOAT, larger, legendre_rule, normal_rule, shared, smaller
 
 
 def test_rules_that_callers_share():
@@ -23,6 +23,16 @@ def test_rules_that_callers_share():
     for array in (z, w, x, weights, shared(np.zeros(2))):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1.0
+
+
+@pytest.mark.parametrize("mine, numpys", [(larger, np.maximum), (smaller, np.minimum)])
+def test_bounds_of_numbers_are_those_of_arrays(mine, numpys):
+    x = np.array([-math.inf, -1.5, 0.0, 0.25, 1.0, 7.0, math.inf, math.nan])
+    for bound in (0.0, 1.0):
+        np.testing.assert_array_equal(mine(x, bound), numpys(x, bound))
+        one_by_one = [mine(value, bound) for value in x.tolist()]
+        assert {type(value) for value in one_by_one} == {float}
+        np.testing.assert_array_equal(one_by_one, numpys(x, bound))
 
 
 def test_numbers():

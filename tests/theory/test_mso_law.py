@@ -66,6 +66,19 @@ def test_one_pair_has_the_beta_law_exactly():
     assert overlap_distribution(14).mean() == pytest.approx(1 / 14)
 
 
+@pytest.mark.parametrize("width, experts, trials", [(14, 2, 1), (8, 4, 1), (4, 64, 1), (2.5, 3, 2), (300, 8, 20), (4, 6, 50)])
+def test_numbers_have_the_bits_of_arrays(width, experts, trials):
+    values = np.concatenate([np.linspace(0, 1, 41), 1 / width * np.linspace(0.9, 1.1, 41), [5e-324, 1e-12, math.nextafter(1, 0)]])
+    pairs = experts * (experts - 1) // 2
+    for side in ("two", "upper", "lower"):
+        together = mso_p(values, width, pairs, trials, experts, side)
+        one_by_one = [mso_p(value, width, pairs, trials, experts, side) for value in values.tolist()]
+        assert {type(p) for p in one_by_one} == {float}
+        np.testing.assert_array_equal(one_by_one, together)
+    assert mso_p(np.float64(0.25), width, pairs, trials, experts) == mso_p(0.25, width, pairs, trials, experts)
+    assert mso_p(1, width, pairs, trials, experts) == mso_p(1.0, width, pairs, trials, experts)
+
+
 CELLS = [(4, 64, 1, 30_000), (16, 8, 1, 60_000), (64, 2, 10, 60_000), (512, 8, 1, 3_000)]
 
 
