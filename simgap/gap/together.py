@@ -186,7 +186,6 @@ def why_whole(spec: LayerSpec, prepare: object) -> str:
 
 def least_streamed(spec: LayerSpec, run: RunSpec, computed: Collection[str], all_pairs: bool) -> int:
     """The least bytes that a streamed trial could do with, were its router to load all experts alike."""
-
     *_, tokens = cuts(run.tokens)
     return stream_bytes(spec, run, computed, all_pairs, tokens, -(-tokens * spec.top_k // spec.n_experts), 1)
 
