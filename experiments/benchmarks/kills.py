@@ -9,6 +9,7 @@ would be most of the time. Workers are simgap's own, spawned afresh.
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import shutil
@@ -169,6 +170,7 @@ class Lane:
 
         def coordinate() -> int:
             os.close(self.tell)
+            faulthandler.register(signal.SIGUSR1)
             with marked(board, places, self.dwell):
                 run = kind.run(folder, engine=engine, workers=WORKERS if engine == "local" else None)
                 if run.set_aside:
@@ -317,7 +319,7 @@ def _now() -> str:
 
 
 def _tail(log: Path) -> str:
-    return log.read_text(errors="replace").strip()[-500:]
+    return log.read_text(errors="replace").strip()[-4000:]
 
 
 def summary(records: Sequence[Record]) -> Table:

@@ -89,6 +89,9 @@ class Session:
             if reached():
                 return True
             if time.monotonic() > deadline:
+                # Where it hangs, into the lane's log.
+                os.kill(self.pid, signal.SIGUSR1)
+                time.sleep(1)
                 os.kill(self.pid, signal.SIGKILL)
                 raise ValueError(f"session: its coordinator was {PATIENCE:g} s in {self.board.phase!r}")
             time.sleep(POLL)

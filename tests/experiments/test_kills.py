@@ -102,6 +102,8 @@ def test_what_the_board_says_is_so(tmp_path, monkeypatch):
         seen.append((board.phase, text.endswith(b"\n"), len(text) == len(b"".join(lines))))
 
     monkeypatch.setattr(phases.time, "sleep", look)
+    # A file that is there: of a new one the folder is flushed too.
+    path.touch()
     board.enter("compute")
     with phases.marked(board, stream(0, "test"), 0.5):
         Records(path).extend(lines)
