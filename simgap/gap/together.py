@@ -152,28 +152,30 @@ def _measured(
     at_once = 1 if streamed else budget_bytes(run) // (one_trial * max(map(len, groups)))
     source = open_inputs(draws)
 
-    def measured(group: range, task_map: Map = in_order) -> GroupTallies:
-        layer = simulate(draws[group.start : group.stop], run, source, prepare, task_map, streamed)
-        tokens = TOKEN_BLOCK
-        if streamed:
-            plan = plan_stream(spec, run, computed, wanted.all_pairs, workers, layer.longest_list)
-            check_memory(spec, run, plan.bytes)
-            tokens, task_map = plan.tokens, task_map if plan.workers > 1 else in_order
-        elif not wanted.all_pairs:
-            # Only now is it known how unevenly the router loads the experts: smaller blocks where the usual ones would not fit.
-            plan = plan_block(spec, run, len(group), computed, budget_bytes(run) // side_by_side, layer.longest_list)
-            check_memory(spec, run, plan.bytes)
-            tokens = plan.tokens
-        found = tally_layer(layer, wanted, task_map, tokens, progress if streamed else lambda _: None)
-        if not streamed:
-            progress(len(group))
-        return found
-
     with pool() as (task_map, workers):
         side_by_side = max(1, min(workers, at_once, len(groups))) if run.device == "cpu" else 1
-        if side_by_side > 1 and len(groups) >= workers:
+        if len(groups) < workers:
+            side_by_side = 1
+
+        def measured(group: range, task_map: Map = in_order) -> GroupTallies:
+            layer = simulate(draws[group.start : group.stop], run, source, prepare, task_map, streamed)
+            tokens = TOKEN_BLOCK
+            if streamed:
+                plan = plan_stream(spec, run, computed, wanted.all_pairs, workers, layer.longest_list)
+                check_memory(spec, run, plan.bytes)
+                tokens, task_map = plan.tokens, task_map if plan.workers > 1 else in_order
+            elif not wanted.all_pairs:
+                # Only now is it known how unevenly the router loads the experts: smaller blocks where the usual ones would not fit.
+                plan = plan_block(spec, run, len(group), computed, budget_bytes(run) // side_by_side, layer.longest_list)
+                check_memory(spec, run, plan.bytes)
+                tokens = plan.tokens
+            found = tally_layer(layer, wanted, task_map, tokens, progress if streamed else lambda _: None)
+            if not streamed:
+                progress(len(group))
+            return found
+
+        if side_by_side > 1:
             return list(worth(task_map, group_numbers(spec, run, wanted.all_pairs) * run.trials)(measured, groups))
-        side_by_side = 1
         return [measured(group, task_map) for group in groups]
 
 

@@ -22,7 +22,7 @@ def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
             if value.mean is None:
                 continue
             null, q = nulls[path], judged[path]
-            rows.append((name, _with_error(value), _number(null.mean), null.kind or "-", _number(q.excess), _z(q), _number(q.p, 2)))
+            rows.append((name, _with_error(value), number(null.mean), null.kind or "-", number(q.excess), _z(q), number(q.p, 2)))
             if null.mean is None:
                 missing.setdefault(null.why, []).append(name)
             if value.dropped:
@@ -33,7 +33,7 @@ def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
         f"load per expert {min(load):.3f} to {max(load):.3f} (balanced {1 / len(load):.3f}), idle experts {routing['idle_experts']}, "
         f"dropped tokens {routing['dropped_tokens']} of {routing['tokens']}"
     )
-    return _aligned(rows) + notes + _reasons(missing)
+    return aligned(rows) + notes + _reasons(missing)
 
 
 def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
@@ -49,8 +49,8 @@ def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
             rows.append(
                 (
                     prefix + _name(path),
-                    _number(value.mean),
-                    _number(value.sd),
+                    number(value.mean),
+                    number(value.sd),
                     value.kind or "-",
                     value.order.replace(" ", "") or "-",
                     value.law or "-",
@@ -58,7 +58,7 @@ def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
             )
             laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
     stated = [f"{law} holds where: {'; '.join(hypotheses)}" for law, hypotheses in laws.items()]
-    return _aligned(rows) + stated + _reasons(missing)
+    return aligned(rows) + stated + _reasons(missing)
 
 
 def _reasons(missing: dict[str, list[str]]) -> list[str]:
@@ -77,10 +77,10 @@ def _name(path: tuple[str, ...]) -> str:
 
 
 def _with_error(value: Estimate) -> str:
-    return _number(value.mean) + ("" if value.sem is None else f" ± {value.sem:.1g}")
+    return number(value.mean) + ("" if value.sem is None else f" ± {value.sem:.1g}")
 
 
-def _number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
@@ -88,6 +88,6 @@ def _z(value: Calibrated) -> str:
     return "-" if value.z is None else f"{value.z:+.1f}"
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

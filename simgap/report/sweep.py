@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from simgap.report.gap import _aligned, _number
+from simgap.report.gap import aligned, number
 from simgap.specs import printable
 
 # Names of cells that are shown; the log has them all.
@@ -25,7 +25,7 @@ def law_lines(rows: Iterable[tuple[str, int, float | None, float, float, float, 
     Where the law holds, the pooled z is standard normal and about one cell in twenty lies beyond 2.
     """
     shown = [
-        (name, f"{cells:,}", _number(excess), f"{pooled:+.1f}", f"{100 * beyond:.3g} %", f"{worst:.1f}", where)
+        (name, f"{cells:,}", number(excess), f"{pooled:+.1f}", f"{100 * beyond:.3g} %", f"{worst:.1f}", where)
         for name, cells, excess, pooled, beyond, worst, where in rows
     ]
-    return _aligned([HEADER, *shown]) if shown else ["no quantity has an exact law here"]
+    return aligned([HEADER, *shown]) if shown else ["no quantity has an exact law here"]

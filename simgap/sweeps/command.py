@@ -159,7 +159,8 @@ def judged(table: "DataFrame", cells: Cells) -> list[Judged]:
 def plain_run(run: Run, job: Job) -> dict[str, Any]:
     """A finished run as JSON holds it."""
     counts = {"path": str(run.path), "cells": run.cells, "done": run.done, "computed": run.computed, "seconds": run.seconds}
-    return counts | {"set_aside": plain_cells(run.set_aside), "left_out": plain_cells(run.left_out), "frame": str(job.out / FRAME)}
+    named = {"set_aside": plain_cells(run.set_aside), "left_out": plain_cells(run.left_out)}
+    return counts | named | {"notes": list(run.notes), "frame": str(job.out / FRAME)}
 
 
 def plain_cells(cells: Sequence[LeftOut]) -> list[dict[str, str]]:
