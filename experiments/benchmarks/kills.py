@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -272,6 +273,8 @@ def kill(count: int, out: Path, seed: int = 0, lanes: int = 2, dwell: float = DW
     records, known = [described], kinds()
     # More of them would not survive a fork, and lanes share the cores.
     torch.set_num_threads(1)
+    # tqdm's own lock is shared by all processes forked from here: one that is killed holding it would stop all others.
+    tqdm.set_lock(threading.RLock())
     with tempfile.TemporaryDirectory(prefix="kills-", dir=out, ignore_cleanup_errors=True) as name:
         # Loads what has to be loaded, and compiles.
         next(iter(known.values())).run(Path(name, "warm"))
