@@ -264,6 +264,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
+def shown(value: object) -> str:
+    """The beginning of a strange value, for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def nearest(name: str, options: tuple[str, ...] | list[str]) -> str:
     """'; did you mean X?' for the option closest to a mistyped name, or nothing."""
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)

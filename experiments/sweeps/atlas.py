@@ -84,10 +84,7 @@ def swept(folder: Path, cells: Cells) -> list[Record]:
     """The record of every cell that a sweep's folder has, without what only adding trials needs."""
     store = read_store(folder, cells)
     found = []
-    for at in np.flatnonzero(store.trials).tolist():
-        record = store.earlier(at)
-        if record is None:
-            raise ValueError(f"out: the record of {store.cells.name(at)} in {str(folder)!r} changed while it was read")
+    for at, record in store.newest():
         spec = store.cells[at]
         kept = {name: value for name, value in record.items() if name != "tallies"}
         found.append({"name": name_of(spec, store.cells.base), "spec": spec.to_dict(), "tokens": store.run.tokens, **kept})

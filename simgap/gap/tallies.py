@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS
+from simgap.specs import shown
 
 ROUTED, SHARED = "routed", "shared"
 Path = tuple[str, ...]
@@ -200,23 +201,23 @@ def _short(values: list) -> Any:
 
 def _fields(name: str, plain: object, needed: tuple[str, ...], allowed: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(plain, dict):
-        raise ValueError(f"{name}: expected fields, got {_shown(plain)}")
+        raise ValueError(f"{name}: expected fields, got {shown(plain)}")
     missing = [key for key in needed if key not in plain]
     strange = [key for key in plain if key not in needed and key not in allowed]
     if missing or strange:
-        raise ValueError(f"{name}: {'without ' + missing[0] if missing else 'with the unknown field ' + _shown(strange[0])}")
+        raise ValueError(f"{name}: {'without ' + missing[0] if missing else 'with the unknown field ' + shown(strange[0])}")
     return plain
 
 
 def _listed(name: str, value: object, length: int) -> list:
     if not isinstance(value, list) or len(value) != length:
-        raise ValueError(f"{name}: expected a list of {length}, got {_shown(value)}")
+        raise ValueError(f"{name}: expected a list of {length}, got {shown(value)}")
     return value
 
 
 def _whole(name: str, value: object, low: int = 0) -> int:
     if type(value) is not int or not low <= value < 1 << 53:
-        raise ValueError(f"{name}: expected a whole number, at least {low}, got {_shown(value)}")
+        raise ValueError(f"{name}: expected a whole number, at least {low}, got {shown(value)}")
     return value
 
 
@@ -229,7 +230,7 @@ def _wholes(name: str, value: object, length: int) -> Int[np.ndarray, " m"]:
 def _sums(name: str, value: object, length: int) -> list[float]:
     for one in _listed(name, value, length):
         if type(one) not in (int, float) or not 0 <= one < 1 << 53:
-            raise ValueError(f"{name}: expected numbers of at least 0, got {_shown(one)}")
+            raise ValueError(f"{name}: expected numbers of at least 0, got {shown(one)}")
     return value  # type: ignore[return-value]
 
 
@@ -240,11 +241,5 @@ def _places(name: str, one: dict[str, Any]) -> Places:
         or len(names) != min(count, NAMED)
         or not all(isinstance(text, str) and len(text) < 500 for text in names)
     ):
-        raise ValueError(f"{name} at: expected the names of the first {min(count, NAMED)} places, got {_shown(names)}")
+        raise ValueError(f"{name} at: expected the names of the first {min(count, NAMED)} places, got {shown(names)}")
     return Places(count, tuple(names))
-
-
-def _shown(value: object) -> str:
-    """The beginning of a strange value."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

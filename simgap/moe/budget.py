@@ -26,10 +26,14 @@ def group_numbers(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> int:
     return max((spec.n_experts + spec.n_shared_experts) * spec.d_ff * spec.d_model, rows * spec.d_ff, run.tokens * spec.d_model)
 
 
+def group_size(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> int:
+    """Trials that a group may hold, whatever the budget."""
+    return max(1, GROUP_SIZE[run.device.partition(":")[0]] // group_numbers(spec, run, all_pairs))
+
+
 def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int | None = None) -> list[range]:
     """The trials of a run in groups that are computed together, at most `most` of them where the budget holds no more."""
-    numbers = group_numbers(spec, run, all_pairs)
-    size = max(1, GROUP_SIZE[run.device.partition(":")[0]] // numbers)
+    numbers, size = group_numbers(spec, run, all_pairs), group_size(spec, run, all_pairs)
     size = size if most is None else min(size, most)
     # A power of two of nearly equal groups, two at least where they are worth sharing: any usual number of threads shares them evenly.
     least = 1 if numbers * run.trials >= WORTH_A_THREAD else 0

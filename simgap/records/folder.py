@@ -76,7 +76,7 @@ def _alive(pid: str) -> bool:
     except (ProcessLookupError, ValueError, OverflowError):
         return False
     except OSError:
-        return True
+        pass  # there is one, and it is another user's
     return True
 
 

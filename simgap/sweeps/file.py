@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from simgap.specs import LayerSpec, RunSpec, field_names, format_bytes, nearest
+from simgap.specs import LayerSpec, RunSpec, field_names, format_bytes, nearest, shown
 from simgap.sweeps.cells import MOST_CELLS, Cells, united
 from simgap.sweeps.designs import Range, grid, one_at_a_time, random_design, sobol_design, zip_grid
 from simgap.sweeps.fields import NESTED, TYPES, Builder, Draft, field_name, kinds_of
@@ -72,7 +72,7 @@ def read_file(path: str | Path) -> SweepFile:
         metrics = table.get("metrics")
         if metrics is not None:
             if not isinstance(metrics, list) or not all(isinstance(name, str) for name in metrics):
-                raise ValueError(f"metrics: expected a list of names, got {_short(metrics)}")
+                raise ValueError(f"metrics: expected a list of names, got {shown(metrics)}")
             quantities(metrics)
         with _within("[layer]"):
             base = _layer(LayerSpec(), table.get("layer", {}))
@@ -124,7 +124,7 @@ def _toml(text: str) -> dict[str, Any]:
 def _known(what: str, table: object, names: tuple[str, ...]) -> Mapping[str, Any]:
     """The table, if it is one and has no other keys."""
     if not isinstance(table, Mapping):
-        raise ValueError(f"expected a table, got {_short(table)}")
+        raise ValueError(f"expected a table, got {shown(table)}")
     for key in table:
         if key not in names:
             options = nearest(key, names) or f"; expected one of {', '.join(names)}"
@@ -135,7 +135,7 @@ def _known(what: str, table: object, names: tuple[str, ...]) -> Mapping[str, Any
 def _fields(table: object) -> dict[str, Any]:
     """The entries of a table by dotted name, whether the table nests or not."""
     if not isinstance(table, Mapping):
-        raise ValueError(f"expected a table of fields, got {_short(table)}")
+        raise ValueError(f"expected a table of fields, got {shown(table)}")
     found: dict[str, Any] = {}
     for key, value in table.items():
         nested = key in NESTED and isinstance(value, Mapping)
@@ -158,19 +158,19 @@ def _value(name: str, value: Any) -> Any:
     if kinds:
         if value not in kinds:
             close = nearest(value, kinds) if isinstance(value, str) else ""
-            raise ValueError(f"{name}: expected one of {', '.join(kinds)}, got {_short(value)}{close}")
+            raise ValueError(f"{name}: expected one of {', '.join(kinds)}, got {shown(value)}{close}")
     elif of is int and type(value) is not int:
-        raise ValueError(f"{name}: expected a whole number, got {_short(value)}")
+        raise ValueError(f"{name}: expected a whole number, got {shown(value)}")
     elif of in (int, float):
         _number(name, value)
     elif not isinstance(value, of):
-        raise ValueError(f"{name}: expected {'true or false' if of is bool else 'text'}, got {_short(value)}")
+        raise ValueError(f"{name}: expected {'true or false' if of is bool else 'text'}, got {shown(value)}")
     return value
 
 
 def _number(name: str, value: Any) -> Any:
     if type(value) not in (int, float) or not abs(value) < (LARGEST if type(value) is int else math.inf):
-        raise ValueError(f"{name}: expected a finite number, got {_short(value)}")
+        raise ValueError(f"{name}: expected a finite number, got {shown(value)}")
     return value
 
 
@@ -197,12 +197,12 @@ def _design(base: LayerSpec, given: object) -> tuple[Callable[[], Cells], int]:
     table = _known("a design", given, ("kind", "n", "seed", "where", "layer", "axes"))
     kind = table.get("kind", "grid")
     if not isinstance(kind, str) or kind not in DESIGNS:
-        raise ValueError(f"kind: expected one of {', '.join(DESIGNS)}, got {_short(kind)}{nearest(str(kind), list(DESIGNS))}")
+        raise ValueError(f"kind: expected one of {', '.join(DESIGNS)}, got {shown(kind)}{nearest(str(kind), list(DESIGNS))}")
     options = {name: table[name] for name in ("n", "seed") if name in table}
     if options and kind not in SPREAD:
         raise ValueError(f"{next(iter(options))}: is for kind = 'random' or 'sobol', got kind = {kind!r}")
     if kind in SPREAD and (type(options.get("n")) is not int or not 1 <= options["n"] <= MOST_CELLS):
-        raise ValueError(f"n: kind = {kind!r} needs a number of cells from 1 to {MOST_CELLS:,}, got {_short(options.get('n'))}")
+        raise ValueError(f"n: kind = {kind!r} needs a number of cells from 1 to {MOST_CELLS:,}, got {shown(options.get('n'))}")
     with _within("layer"):
         spec = _layer(base, table.get("layer", {}))
     with _within("axes"):
@@ -247,7 +247,7 @@ def _following(name: str, table: Mapping[str, Any], later: Sequence[str]) -> Cal
     """times x field + plus, exactly as written: 0.1 is one tenth."""
     with _within(name):
         if "of" not in table:
-            raise ValueError(f"expected values, {{low, high, log}} or {{times, plus, of}}, got {_short(dict(table))}")
+            raise ValueError(f"expected values, {{low, high, log}} or {{times, plus, of}}, got {shown(dict(table))}")
         _known("a field that follows", table, ("times", "plus", "of"))
         if len(table) == 1:
             raise ValueError("expected times or plus beside of")
@@ -276,7 +276,7 @@ def _following(name: str, table: Mapping[str, Any], later: Sequence[str]) -> Cal
 def _where(lines: object) -> Callable[[Draft], bool]:
     lines = [lines] if isinstance(lines, str) else lines
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise ValueError(f"where: expected a list of texts such as 'top_k <= n_experts', got {_short(lines)}")
+        raise ValueError(f"where: expected a list of texts such as 'top_k <= n_experts', got {shown(lines)}")
     with _within("where"):
         conditions = [_condition(line) for line in lines]
     return lambda cell: all(holds(cell) for holds in conditions)
@@ -286,16 +286,16 @@ def _condition(line: str) -> Callable[[Draft], bool]:
     """FIELD OP FIELD, or FIELD OP value, in three parts that are looked up: nothing is run."""
     parts = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|==|!=|<|>)\s*(\S+)\s*", line)
     if parts is None:
-        raise ValueError(f"expected FIELD OP FIELD-or-value with one of {' '.join(OPERATORS)}, got {_short(line)}")
+        raise ValueError(f"expected FIELD OP FIELD-or-value with one of {' '.join(OPERATORS)}, got {shown(line)}")
     name, compare = field_name(parts[1]), OPERATORS[parts[2]]
     numeric = TYPES[name] in (int, float)
     if not numeric and parts[2] not in ("==", "!="):
-        raise ValueError(f"{name} has no order: expected == or !=, got {_short(line)}")
+        raise ValueError(f"{name} has no order: expected == or !=, got {shown(line)}")
     read = attrgetter(name)
     if parts[3] in TYPES or parts[3] in NESTED:
         other = field_name(parts[3])
         if numeric != (TYPES[other] in (int, float)) or not (numeric or TYPES[other] == TYPES[name]):
-            raise ValueError(f"{name} and {other} cannot be compared, got {_short(line)}")
+            raise ValueError(f"{name} and {other} cannot be compared, got {shown(line)}")
         beside = attrgetter(other)
         return lambda cell: bool(compare(read(cell), beside(cell)))
     value = _literal(name, parts[3])
@@ -310,9 +310,4 @@ def _literal(name: str, text: str) -> Any:
     try:
         return _number(name, int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else float(text))
     except ValueError:
-        raise ValueError(f"{_short(text)} is neither a field nor a number{nearest(text, list(TYPES))}") from None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise ValueError(f"{shown(text)} is neither a field nor a number{nearest(text, list(TYPES))}") from None

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,7 @@ def frame(store: Store) -> "DataFrame":
     columns: dict[str, list[Any]] = {name: [] for name in ("quantity", *VALUES)}
     cells: dict[str, list[Any]] = {name: [] for name in ("cell", "parameters", *OF_CELL, *COSTS, *NAMES)}
     rows = []
-    for at, record in _recorded(store):
+    for at, record in store.newest():
         quantities = record["quantities"]
         rows.append(len(quantities))
         for name, row in quantities.items():
@@ -79,18 +78,6 @@ def frame(store: Store) -> "DataFrame":
     data |= {name: _series(name, [getattr(store.run, name)] * len(repeats)) for name in ("tokens", "dtype")}
     first = ("cell", *(_short(name) for name in store.cells.columns), "parameters", "quantity", *VALUES)
     return pd.DataFrame({name: data[name] for name in dict.fromkeys((*first, *OF_CELL, *COSTS, *data))})
-
-
-def _recorded(store: Store) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The newest record of every cell that has one, in the order of the cells."""
-    for at in np.flatnonzero(store.trials).tolist():
-        record = store.earlier(at)
-        if record is None:
-            raise ValueError(f"out: the record of {store.cells.name(at)} in {str(store.path)!r} changed while it was read")
-        rows = record.get("quantities")
-        if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
-            raise ValueError(f"out: the record of {store.cells.name(at)} in {str(store.path)!r} has no table of quantities")
-        yield at, record
 
 
 def _check(name: str, values: list[Any], store: Store) -> None:

@@ -74,7 +74,7 @@ def run_of(run: RunSpec, key: str) -> RunSpec:
 def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Iterable[int] | None = None) -> Plan:
     """The cost of every cell, or of those of these numbers, before anything is drawn."""
     from simgap.gap.together import memory_needed, program
-    from simgap.moe.budget import GROUP_SIZE, group_numbers
+    from simgap.moe.budget import group_size
 
     n = len(cells)
     seconds, sizes, programs, too_large = np.zeros(n), np.zeros((n, 2), np.int64), np.zeros(n, np.int64), []
@@ -85,10 +85,7 @@ def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Iterable
         try:
             held, least = memory_needed(spec, run, **wanted.looked_at)
             # As many trials at once as share a group, and two groups side by side; a layer that is streamed uses half of what it is given.
-            sizes[at] = (
-                least,
-                2 * held * max(1, GROUP_SIZE[run.device.partition(":")[0]] // group_numbers(spec, run, "all" in wanted.readings)),
-            )
+            sizes[at] = least, 2 * held * group_size(spec, run, "all" in wanted.readings)
         except ValueError as error:
             too_large.append(LeftOut(cells.name(at), str(error)))
         # By its hash, which is small: two programs of one hash are told apart when they are measured.

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from simgap.sweeps.engines import Engine, Inline
 from simgap.sweeps.plan import Plan, Unit, run_of
 from simgap.sweeps.stopping import LOOK_EVERY, Stopping
 from simgap.sweeps.store import Store
-from simgap.sweeps.worker import Cell, Outcome, Report, Task, compute, with_memory
+from simgap.sweeps.worker import Cell, Outcome, Report, Task, compute
 
 # Workers that a cell may kill before it is set aside.
 MOST_DEATHS = 3
@@ -106,8 +106,9 @@ class Runner:
             key = self.store.cells.key(at)
             before = self.store.earlier(at)
             earlier, recorded = (None, 0) if before is None else (before.get("tallies"), int(self.store.trials[at]))
-            cell = Cell(at, key, self.store.cells[at], run_of(self.store.run, key), earlier, recorded)
-            cells.append(with_memory(cell, unit.memory))
+            # The memory changes no result.
+            run = replace(run_of(self.store.run, key), memory=unit.memory)
+            cells.append(Cell(at, key, self.store.cells[at], run, earlier, recorded))
         return Task(tuple(cells), self.store.wanted, self.engine.threads)
 
     def _take_in(self, done: dict[Future, Unit], alone: bool) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from simgap.records import Records, locked, now, provenance, read_manifest, source_digest, write_manifest
-from simgap.specs import RunSpec
+from simgap.specs import RunSpec, shown
 from simgap.sweeps.cells import Cells
 from simgap.sweeps.quantities import Quantities, quantities
 
@@ -49,6 +49,14 @@ class Store:
     def earlier(self, at: int) -> dict[str, Any] | None:
         """The newest record of a cell, or None."""
         return self.records.at(int(self.offsets[at])) if self.trials[at] else None
+
+    def newest(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The number and newest record of every cell that has one, in the order of the cells."""
+        for at in np.flatnonzero(self.trials).tolist():
+            record = self.earlier(at)
+            if record is None or not _is_whole(record):
+                raise ValueError(f"out: the record of {self.cells.name(at)} in {str(self.path)!r} changed while it was read")
+            yield at, record
 
     def begin(self, trials: int, command: str, engine: str, workers: int) -> None:
         """Note that a session begins: whatever is recorded after it, up to the next, came from it. The first puts the manifest in place."""
@@ -198,7 +206,7 @@ def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) ->
     for name in FIXED:
         if before[name] != after[name]:
             raise ValueError(
-                f"{name}: {str(store.path)!r} was begun with {_short(before[name])}, got {_short(after[name])}; choose another folder"
+                f"{name}: {str(store.path)!r} was begun with {shown(before[name])}, got {shown(after[name])}; choose another folder"
             )
 
 
@@ -222,8 +230,3 @@ def _same_code(store: Store) -> None:
         )
     if before.get("cpu") != origin["cpu"]:
         store.notes.append(f"begun on {before.get('cpu')!r}, this is {origin['cpu']!r}: the last bits of new cells may differ")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -5,7 +5,7 @@ import socket
 import time
 import traceback
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from simgap.gap.tallies import ROUTED, SHARED, Path, Tallies
@@ -260,8 +260,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def with_memory(cell: Cell, size: int) -> Cell:
-    """The cell with another memory budget, which changes no result."""
-    return replace(cell, run=replace(cell.run, memory=size))
