@@ -73,10 +73,13 @@ def _tail(family: str, shapes: tuple[float, ...], z: Any, upper: bool) -> Any:
     if family == "beta":
         return mine(a, b, smaller(larger(z, 0.0), 1.0))
     # Z / (1 + Z) has a Beta law; where it is near 1 its complement keeps more digits.
-    near, far = smaller(larger(z, 0.0), 1.0), larger(z, 1.0)
+    z = larger(z, 0.0)
     if isinstance(z, float):
-        return other(b, a, 1 / (1 + far)) if z > 1 else mine(a, b, near / (1 + near))
-    return np.where(z > 1, other(b, a, 1 / (1 + far)), mine(a, b, near / (1 + near)))
+        return other(b, a, 1 / (1 + z)) if z > 1 else mine(a, b, z / (1 + z))
+    found, far = np.empty(z.shape), z > 1
+    found[far] = other(b, a, 1 / (1 + z[far]))
+    found[~far] = mine(a, b, z[~far] / (1 + z[~far]))
+    return found
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ class PearsonIV:
         """Composite Gauss-Legendre from low to high, element by element; panels as wide as a standard deviation at most, near the mean."""
         nodes, weights = _panel_rule()
         span = (high - low)[..., None]
-        return (span * np.exp(self._log_density(low[..., None] + span * nodes) - self._peak)) @ weights
+        # A product with the weights would round each element differently, in how many it is given along with.
+        return (span * np.exp(self._log_density(low[..., None] + span * nodes) - self._peak) * weights).sum(-1)
 
     def _inverse(self, tail: Any, q: Any, rising: bool) -> Any:
         from scipy.optimize import brentq

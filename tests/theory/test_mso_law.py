@@ -66,7 +66,7 @@ def test_one_pair_has_the_beta_law_exactly():
     assert overlap_distribution(14).mean() == pytest.approx(1 / 14)
 
 
-@pytest.mark.parametrize("width, experts, trials", [(14, 2, 1), (8, 4, 1), (4, 64, 1), (2.5, 3, 2), (300, 8, 20), (4, 6, 50)])
+@pytest.mark.parametrize("width, experts, trials", [(14, 2, 1), (8, 4, 1), (4, 64, 1), (2.5, 3, 2), (300, 8, 20), (4, 6, 50), (16, 8, 2)])
 def test_numbers_have_the_bits_of_arrays(width, experts, trials):
     values = np.concatenate([np.linspace(0, 1, 41), 1 / width * np.linspace(0.9, 1.1, 41), [5e-324, 1e-12, math.nextafter(1, 0)]])
     pairs = experts * (experts - 1) // 2
