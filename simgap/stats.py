@@ -1,8 +1,9 @@
 """Estimates with their errors, and the tests that hold them against a null."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,27 +100,41 @@ def ratio_of_means(a: Estimate, b: Estimate) -> Estimate:
     return Estimate(r, sem, n, min(a.pairs, b.pairs), a.dropped, a.dropped_at, "", top / np.where(bottom == 0, np.nan, bottom))
 
 
-def moment_matched_p(value: float, mean: float, sd: float) -> float:
+def moment_matched_p(value: Any, mean: float, sd: float) -> Any:
     """Two-sided p of a mean of squared cosines under the Beta law on [0, 1] that has the null's mean and standard deviation.
 
     At one pair of isotropic vectors that Beta is the exact law; at few pairs it keeps the null's skew, which a normal approximation loses;
-    at many it tends to the normal. Triangles of pairs correlate at third order, which no two moments can see (law N1).
+    at many it tends to the normal. Triangles of pairs correlate at third order, which no two moments can see (law N1). value: a number, or
+    an array of them.
     """
     from scipy.special import betainc, betaincc
 
     if not 0 < mean < 1 or sd <= 0 or sd * sd >= mean * (1 - mean):
         raise ValueError(f"null: no Beta law on [0, 1] has mean {mean!r} and standard deviation {sd!r}")
-    if math.isnan(value):
+    if np.isnan(value).any():
         raise ValueError("value: expected a number, got nan")
     size = mean * (1 - mean) / (sd * sd) - 1
     a, b = mean * size, (1 - mean) * size
-    x = min(max(value, 0.0), 1.0)
-    return float(min(1.0, 2 * min(betainc(a, b, x), betaincc(a, b, x))))
+    return two_sided_p(np.minimum(np.maximum(value, 0.0), 1.0), partial(betainc, a, b), partial(betaincc, a, b))
 
 
-def normal_p(z: float) -> float:
-    """Two-sided p of a standard normal z."""
-    return math.erfc(abs(z) / math.sqrt(2))
+def two_sided_p(x: Any, cdf: Callable[[Any], Any], sf: Callable[[Any], Any]) -> Any:
+    """Twice the smaller tail of a continuous law beyond x, at most 1: a number, or an array. The upper tail is computed only where it is
+    the smaller one, which for a Beta law takes several times as long as the lower."""
+    if np.ndim(x) == 0:
+        lower = float(cdf(x))
+        return min(1.0, 2 * (float(sf(x)) if lower > 0.5 else lower))
+    p = np.array(cdf(x))
+    upper = p > 0.5
+    p[upper] = sf(x[upper])
+    return np.minimum(1.0, 2 * p)
+
+
+def normal_p(z: Any) -> Any:
+    """Two-sided p of a standard normal z: a number, or an array of them."""
+    from scipy.special import erfc
+
+    return _plain(erfc(np.abs(z) / math.sqrt(2)))
 
 
 def normal_score(p: float, sign: float) -> float:
@@ -136,7 +151,10 @@ def student_p(t: Any, dof: Any) -> Any:
     """Two-sided p of Student's t: for a z whose standard error was itself estimated, from dof + 1 values."""
     from scipy.special import stdtr
 
-    p = 2 * stdtr(dof, -np.abs(t))
+    return _plain(2 * stdtr(dof, -np.abs(t)))
+
+
+def _plain(p: Any) -> Any:
     return float(p) if np.ndim(p) == 0 else p
 
 

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from simgap.stats import (
     ratio_of_means,
     sign_flip,
     student_p,
+    two_sided_p,
 )
 
 FIVE_SIGMA_P = math.erfc(5 / math.sqrt(2))
@@ -129,6 +131,30 @@ def test_moment_matched_p_tends_to_the_normal():
 def test_moment_matched_p_outside_the_interval_is_at_its_end():
     assert moment_matched_p(-0.1, 0.1, 0.01) == moment_matched_p(0.0, 0.1, 0.01) == 0
     assert moment_matched_p(1.1, 0.1, 0.01) == moment_matched_p(1.0, 0.1, 0.01) == 0
+
+
+def test_a_two_sided_p_is_twice_the_smaller_tail():
+    law, x = stats.beta(2.5, 40), np.concatenate([[0.0, 1.0], np.linspace(0.001, 0.3, 200)])
+    asked = []
+
+    def sf(values):
+        asked.extend(np.atleast_1d(values))
+        return law.sf(values)
+
+    found = two_sided_p(x, law.cdf, sf)
+    np.testing.assert_allclose(found, 2 * np.minimum(law.cdf(x), law.sf(x)), rtol=1e-13)
+    assert asked == x[x > law.median()].tolist(), "the upper tail is asked for where it is the smaller"
+    assert [two_sided_p(float(value), law.cdf, law.sf) for value in x] == found.tolist()
+    assert two_sided_p(0.5, lambda _: 0.5, lambda _: math.nan) == 1
+
+
+@pytest.mark.parametrize("p", [partial(moment_matched_p, mean=0.1, sd=0.03), normal_p, partial(student_p, dof=4)])
+def test_numbers_have_the_bits_of_arrays(p):
+    values = np.linspace(-0.2, 1.2, 301)
+    one_by_one = [p(value) for value in values.tolist()]
+    assert {type(value) for value in one_by_one} == {float}
+    assert one_by_one == p(values).tolist()
+    assert one_by_one[40:200] == p(values[40:200]).tolist()
 
 
 @pytest.mark.parametrize(("mean", "sd"), [(0.0, 0.1), (1.0, 0.1), (0.5, 0.0), (0.5, 0.5), (0.5, 0.6), (-0.1, 0.1)])

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from simgap.stats import two_sided_p
 from simgap.theory.context import Context
-from simgap.theory.floats import FLOAT, elementwise, plain
+from simgap.theory.floats import FLOAT, elementwise
 from simgap.theory.pearson import Distribution, Standard, law_from, pearson_law
 from simgap.theory.weight_null import null_mso, null_variance
 
@@ -142,10 +143,7 @@ def mso_p(value: Any, width: float, pairs: int, trials: int, n_experts: int | No
         return law.sf(values)
     if side == "lower":
         return law.cdf(values)
-    lower, upper = law.cdf(values), law.sf(values)
-    if isinstance(values, float):
-        return min(1.0, 2 * min(lower, upper))
-    return plain(np.minimum(1.0, 2 * np.minimum(lower, upper)))
+    return two_sided_p(values, law.cdf, law.sf)
 
 
 def _checked_values(value: Any) -> Any:
