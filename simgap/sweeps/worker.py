@@ -110,7 +110,7 @@ def _together(cells: Sequence[Cell], wanted: Quantities) -> list[Outcome]:
         check_tallies(cell.spec, cell.run, tallies)
     check_files(cells)
     nulls = _nulls(cells, wanted)
-    rows = [_rows(*each, wanted) for each in zip(cells, estimates(whole), nulls, strict=True)]
+    rows = _rows(cells, estimates(whole), nulls, wanted)
     common: dict[str, Any] = {"device": device_name(device), "host": socket.gethostname(), "together": len(cells)}
     common |= {"seconds": (time.perf_counter() - start) / len(cells), "peak_memory": peak_since(held, device)}
     outcomes = []
@@ -145,25 +145,31 @@ def _nulls(cells: Sequence[Cell], wanted: Quantities) -> list[dict[str, dict[Pat
 
 
 def _rows(
-    cell: Cell, measured: Mapping[Path, Any], nulls: Mapping[str, Mapping[Path, Any]], wanted: Quantities
-) -> tuple[dict[str, dict[str, Any]], float]:
-    """Every quantity that was asked for, as the frame shows it, and the largest |z| against an exact law."""
-    from simgap.gap.calibration import calibrated_at
+    cells: Sequence[Cell], measured: Sequence[Mapping[Path, Any]], nulls: Sequence[dict[str, dict[Path, Any]]], wanted: Quantities
+) -> list[tuple[dict[str, dict[str, Any]], float]]:
+    """Of each cell, every quantity that was asked for, as the frame shows it, and the largest |z| against an exact law."""
+    from simgap.gap.calibration import Asked, calibrated_all, is_overlap
     from simgap.gap.together import estimate_at
 
-    rows, worst = {}, 0.0
-    for side, predicted in nulls.items():
+    # Cells of one program have the same sides.
+    places = [(side, path) for side in nulls[0] for path in wanted.paths]
+    names = [("" if side == ROUTED else f"{side} ") + " ".join(path) for side, path in places]
+    asked = []
+    for cell, found, predicted in zip(cells, measured, nulls, strict=True):
         # Pairs with a shared expert are not all pairs of anything.
-        prefix, experts = ("", cell.spec.n_experts) if side == ROUTED else (f"{side} ", 0)
-        for path in wanted.paths:
-            estimate, null = estimate_at(cell.spec, measured, side, path), predicted[path]
-            judged = calibrated_at(path, estimate, null, experts)
-            rows[prefix + " ".join(path)] = _row(estimate, null, judged)
-            # Only where the law is exact and knows its spread does a large z say that something is wrong.
-            if null.kind == "exact" and judged.z_unit == "null sd" and judged.p is not None:
-                # A mean over few pairs is skewed, and z alone would alarm: its p is not fooled.
-                worst = max(worst, abs(normal_score(judged.p, judged.z or 0.0)))
-    return rows, worst
+        experts = {ROUTED: cell.spec.n_experts, SHARED: 0}
+        for side, path in places:
+            asked.append(Asked(estimate_at(cell.spec, found, side, path), predicted[side][path], is_overlap(path), experts[side]))
+    judged = calibrated_all(asked)
+    rows = []
+    for start in range(0, len(asked), len(places)):
+        of_cell = list(zip(asked[start : start + len(places)], judged[start : start + len(places)], strict=True))
+        # Only where the law is exact and knows its spread does a large z say that something is wrong. A mean over few pairs is skewed, and
+        # z alone would alarm: its p is not fooled.
+        alarming = (c.p for one, c in of_cell if one.null.kind == "exact" and c.z_unit == "null sd" and c.p is not None)
+        worst = abs(normal_score(min(alarming, default=1.0), 1.0))
+        rows.append(({name: _row(one.measured, one.null, c) for name, (one, c) in zip(names, of_cell, strict=True)}, worst))
+    return rows
 
 
 def _row(measured: Any, predicted: Any, calibrated: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from scipy import stats as oracle
 
 import simgap as sg
-from simgap.gap.calibration import Calibrated, calibrated, sentence, verdict
+from simgap.gap.calibration import Asked, Calibrated, calibrated, calibrated_all, is_overlap, sentence, verdict
 from simgap.gap.predicted import Prediction
 from simgap.stats import Estimate
 
@@ -100,6 +100,24 @@ def test_a_whole_gap_in_the_same_shape():
         for (path, judged), (_, value) in zip(side.items(), m.items(), strict=True):
             assert judged == calibrated(value, nulls[path], overlap=path[0] not in ("gap", "ratio"), experts=experts)
     assert found.activation_mso["mean"]["output"].excess == pytest.approx(6 * measured.activation_mso["mean"]["output"].mean)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5])
+def test_many_at_once_have_the_bits_of_each_alone(trials):
+    # Laws of every kind, experts without a token, one dimension in which all is equal, and upcycled ones that have no law.
+    changes = [{}, {"d_ff": 1}, {"router": "sigmoid", "activation": "relu"}, {"init": "upcycled"}, {"n_experts": 16, "d_model": 16}]
+    asked = []
+    for seed in range(6):
+        for change in changes:
+            spec = dataclasses.replace(SPEC, **change)
+            nulls = dict(sg.predict(spec, tokens=8, trials=trials).items())
+            for path, value in sg.measure(spec, tokens=8, trials=trials, seed=seed).items():
+                asked.append(Asked(value, nulls[path], is_overlap(path), spec.n_experts))
+    found = calibrated_all(asked)
+    assert found == [calibrated(*one) for one in asked]
+    assert calibrated_all(asked[100:5:-3]) == found[100:5:-3]
+    assert calibrated_all([]) == []
+    assert {one.z_unit for one in found} == ({None, "null sd"} if trials == 1 else {None, "null sd", "sem"})
 
 
 def test_gaps_that_do_not_belong_together_are_refused():
