@@ -27,7 +27,7 @@ def route(draws: Sequence[Draw], x: Float[Tensor, "s n d"], router: Float[Tensor
     """Routing of the tokens x of a group. k is top_k, or under expert_choice the most experts that a token got; beside a wider table, a
     narrower one is padded."""
     products = None if router is None else torch.bmm(x, router.mT)
-    parts = kinds(draws, lambda spec: spec.router)
+    parts = kinds(draws, lambda spec: (spec.router.kind, spec.router.capacity))
     if len(parts) == 1:
         return _route_alike(draws, x, products)
     found = [_route_alike([draws[at] for at in part], x[part], None if products is None else products[part]) for part in parts]
@@ -40,7 +40,7 @@ def route(draws: Sequence[Draw], x: Float[Tensor, "s n d"], router: Float[Tensor
 
 
 def _route_alike(draws: Sequence[Draw], x: Float[Tensor, "s n d"], products: Float[Tensor, "s n E"] | None) -> Routing:
-    """Routing by one law, from the inner products of tokens and router rows."""
+    """Routing by one kind of router, each draw with its own temperature, noise and bias; products: of tokens and router rows."""
     spec = draws[0].spec
     kind, k = spec.router.kind, spec.top_k
     if kind == "hash":
@@ -51,20 +51,25 @@ def _route_alike(draws: Sequence[Draw], x: Float[Tensor, "s n d"], products: Flo
 
     if products is None:
         raise ValueError(f"router: a {kind} router needs its weights, got None")
-    logits = products / spec.router.temperature
+    logits = products / _each(draws, "temperature", x)
     if kind == "noisy":
-        logits = logits + spec.router.noise * _noise(draws, x)
+        logits = logits + _each(draws, "noise", x) * _noise(draws, x)
     if kind == "expert_choice":
         return _expert_choice(spec, torch.softmax(logits, -1))
     if kind == "sigmoid":
         # Padded, so that which numbers a scalar loop rounds does not depend on the draws beside.
         scores = torch.sigmoid(F.pad(logits.flatten(), (0, -logits.numel() % VECTOR)))[: logits.numel()].view_as(logits)
-        bias = [spec.router.bias * stream(seed, "router_bias", trial=trial).standard_normal(spec.n_experts) for _, seed, trial in draws]
+        bias = [own.router.bias * stream(seed, "router_bias", trial=t).standard_normal(spec.n_experts) for own, seed, t in draws]
         chosen = (scores + torch.from_numpy(np.stack(bias)).to(scores)[:, None, :]).topk(k).indices
         # Scores over their sum, in logarithms: far-off logits have scores that underflow.
         return Routing(chosen, torch.softmax(F.logsigmoid(logits).gather(-1, chosen), -1))
     top = logits.topk(k)
     return Routing(top.indices, torch.softmax(top.values, -1))
+
+
+def _each(draws: Sequence[Draw], name: str, x: Tensor) -> Float[Tensor, "s 1 1"]:
+    """A number of each draw's router."""
+    return x.new_tensor([getattr(draw.spec.router, name) for draw in draws])[:, None, None]
 
 
 def _equal_gates(indices: Tensor, x: Tensor) -> Routing:
