@@ -57,12 +57,17 @@ class Request:
         return self.run.trials - self.first
 
 
-def program(spec: LayerSpec, run: RunSpec) -> Hashable:
+def program(spec: LayerSpec, run: RunSpec) -> tuple[Hashable, ...]:
     """What requests must share to be measured in one call: the shape of the layer and its norm, tokens, dtype and device.
 
     They may differ in everything else: seed, trials, activation, init, router, inputs, the spread of a norm's gain and bias.
     """
     return *shape(spec), run.tokens, run.dtype, run.device
+
+
+def extent(spec: LayerSpec, run: RunSpec) -> tuple[Hashable, ...]:
+    """What memory and time are estimated from: layers that are equal in it need the same."""
+    return *program(spec, run), spec.init == "orthogonal", spec.inputs.kind == "clusters" and spec.inputs.n_clusters
 
 
 def measure_together(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+_ENCODE = json.JSONEncoder(allow_nan=False, separators=(", ", ": ")).encode
 # No record of ours is as long: a longer line is some other file's, and is not taken into memory.
 LONGEST_LINE = 1 << 26
 
@@ -114,7 +115,7 @@ def sync_folder(folder: Path) -> None:
 
 def line_of(record: Mapping[str, Any]) -> bytes:
     """A record as one line of JSON. Raises ValueError for a NaN or an infinity, and for a record that is too long to be read again."""
-    line = json.dumps(record, allow_nan=False, separators=(", ", ": ")).encode() + b"\n"
+    line = _ENCODE(record).encode() + b"\n"
     if len(line) > LONGEST_LINE:
         raise ValueError(f"record: {len(line):,} bytes, and none of more than {LONGEST_LINE:,} is read again")
     return line

@@ -66,31 +66,45 @@ class Plan:
             start = stop
 
 
-def run_of(run: RunSpec, key: str) -> RunSpec:
-    """The run of one cell: a seed of its own, since layers of one seed begin with the same numbers."""
-    return replace(run, seed=derived(run.seed, key))
+def run_of(run: RunSpec, key: str, memory: int | None = None) -> RunSpec:
+    """The run of one cell: a seed of its own, since layers of one seed begin with the same numbers, and the memory that it is given, which
+    changes no result."""
+    return replace(run, seed=derived(run.seed, key), memory=run.memory if memory is None else memory)
 
 
 def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Iterable[int] | None = None) -> Plan:
     """The cost of every cell, or of those of these numbers, before anything is drawn."""
-    from simgap.gap.together import memory_needed, program
-    from simgap.moe.budget import group_size
+    from simgap.gap.together import extent, program
 
     n = len(cells)
     seconds, sizes, programs, too_large = np.zeros(n), np.zeros((n, 2), np.int64), np.zeros(n, np.int64), []
-    known: dict[int, int] = {}
+    numbered: dict[int, int] = {}
+    before, costs, why = None, (0.0, 0, 0), ""
     for at in range(n) if numbers is None else numbers:
         spec = cells[at]
-        seconds[at] = estimated_seconds(spec, run, wanted)
-        try:
-            held, least = memory_needed(spec, run, **wanted.looked_at)
-            # As many trials at once as share a group, and two groups side by side; a layer that is streamed uses half of what it is given.
-            sizes[at] = least, 2 * held * group_size(spec, run, "all" in wanted.readings)
-        except ValueError as error:
-            too_large.append(LeftOut(cells.name(at), str(error)))
+        # Neighbours are often of one extent, and a comparison takes a tenth of an estimate.
+        if (alike := extent(spec, run)) != before:
+            before, (costs, why) = alike, _costs(spec, run, wanted)
+        seconds[at], *sizes[at] = costs
+        if why:
+            too_large.append(LeftOut(cells.name(at), why))
         # By its hash, which is small: two programs of one hash are told apart when they are measured.
-        programs[at] = known.setdefault(hash(program(spec, run)), len(known))
+        programs[at] = numbered.setdefault(hash(program(spec, run)), len(numbered))
     return Plan(seconds, sizes[:, 0], sizes[:, 1], programs, tuple(too_large))
+
+
+def _costs(spec: LayerSpec, run: RunSpec, wanted: Quantities) -> tuple[tuple[float, int, int], str]:
+    """A cell's seconds, least and liked bytes, and why the budget cannot hold it."""
+    from simgap.gap.together import memory_needed
+    from simgap.moe.budget import group_size
+
+    seconds = estimated_seconds(spec, run, wanted)
+    try:
+        held, least = memory_needed(spec, run, **wanted.looked_at)
+    except ValueError as error:
+        return (seconds, 0, 0), str(error)
+    # As many trials at once as share a group, and two groups side by side; a layer that is streamed uses half of what it is given.
+    return (seconds, least, 2 * held * group_size(spec, run, "all" in wanted.readings)), ""
 
 
 def estimated_seconds(spec: LayerSpec, run: RunSpec, wanted: Quantities) -> float:

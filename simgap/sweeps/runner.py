@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
@@ -106,9 +106,7 @@ class Runner:
             key = self.store.cells.key(at)
             before = self.store.earlier(at)
             earlier, recorded = (None, 0) if before is None else (before.get("tallies"), int(self.store.trials[at]))
-            # The memory changes no result.
-            run = replace(run_of(self.store.run, key), memory=unit.memory)
-            cells.append(Cell(at, key, self.store.cells[at], run, earlier, recorded))
+            cells.append(Cell(at, key, self.store.cells[at], run_of(self.store.run, key, unit.memory), earlier, recorded))
         return Task(tuple(cells), self.store.wanted, self.engine.threads)
 
     def _take_in(self, done: dict[Future, Unit], alone: bool) -> None:

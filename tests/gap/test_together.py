@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from simgap.gap import together as subject
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS
 from simgap.gap.tallies import PATHS, Places, Tallies, cut
 from simgap.gap.tallying import Wanted, tally_layer
-from simgap.gap.together import Request, estimates, gathered, measure_together, memory_needed, program
+from simgap.gap.together import Request, estimates, extent, gathered, measure_together, memory_needed, program
 from simgap.moe import draws_of, open_inputs, simulate
-from simgap.specs import ACTIVATIONS
+from simgap.specs import ACTIVATIONS, InputKind, field_names
 from simgap.stats import Estimate
 from simgap.threads import in_order
 
@@ -288,6 +289,27 @@ def test_what_a_program_is():
     for name, value in (("tokens", 5), ("dtype", "float64"), ("device", "cuda")):
         assert program(spec, dataclasses.replace(run, **{name: value})) != program(spec, run)
     hash(program(spec, run))
+
+
+def test_layers_of_one_extent_need_the_same_memory():
+    """What a plan takes for alike: each field alone, at one value or more, from layers with and without what others depend on."""
+    run, parted = sg.RunSpec(tokens=50, trials=1), set()
+    changes = [
+        {"d_model": 9}, {"d_ff": 3000}, {"n_experts": 9}, {"top_k": 3}, {"n_shared_experts": 1}, {"activation": "relu"}, {"gated": True},
+        {"norm": "layernorm"}, {"norm": "rmsnorm", "norm_affine": "shared"}, {"norm_affine_std": 0.5}, {"init": "upcycled"},
+        {"init": "orthogonal"}, {"init_correlation": 0.5}, {"router": "hash"}, {"router": sg.RouterSpec(temperature=2.0)},
+        *({"inputs": sg.InputSpec(kind)} for kind in get_args(InputKind) if kind != "file"),
+        {"inputs": sg.InputSpec("clusters", n_clusters=100)}, {"inputs": sg.InputSpec("file", path="x.npy")},
+    ]  # fmt: skip
+    assert {name for change in changes for name in change} == set(field_names(sg.LayerSpec)), "a new field is here too"
+    for base in (sg.LayerSpec(d_model=8, d_ff=16), sg.LayerSpec(d_model=8, d_ff=2100, norm="layernorm", n_shared_experts=2)):
+        for change in changes:
+            other = dataclasses.replace(base, **change)
+            if extent(other, run) == extent(base, run):
+                assert memory_needed(other, run) == memory_needed(base, run), change
+            else:
+                parted |= set(change) if len(change) == 1 else set()
+    assert parted.isdisjoint({"activation", "init_correlation", "norm_affine_std", "router"})
 
 
 @pytest.mark.parametrize("trials", [1, 2, 3, 7, 8, 9, 100, 1000])
