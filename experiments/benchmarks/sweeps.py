@@ -36,6 +36,8 @@ MEMORY_CELLS = {"smoke": (100, 1000), "full": (1_000, 10_000, 100_000)}
 CORES = {"smoke": (4, 32, 1), "full": (24, 128, 20)}
 TOGETHER = {"smoke": 16, "full": 512}
 TOKENS_TOGETHER = 64
+# Quantities that are asked for of batched cells: the gap and what it is made of, and all.
+ASKED = {"the gap": ("weight_mso up", "activation_mso mean output", "gap", "ratio"), "all quantities": None}
 INPUTS, ACTIVATIONS = ("gaussian", "sphere", "powerlaw", "student"), ("relu", "gelu", "silu", "tanh")
 # Milliseconds a cell, MiB from the fewest cells to the most, times as fast.
 MOST_OVERHEAD, MOST_GROWTH, LEAST_CORES, LEAST_TOGETHER = 2.0, 50.0, 1.7, 10.0
@@ -134,11 +136,12 @@ def ways_to_use_cores(cells: Cells, trials: int, seed: int) -> dict[str, Callabl
     return {ONE: on_one, TWO: lambda out: run(out, LOCAL, 2), BOTH: lambda out: run(out, LOCAL, 1), HERE: lambda out: run(out, "inprocess")}
 
 
-def ways_to_batch(cells: Cells, seed: int) -> dict[str, Callable[[Path], object]]:
+def ways_to_batch(cells: Cells, seed: int, metrics: Sequence[str] | None) -> dict[str, Callable[[Path], object]]:
     """The same small cells by a sweep, by one that takes them one at a time, and by a loop that records nothing."""
+    looked_at: dict[str, Any] = quantities(metrics).looked_at
 
     def run(out: Path) -> None:
-        sweep(cells, out=out, trials=1, tokens=TOKENS_TOGETHER, seed=seed, progress=False)
+        sweep(cells, metrics=metrics, out=out, trials=1, tokens=TOKENS_TOGETHER, seed=seed, progress=False)
 
     def singly(out: Path) -> None:
         with patch.object(plan, "MOST_TOGETHER", 1):
@@ -146,8 +149,8 @@ def ways_to_batch(cells: Cells, seed: int) -> dict[str, Callable[[Path], object]
 
     def loop(out: Path) -> None:
         for spec in cells:
-            found = measure(spec, tokens=TOKENS_TOGETHER, trials=1, seed=derived(seed, spec.key()))
-            calibrate(found, predict(spec, tokens=TOKENS_TOGETHER, trials=1))
+            found = measure(spec, tokens=TOKENS_TOGETHER, trials=1, seed=derived(seed, spec.key()), **looked_at)
+            calibrate(found, predict(spec, tokens=TOKENS_TOGETHER, trials=1, **looked_at))
 
     return {BATCHED: run, SINGLY: singly, LOOP: loop}
 
@@ -195,10 +198,13 @@ def compute(preset: str, bench: Bench) -> list[Record]:
         ways = ways_to_use_cores(compute_bound(cells, width), trials, bench.seed)
         add("cores", cells=cells, d_model=width, trials=trials, cores=engines.cores(), seconds=in_turn(ways, rounds, scratch, bar.update))
         many = mixed(TOGETHER[preset])
-        # Compiles, and loads what the first of all would wait for: what many cells need too.
-        together = ways_to_batch(many, bench.seed)
-        in_turn({**ways_to_batch(many[:2], bench.seed), BATCHED: together[BATCHED]}, 1, scratch, bar.update)
-        add("batches", cells=len(many), seconds=in_turn(together, rounds, scratch, bar.update))
+        seconds = {}
+        for asked, metrics in ASKED.items():
+            # Compiles, and loads what the first of all would wait for: what many cells need too.
+            together = ways_to_batch(many, bench.seed, metrics)
+            in_turn({**ways_to_batch(many[:2], bench.seed, metrics), BATCHED: together[BATCHED]}, 1, scratch, bar.update)
+            seconds[asked] = in_turn(together, rounds, scratch, bar.update)
+        add("batches", cells=len(many), seconds=seconds)
     return records
 
 
@@ -226,12 +232,15 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     page.rows += _faster(
         f"{cores['cells']} layers of width {cores['d_model']}", cores["seconds"], TWO, {ONE: LEAST_CORES, BOTH: None, HERE: None}
     )
-    page.rows += _faster(f"{batches['cells']} small cells", batches["seconds"], BATCHED, {SINGLY: LEAST_TOGETHER, LOOP: LEAST_TOGETHER})
+    for asked, times in batches["seconds"].items():
+        page.rows += _faster(f"{batches['cells']} small cells, {asked}", times, BATCHED, {SINGLY: LEAST_TOGETHER, LOOP: LEAST_TOGETHER})
     seconds = Table("Seconds", ["what", "way", "median", "least", "most", "ms a cell"])
-    for record in (cores, batches):
-        for way, times in record["seconds"].items():
+    timed = {"cores": (cores["cells"], cores["seconds"])}
+    timed |= {f"batches, {asked}": (batches["cells"], times) for asked, times in batches["seconds"].items()}
+    for what, (count, ways) in timed.items():
+        for way, times in ways.items():
             middle = statistics.median(times)
-            seconds.rows.append([record["labels"]["what"], way, middle, min(times), max(times), 1e3 * middle / record["cells"]])
+            seconds.rows.append([what, way, middle, min(times), max(times), 1e3 * middle / count])
     page.sections = [seconds]
     page.notes = _notes(costs, cores, batches)
     return page.write(out / "sweeps")
@@ -255,7 +264,7 @@ def _mebibytes(size: int | None) -> float | None:
 
 
 def _notes(costs: Record, cores: Record, batches: Record) -> list[str]:
-    rounds = len(batches["seconds"][BATCHED])
+    rounds = len(cores["seconds"][TWO])
     return [
         f"Overhead: a sweep of which all work is done at once by an executor that hands out the record of a real cell ({costs['bytes']:,} "
         "bytes) under the name of each; its own seconds are taken off. Cells of one program are recorded up to 256 at a time, each of its "

@@ -8,7 +8,7 @@ import pytest
 from experiments.__main__ import artefacts
 from experiments.benchmarks import sweeps
 from experiments.cells import Bench
-from simgap import RunSpec
+from simgap import RunSpec, calibrate, collect
 from simgap.records import Records
 from simgap.sweeps import engines, plan
 from simgap.sweeps.runner import Runner
@@ -47,8 +47,10 @@ def test_every_question_has_its_answer(made):
     assert costs["bytes"] > 4096
     assert list(held["held"]) == ["4", "8", "12"]
     assert list(cores["seconds"]) == [sweeps.ONE, sweeps.TWO, sweeps.BOTH, sweeps.HERE]
-    assert list(batches["seconds"]) == [sweeps.BATCHED, sweeps.SINGLY, sweeps.LOOP]
-    assert all(len(times) == 2 and min(times) > 0 for record in (cores, batches) for times in record["seconds"].values())
+    assert list(batches["seconds"]) == list(sweeps.ASKED)
+    for ways in batches["seconds"].values():
+        assert list(ways) == [sweeps.BATCHED, sweeps.SINGLY, sweeps.LOOP]
+    assert all(len(times) == 2 and min(times) > 0 for ways in (cores["seconds"], *batches["seconds"].values()) for times in ways.values())
 
 
 def test_it_is_found_by_its_place_and_kills_are_not():
@@ -67,7 +69,7 @@ def fabricated(over: float, growth: int | None, cores: float, together: float) -
     small = {sweeps.BATCHED: [0.5] * 3, sweeps.SINGLY: [together / 2] * 3, sweeps.LOOP: [together] * 3}
     found = {"overhead": {"cells": 10, "bytes": 6000, "cases": costs}, "memory": {"held": held}}
     found["cores"] = {"cells": 4, "d_model": 8, "trials": 1, "cores": 2, "seconds": slow}
-    found["batches"] = {"cells": 16, "seconds": small}
+    found["batches"] = {"cells": 16, "seconds": {"the gap": small}}
     return [{"labels": {"what": what}} | record for what, record in found.items()]
 
 
@@ -137,10 +139,16 @@ def test_ways_are_what_they_are_called(tmp_path, monkeypatch):
     monkeypatch.undo()
     sizes, task = [], Runner._task
     monkeypatch.setattr(Runner, "_task", lambda self, unit: sizes.append(len(unit.cells)) or task(self, unit))
-    ways, most = sweeps.ways_to_batch(sweeps.mixed(16), 0), plan.MOST_TOGETHER
-    ways[sweeps.BATCHED](tmp_path / "together")
-    ways[sweeps.SINGLY](tmp_path / "singly")
-    assert sizes == [16] + [1] * 16
+    most, counts = plan.MOST_TOGETHER, []
+    monkeypatch.setattr(sweeps, "calibrate", lambda measured, predicted: counts.append(len(list(calibrate(measured, predicted).items()))))
+    for asked, metrics in sweeps.ASKED.items():
+        ways = sweeps.ways_to_batch(sweeps.mixed(16), 0, metrics)
+        for name in (sweeps.BATCHED, sweeps.SINGLY, sweeps.LOOP):
+            ways[name](tmp_path / asked / name)
+        assert sizes == [16] + [1] * 16
+        assert len(collect(tmp_path / asked / sweeps.SINGLY)) == sum(counts)
+        sizes.clear()
+        counts.clear()
     assert most == plan.MOST_TOGETHER
 
 
