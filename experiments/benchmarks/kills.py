@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -258,7 +259,7 @@ def orphans(session: Session) -> int:
     return len(left)
 
 
-def kill(count: int, out: Path, seed: int = 0, lanes: int = 2, dwell: float = DWELL) -> list[Record]:
+def kill(count: int, out: Path, seed: int = 0, lanes: int = 2, dwell: float = DWELL, command: str = "") -> list[Record]:
     """So many kills, in so many lanes at a time; their records and those of their sweeps, each written as it happens.
 
     Raises ValueError where the folder has some already, and for a session that ends by itself other than it should.
@@ -268,7 +269,7 @@ def kill(count: int, out: Path, seed: int = 0, lanes: int = 2, dwell: float = DW
     file = Records(out / "kills.jsonl")
     if file.path.exists():
         raise ValueError(f"out: {str(out)!r} has kills already; choose another folder")
-    described = {"what": "begun", "count": count, "seed": seed, "lanes": lanes, "provenance": provenance(" ".join(sys.argv))}
+    described = {"what": "begun", "count": count, "seed": seed, "lanes": lanes, "provenance": provenance(command)}
     file.append(described)
     records, known = [described], kinds()
     # More of them would not survive a fork, and lanes share the cores.
@@ -378,10 +379,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of whom to kill and when")
     parser.add_argument("--lanes", type=int, default=2, help="sweeps at a time (default: 2)")
     parser.add_argument("--dwell", type=float, default=DWELL, help=f"seconds that a piece of a line is held up (default: {DWELL:g})")
-    options = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    options, command = parser.parse_args(given), shlex.join([*parser.prog.split(), *given])
 
     def run() -> int:
-        records = kill(options.count, options.out, options.seed, options.lanes, options.dwell)
+        records = kill(options.count, options.out, options.seed, options.lanes, options.dwell, command)
         print(verdict(records), *summary(records).write(options.out / "kills"), sep="\n")
         return 1 if failures(records) else 0
 

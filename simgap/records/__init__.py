@@ -2,7 +2,7 @@
 
 from simgap.records.folder import locked, read_manifest, replacing, write_manifest
 from simgap.records.jsonl import Entry, Records, line_of
-from simgap.records.provenance import PACKAGES, now, provenance, source_digest
+from simgap.records.provenance import PACKAGES, command_line, now, provenance, source_digest
 
 __all__ = [
     "Records",
@@ -14,6 +14,7 @@ __all__ = [
     "write_manifest",
     "replacing",
     "provenance",
+    "command_line",
     "source_digest",
     "PACKAGES",
 ]

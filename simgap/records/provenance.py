@@ -3,7 +3,9 @@
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +18,11 @@ PACKAGES = ("simgap", "numpy", "torch", "scipy", "numba")
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def command_line() -> str:
+    """The command that runs this process, as a shell takes it."""
+    return shlex.join(sys.argv)
 
 
 def provenance(command: str = "") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simgap.records import command_line
 from simgap.specs import LayerSpec, RunSpec
 from simgap.sweeps.cells import Cells, LeftOut
 from simgap.sweeps.engines import Engine, check_engine, cores, open_engine
@@ -158,11 +158,6 @@ def _run(
             # Tasks in threads of this process change it for threads to come.
             torch.set_num_threads(threads)
     return tuple(runner.set_aside), runner.computed
-
-
-def command_line() -> str:
-    """The command that runs this process."""
-    return shlex.join(sys.argv)
 
 
 @contextmanager

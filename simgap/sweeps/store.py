@@ -2,8 +2,6 @@
 
 import contextlib
 import re
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from simgap.records import Records, locked, now, provenance, read_manifest, source_digest, write_manifest
+from simgap.records import Records, command_line, locked, now, provenance, read_manifest, source_digest, write_manifest
 from simgap.specs import RunSpec, shown
 from simgap.sweeps.cells import Cells
 from simgap.sweeps.quantities import Quantities, quantities
@@ -145,7 +143,7 @@ def holds_results(path: Path) -> bool:
 
 
 def _manifest(cells: Cells, run: RunSpec, wanted: Quantities) -> dict[str, Any]:
-    origin = provenance(shlex.join(sys.argv))
+    origin = provenance(command_line())
     described = {name: value for name, value in run.to_dict().items() if name != "memory"} | {"metrics": wanted.names}
     return {"format": FORMAT, "begun": now(), "source": source_digest(), "provenance": origin, "run": described, "cells": cells.to_plain()}
 
