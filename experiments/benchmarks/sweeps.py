@@ -33,7 +33,7 @@ ROUNDS = {"smoke": 1, "full": 3}
 SHAPES = {"smoke": 6, "full": 100}
 MEMORY_CELLS = {"smoke": (100, 1000), "full": (1_000, 10_000, 100_000)}
 # Cells, width, and trials of each: some tenths of a second to a cell, and far longer than workers take to start.
-CORES = {"smoke": (4, 32, 1), "full": (24, 128, 20)}
+CORES = {"smoke": (4, 32, 1), "full": (72, 128, 20)}
 TOGETHER = {"smoke": 16, "full": 512}
 TOKENS_TOGETHER = 64
 # Quantities that are asked for of batched cells: the gap and what it is made of, and all.
