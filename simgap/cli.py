@@ -270,7 +270,7 @@ def _forecast(options: argparse.Namespace, job: Any) -> int:
     from simgap.report.sweep import cell_lines
     from simgap.sweeps.command import forecast, plain_cells
 
-    found = forecast(job, options.engine, options.workers)
+    found = forecast(job, options.engine, options.workers, options.any_version)
     if found.too_large:
         if not options.json:
             print(*cell_lines("too large", found.too_large), sep="\n", file=sys.stderr, flush=True)

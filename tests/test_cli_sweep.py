@@ -187,7 +187,21 @@ def test_a_dry_run_says_what_would_be_refused(capsys, file, out, tmp_path):
     assert capsys.readouterr().out.splitlines() == ["6 of 6 cells done", "nothing left to do"]
     other = tmp_path / "other.toml"
     other.write_text("[[design]]")
-    assert refusal(capsys, str(other), "--out", out, "--dry-run").endswith("holds a sweep of other cells; choose another folder")
+    assert "holds a sweep of other cells: 6 of its 6 are gone and 1 are new" in refusal(capsys, str(other), "--out", out, "--dry-run")
+    assert f"tokens: '{out}' was begun with" in refusal(capsys, file, "--out", out, "--dry-run", "--tokens", "9")
+    assert "of a cell already, got 1" in refusal(capsys, file, "--out", out, "--dry-run", "--trials", "1")
+
+
+def test_a_dry_run_knows_the_trials_that_are_done(capsys, file, out):
+    def seconds(trials):
+        assert main(["sweep", file, "--out", out, "--dry-run", "--json", "--trials", trials]) == 0
+        return json.loads(capsys.readouterr().out)["seconds"]
+
+    fresh = seconds("20")
+    assert main(["sweep", file, "--out", out, "--trials", "15"]) == 0
+    capsys.readouterr()
+    assert seconds("20") == pytest.approx(fresh / 4)
+    assert seconds("15") == 0
 
 
 @pytest.mark.parametrize(

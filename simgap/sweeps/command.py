@@ -21,7 +21,7 @@ from simgap.sweeps.frame import FRAME
 from simgap.sweeps.plan import cost_line, plan_cells
 from simgap.sweeps.quantities import quantities
 from simgap.sweeps.run import Run
-from simgap.sweeps.store import MANIFEST, RECORDS, holds_results, read_store
+from simgap.sweeps.store import MANIFEST, RECORDS, check_same, holds_results, read_store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -83,19 +83,20 @@ class Forecast(NamedTuple):
     too_large: tuple[LeftOut, ...]
 
 
-def forecast(job: Job, engine: str | None, workers: int | None) -> Forecast:
-    """What is left to do of a job, and its cost; nothing is written. Raises ValueError for a folder that holds another sweep."""
-    left = job.cells
+def forecast(job: Job, engine: str | None, workers: int | None, any_version: bool = False) -> Forecast:
+    """What is left to do of a job, and its cost; nothing is written. Raises ValueError where the folder cannot be gone on with."""
+    left, wanted, share = job.cells, quantities(job.metrics), np.ones(len(job.cells))
     if holds_results(job.out):
-        store = read_store(job.out)
+        store = read_store(job.out, job.cells)
+        check_same(store, job.cells, job.run, wanted, any_version)
         trials = dict(zip(store.cells.keys.tolist(), store.trials.tolist(), strict=True))
-        if trials.keys() != set(job.cells.keys.tolist()):
-            raise ValueError(f"out: {str(job.out)!r} holds a sweep of other cells; choose another folder")
-        left = job.cells.take([at for at, key in enumerate(job.cells.keys.tolist()) if trials[key] < job.run.trials])
+        share = 1 - np.array([trials[key] for key in job.cells.keys.tolist()]) / job.run.trials
+        left, share = job.cells.take(np.flatnonzero(share > 0)), share[share > 0]
     done = len(job.cells) - len(left)
-    plan = plan_cells(left, job.run, quantities(job.metrics))
+    plan = plan_cells(left, job.run, wanted)
     if plan.too_large or not len(left):
         return Forecast(done, len(left), 0.0, 0, "nothing left to do" if job.cells else "no cells", plan.too_large)
+    plan = replace(plan, seconds=plan.seconds * share)
     count = workers or (1 if engine == "inprocess" else cores())
     seconds = float(plan.seconds.sum()) / count
     return Forecast(done, len(left), seconds, int(plan.least.max()), cost_line(plan, left, count), ())

@@ -112,11 +112,7 @@ def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_v
                 raise ValueError(f"out: {str(path / name)!r} is a link; a sweep writes into its own folder alone")
         if holds_results(path):
             store = read_store(path, cells)
-            _same_sweep(store, cells, run, wanted)
-            if not any_version:
-                _same_code(store)
-            if run.trials < (most := int(store.trials.max(initial=0))):
-                raise ValueError(f"trials: {str(path)!r} has {most} of a cell already, got {run.trials}; choose another folder for fewer")
+            check_same(store, cells, run, wanted, any_version)
             if torn := store.records.mend():
                 # It may have lacked nothing but its end.
                 _index(store)
@@ -188,6 +184,15 @@ def _is_whole(record: Mapping[str, Any]) -> bool:
         and all(isinstance(row, dict) for row in rows.values())
         and isinstance(record.get("tallies"), dict)
     )
+
+
+def check_same(store: Store, cells: Cells, run: RunSpec, wanted: Quantities, any_version: bool) -> None:
+    """Raises ValueError where a sweep cannot be gone on with as this one, and says why; notes what else a user should know."""
+    _same_sweep(store, cells, run, wanted)
+    if not any_version:
+        _same_code(store)
+    if run.trials < (most := int(store.trials.max(initial=0))):
+        raise ValueError(f"trials: {str(store.path)!r} has {most} of a cell already, got {run.trials}; choose another folder for fewer")
 
 
 def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) -> None:
