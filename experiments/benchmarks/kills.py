@@ -43,6 +43,8 @@ from simgap.sweeps import collect
 from simgap.sweeps.store import RECORDS
 
 Record = dict[str, Any]
+# A thousand kills as they were written down: when, in which phase, whom, and what became of their sweeps.
+KEPT = Path(__file__).parent / "data" / "kills.jsonl"
 # Phases that kills of coordinators must hit, each in one case of twenty at the least.
 ASKED, SHARE = ("compute", "mid-line", "flush", "collect"), 20
 # Seconds that a piece of a line is held up; see `marked`.

@@ -40,12 +40,26 @@ def check(records: list[dict], count: int) -> None:
     assert all(r["torn"] == (r["phase"] == "mid-line") for r in dead if r["victim"] == "coordinator")
     assert not any(r["torn"] for r in dead if r["victim"] == "worker")
     assert [r["wrong"] for r in sweeps] == [[]] * len(sweeps)
-    assert all(r["orphans"] == 0 and r["sessions"] > 1 for r in sweeps)
+    assert all(r["orphans"] == 0 for r in sweeps)
+    # A sweep whose workers alone were killed needs no second session.
+    assert sum(r["sessions"] for r in sweeps) == len(sweeps) + sum(r["victim"] == "coordinator" for r in dead) + sum(
+        r["set aside"] for r in sweeps
+    )
 
 
 def test_a_few_kills(tmp_path):
     check(struck(tmp_path, "--count", "6", "--lanes", "1", "--dwell", "0.02"), 6)
     assert {path.name for path in tmp_path.iterdir()} == {"kills.jsonl", "kills.md", "kills.csv", "kills_1.csv"}
+
+
+def test_the_record_that_is_kept():
+    records = list(Records(kills.KEPT))
+    check(records, 1000)
+    assert kills.failures(records) == []
+    assert records[0]["provenance"]["dirty"] is False
+    times = [r["time"] for r in records if r["what"] == "kill"]
+    assert len(set(times)) > 990
+    assert min(kills.phases_hit(records)[phase] for phase in kills.ASKED) >= 50
 
 
 @pytest.mark.slow
