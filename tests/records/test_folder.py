@@ -1,5 +1,6 @@
 """The folder of a run: one writer, and files that are whole or absent, on a disk that fills up too."""
 
+import contextlib
 import os
 import resource
 import socket
@@ -56,29 +57,31 @@ def test_what_is_no_manifest_is_refused(tmp_path, text):
         read_manifest(path)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk():
-    """Files of at most 8 KiB, as a disk that fills up would have it."""
+    """Files of at most 8 KiB, as a disk that fills up would have it. No fixture: pytest's own output may go to a file, which is longer."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path, small_disk):
+def test_a_full_disk_leaves_the_old_file(tmp_path):
     path = tmp_path / "manifest.json"
     write_manifest(path, {"old": 1})
-    with pytest.raises(OSError, match=r"cannot write '.*manifest.json': File too large"):
+    with small_disk(), pytest.raises(OSError, match=r"cannot write '.*manifest.json': File too large"):
         write_manifest(path, {"new": "x" * 10_000})
     assert read_manifest(path) == {"old": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_a_full_disk_leaves_the_records_as_they_were(tmp_path, small_disk):
+def test_a_full_disk_leaves_the_records_as_they_were(tmp_path):
     records = Records(tmp_path / "records.jsonl")
     records.append({"n": 1, "pad": "x" * 5000})
     whole = records.path.read_bytes()
-    with pytest.raises(OSError, match=r"cannot write '.*records.jsonl': File too large"):
+    with small_disk(), pytest.raises(OSError, match=r"cannot write '.*records.jsonl': File too large"):
         records.append({"n": 2, "pad": "x" * 5000})
     assert records.path.read_bytes() == whole
     records.append({"n": 3})
