@@ -278,8 +278,9 @@ def _forecast(options: argparse.Namespace, job: Any) -> int:
         raise ValueError(f"memory: {job.run.memory} cannot hold {cells}; give more, or leave them out by max_parameters")
     if options.json:
         counts = {"path": options.out, "cells": len(job.cells), "done": found.done, "left_out": plain_cells(job.cells.left_out)}
-        print(json.dumps(counts | {"seconds": found.seconds, "memory": found.memory}))
+        print(json.dumps(counts | {"seconds": found.seconds, "memory": found.memory, "notes": list(found.notes)}))
     else:
+        print(*map(printable, found.notes), sep="\n", end="\n" * bool(found.notes), file=sys.stderr)
         print(*[f"{found.done:,} of {len(job.cells):,} cells done"] * bool(found.done), found.line, sep="\n")
     return 0
 

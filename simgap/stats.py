@@ -123,7 +123,8 @@ def two_sided_p(x: Any, cdf: Callable[[Any], Any], sf: Callable[[Any], Any]) -> 
     the smaller one, which for a Beta law takes several times as long as the lower."""
     if np.ndim(x) == 0:
         lower = float(cdf(x))
-        return min(1.0, 2 * (float(sf(x)) if lower > 0.5 else lower))
+        # In this order a nan stays one, as it does in an array.
+        return min(2 * (float(sf(x)) if lower > 0.5 else lower), 1.0)
     p = np.array(cdf(x))
     upper = p > 0.5
     p[upper] = sf(x[upper])

@@ -192,6 +192,29 @@ def test_a_dry_run_says_what_would_be_refused(capsys, file, out, tmp_path):
     assert "of a cell already, got 1" in refusal(capsys, file, "--out", out, "--dry-run", "--trials", "1")
 
 
+def test_a_dry_run_looks_at_the_folder_as_the_run_does(capsys, monkeypatch, file, out, tmp_path):
+    assert main(["sweep", file, "--out", out]) == 0
+    manifest, records = tmp_path / "run" / "manifest.json", tmp_path / "run" / "records.jsonl"
+    plain = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(plain | {"source": "0" * 16}))
+    capsys.readouterr()
+    assert "was begun by another simgap" in refusal(capsys, file, "--out", out, "--dry-run")
+    assert main(["sweep", file, "--out", out, "--dry-run", "--any-version"]) == 0
+    manifest.write_text(json.dumps(plain))
+    with open(records, "a") as file_of_records:
+        file_of_records.write('{"torn')
+    capsys.readouterr()
+    assert main(["sweep", file, "--out", out, "--dry-run"]) == 0
+    assert "records.jsonl: 1 line is no whole record" in capsys.readouterr().err
+    assert main(["sweep", file, "--out", out, "--dry-run", "--json"]) == 0
+    assert "1 line is no whole record" in json.loads(capsys.readouterr().out)["notes"][0]
+    records.rename(tmp_path / "elsewhere")
+    records.symlink_to(tmp_path / "elsewhere")
+    assert "records.jsonl' is a link" in refusal(capsys, file, "--out", out, "--dry-run")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "device: 'cuda' asked for" in refusal(capsys, file, "--out", str(tmp_path / "new"), "--dry-run", "--device", "cuda")
+
+
 def test_a_dry_run_knows_the_trials_that_are_done(capsys, file, out):
     def seconds(trials):
         assert main(["sweep", file, "--out", out, "--dry-run", "--json", "--trials", trials]) == 0

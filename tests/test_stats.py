@@ -146,6 +146,9 @@ def test_a_two_sided_p_is_twice_the_smaller_tail():
     assert asked == x[x > law.median()].tolist(), "the upper tail is asked for where it is the smaller"
     assert [two_sided_p(float(value), law.cdf, law.sf) for value in x] == found.tolist()
     assert two_sided_p(0.5, lambda _: 0.5, lambda _: math.nan) == 1
+    assert math.isnan(two_sided_p(0.5, lambda _: math.nan, law.sf))
+    assert math.isnan(two_sided_p(0.9, lambda _: 0.9, lambda _: math.nan))
+    assert np.isnan(two_sided_p(x, lambda values: values + math.nan, law.sf)).all()
 
 
 @pytest.mark.parametrize("p", [partial(moment_matched_p, mean=0.1, sd=0.03), normal_p, partial(student_p, dof=4)])

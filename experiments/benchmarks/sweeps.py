@@ -37,7 +37,7 @@ CORES = {"smoke": (4, 32, 1), "full": (72, 128, 20)}
 TOGETHER = {"smoke": 16, "full": 512}
 TOKENS_TOGETHER = 64
 # Quantities that are asked for of batched cells: the gap and what it is made of, and all.
-ASKED = {"the gap": ("weight_mso up", "activation_mso mean output", "gap", "ratio"), "all quantities": None}
+METRICS = {"the gap": ("weight_mso up", "activation_mso mean output", "gap", "ratio"), "all quantities": None}
 INPUTS, ACTIVATIONS = ("gaussian", "sphere", "powerlaw", "student"), ("relu", "gelu", "silu", "tanh")
 # Milliseconds a cell, MiB from the fewest cells to the most, times as fast.
 MOST_OVERHEAD, MOST_GROWTH, LEAST_CORES, LEAST_TOGETHER = 2.0, 50.0, 1.7, 10.0
@@ -199,7 +199,7 @@ def compute(preset: str, bench: Bench) -> list[Record]:
         add("cores", cells=cells, d_model=width, trials=trials, cores=engines.cores(), seconds=in_turn(ways, rounds, scratch, bar.update))
         many = mixed(TOGETHER[preset])
         seconds = {}
-        for asked, metrics in ASKED.items():
+        for asked, metrics in METRICS.items():
             # Compiles, and loads what the first of all would wait for: what many cells need too.
             together = ways_to_batch(many, bench.seed, metrics)
             in_turn({**ways_to_batch(many[:2], bench.seed, metrics), BATCHED: together[BATCHED]}, 1, scratch, bar.update)

@@ -27,7 +27,7 @@ def route(draws: Sequence[Draw], x: Float[Tensor, "s n d"], router: Float[Tensor
     """Routing of the tokens x of a group. k is top_k, or under expert_choice the most experts that a token got; beside a wider table, a
     narrower one is padded."""
     products = None if router is None else torch.bmm(x, router.mT)
-    parts = kinds(draws, lambda spec: (spec.router.kind, spec.router.capacity))
+    parts = kinds(draws, lambda spec: (spec.router.kind, spec.router.kind == "expert_choice" and spec.router.capacity))
     if len(parts) == 1:
         return _route_alike(draws, x, products)
     found = [_route_alike([draws[at] for at in part], x[part], None if products is None else products[part]) for part in parts]

@@ -21,7 +21,7 @@ def now() -> str:
 
 
 def command_line() -> str:
-    """The command that runs this process, as a shell takes it."""
+    """What this process was started with, quoted as a shell wants it."""
     return shlex.join(sys.argv)
 
 

@@ -21,7 +21,7 @@ from simgap.sweeps.frame import FRAME
 from simgap.sweeps.plan import cost_line, plan_cells
 from simgap.sweeps.quantities import quantities
 from simgap.sweeps.run import Run
-from simgap.sweeps.store import MANIFEST, RECORDS, check_same, holds_results, read_store
+from simgap.sweeps.store import MANIFEST, RECORDS, begun_store, holds_results, read_store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -72,34 +72,42 @@ def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mappin
 
 
 class Forecast(NamedTuple):
-    """What a sweep would cost: cells that are done already, the cells to do, seconds and the least bytes, all of it in a line, and the
-    cells that the memory cannot hold."""
+    """What a sweep would cost: cells that are done already, the cells to do, seconds and the least bytes, all of it in a line, the cells
+    that the memory cannot hold, and what was found in the folder that a user should know."""
 
     done: int
     cells: int
     seconds: float
     memory: int
     line: str
-    too_large: tuple[LeftOut, ...]
+    too_large: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def forecast(job: Job, engine: str | None, workers: int | None, any_version: bool = False) -> Forecast:
-    """What is left to do of a job, and its cost; nothing is written. Raises ValueError where the folder cannot be gone on with."""
+    """What is left to do of a job, and its cost; nothing is written.
+
+    Raises ValueError where there is no such device, or the folder cannot be gone on with; whether it is in use or can be written is not
+    looked at.
+    """
+    if engine != "dask":
+        from simgap.gap.together import check_device
+
+        check_device(job.run.device)
     left, wanted, share = job.cells, quantities(job.metrics), np.ones(len(job.cells))
-    if holds_results(job.out):
-        store = read_store(job.out, job.cells)
-        check_same(store, job.cells, job.run, wanted, any_version)
+    notes: tuple[str, ...] = ()
+    if (store := begun_store(job.out, job.cells, job.run, wanted, any_version)) is not None:
         trials = dict(zip(store.cells.keys.tolist(), store.trials.tolist(), strict=True))
         share = 1 - np.array([trials[key] for key in job.cells.keys.tolist()]) / job.run.trials
-        left, share = job.cells.take(np.flatnonzero(share > 0)), share[share > 0]
+        left, share, notes = job.cells.take(np.flatnonzero(share > 0)), share[share > 0], tuple(store.notes)
     done = len(job.cells) - len(left)
     plan = plan_cells(left, job.run, wanted)
     if plan.too_large or not len(left):
-        return Forecast(done, len(left), 0.0, 0, "nothing left to do" if job.cells else "no cells", plan.too_large)
+        return Forecast(done, len(left), 0.0, 0, "nothing left to do" if job.cells else "no cells", plan.too_large, notes)
     plan = replace(plan, seconds=plan.seconds * share)
     count = workers or (1 if engine == "inprocess" else cores())
     seconds = float(plan.seconds.sum()) / count
-    return Forecast(done, len(left), seconds, int(plan.least.max()), cost_line(plan, left, count), ())
+    return Forecast(done, len(left), seconds, int(plan.least.max()), cost_line(plan, left, count), notes=notes)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simgap.records import replacing
-from simgap.specs import printable
+from simgap.specs import printable, shown
 from simgap.sweeps.fields import NAMES, NESTED, TYPES, flat
 from simgap.sweeps.store import Store, read_store
 
@@ -85,8 +85,7 @@ def _check(name: str, values: list[Any], store: Store) -> None:
     allowed = {str} if name in TEXTS else {int} if name in WHOLE else {int, float}
     for value in values:
         if value is not None and (type(value) not in allowed or (type(value) is int and not -(1 << 63) <= value < 1 << 63)):
-            text = repr(value)
-            raise ValueError(f"out: the records in {str(store.path)!r} have a {name} of {text if len(text) <= 60 else f'{text[:57]}...'}")
+            raise ValueError(f"out: the records in {str(store.path)!r} have a {name} of {shown(value)}")
 
 
 def _short(name: str) -> str:

@@ -82,7 +82,7 @@ def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Iterable
     before, costs, why = None, (0.0, 0, 0), ""
     for at in range(n) if numbers is None else numbers:
         spec = cells[at]
-        # Neighbours are often of one extent, and a comparison takes a tenth of an estimate.
+        # Neighbours are often of one extent, and a comparison costs next to nothing beside an estimate.
         if (alike := extent(spec, run)) != before:
             before, (costs, why) = alike, _costs(spec, run, wanted)
         seconds[at], *sizes[at] = costs

@@ -107,22 +107,36 @@ def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_v
     cannot be written. Nothing is changed then.
     """
     with locked(path):
-        for name in (RECORDS, MANIFEST, LOG):
-            if (path / name).is_symlink():
-                raise ValueError(f"out: {str(path / name)!r} is a link; a sweep writes into its own folder alone")
-        if holds_results(path):
-            store = read_store(path, cells)
-            check_same(store, cells, run, wanted, any_version)
-            if torn := store.records.mend():
-                # It may have lacked nothing but its end.
-                _index(store)
-                store.notes.insert(0, f"{RECORDS}: its last line was torn after {torn} bytes by a crash or a full disk")
-            store.run = run
-        else:
+        store = begun_store(path, cells, run, wanted, any_version)
+        if store is None:
             n = len(cells)
             manifest = _manifest(cells, run, wanted)
             store = Store(path, cells, run, wanted, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), begun=False)
+        elif torn := store.records.mend():
+            # It may have lacked nothing but its end.
+            _index(store)
+            store.notes.insert(0, f"{RECORDS}: its last line was torn after {torn} bytes by a crash or a full disk")
+        store.run = run
         yield store
+
+
+def begun_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_version: bool) -> Store | None:
+    """The sweep that a folder holds, if it holds one and may be gone on with as this one; only looked at.
+
+    Raises ValueError where the folder holds another sweep, or links, or was begun by other code (unless any_version).
+    """
+    for name in (RECORDS, MANIFEST, LOG):
+        if (path / name).is_symlink():
+            raise ValueError(f"out: {str(path / name)!r} is a link; a sweep writes into its own folder alone")
+    if not holds_results(path):
+        return None
+    store = read_store(path, cells)
+    _same_sweep(store, cells, run, wanted)
+    if not any_version:
+        _same_code(store)
+    if run.trials < (most := int(store.trials.max(initial=0))):
+        raise ValueError(f"trials: {str(path)!r} has {most} of a cell already, got {run.trials}; choose another folder for fewer")
+    return store
 
 
 def holds_results(path: Path) -> bool:
@@ -184,15 +198,6 @@ def _is_whole(record: Mapping[str, Any]) -> bool:
         and all(isinstance(row, dict) for row in rows.values())
         and isinstance(record.get("tallies"), dict)
     )
-
-
-def check_same(store: Store, cells: Cells, run: RunSpec, wanted: Quantities, any_version: bool) -> None:
-    """Raises ValueError where a sweep cannot be gone on with as this one, and says why; notes what else a user should know."""
-    _same_sweep(store, cells, run, wanted)
-    if not any_version:
-        _same_code(store)
-    if run.trials < (most := int(store.trials.max(initial=0))):
-        raise ValueError(f"trials: {str(store.path)!r} has {most} of a cell already, got {run.trials}; choose another folder for fewer")
 
 
 def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) -> None:

@@ -47,7 +47,7 @@ def test_every_question_has_its_answer(made):
     assert costs["bytes"] > 4096
     assert list(held["held"]) == ["4", "8", "12"]
     assert list(cores["seconds"]) == [sweeps.ONE, sweeps.TWO, sweeps.BOTH, sweeps.HERE]
-    assert list(batches["seconds"]) == list(sweeps.ASKED)
+    assert list(batches["seconds"]) == list(sweeps.METRICS)
     for ways in batches["seconds"].values():
         assert list(ways) == [sweeps.BATCHED, sweeps.SINGLY, sweeps.LOOP]
     assert all(len(times) == 2 and min(times) > 0 for ways in (cores["seconds"], *batches["seconds"].values()) for times in ways.values())
@@ -141,7 +141,7 @@ def test_ways_are_what_they_are_called(tmp_path, monkeypatch):
     monkeypatch.setattr(Runner, "_task", lambda self, unit: sizes.append(len(unit.cells)) or task(self, unit))
     most, counts = plan.MOST_TOGETHER, []
     monkeypatch.setattr(sweeps, "calibrate", lambda measured, predicted: counts.append(len(list(calibrate(measured, predicted).items()))))
-    for asked, metrics in sweeps.ASKED.items():
+    for asked, metrics in sweeps.METRICS.items():
         ways = sweeps.ways_to_batch(sweeps.mixed(16), 0, metrics)
         for name in (sweeps.BATCHED, sweeps.SINGLY, sweeps.LOOP):
             ways[name](tmp_path / asked / name)

@@ -90,15 +90,19 @@ SPEC = sg.LayerSpec(d_model=6, d_ff=9, n_experts=4, n_shared_experts=1)
 
 
 def test_a_whole_gap_in_the_same_shape():
-    measured, predicted = sg.measure(SPEC, tokens=8, trials=3), sg.predict(SPEC, tokens=8, trials=3)
+    # As many pairs with the shared expert as without it: only what they are pairs of tells them apart.
+    spec = dataclasses.replace(SPEC, n_experts=3)
+    measured, predicted = sg.measure(spec, tokens=8, trials=3), sg.predict(spec, tokens=8, trials=3)
     found = sg.calibrate(measured, predicted)
     for side, m, p in ((found, measured, predicted), (found.shared, measured.shared, predicted.shared)):
         nulls = dict(p.items())
         assert [path for path, _ in side.items()] == [path for path, _ in m.items()]
         # Pairs with a shared expert are not all pairs of anything.
-        experts = 0 if m is measured.shared else 4
+        experts = 0 if m is measured.shared else 3
         for (path, judged), (_, value) in zip(side.items(), m.items(), strict=True):
             assert judged == calibrated(value, nulls[path], overlap=path[0] not in ("gap", "ratio"), experts=experts)
+        others = [calibrated(value, nulls[path], path[0] not in ("gap", "ratio"), 3 - experts) for path, value in m.items()]
+        assert [judged for _, judged in side.items()] != others
     assert found.activation_mso["mean"]["output"].excess == pytest.approx(6 * measured.activation_mso["mean"]["output"].mean)
 
 

@@ -17,6 +17,8 @@ from simgap.gap.together import Request, estimates, extent, gathered, measure_to
 from simgap.moe import draws_of, open_inputs, simulate
 from simgap.specs import ACTIVATIONS, InputKind, field_names
 from simgap.stats import Estimate
+from simgap.sweeps.plan import estimated_seconds
+from simgap.sweeps.quantities import quantities
 from simgap.threads import in_order
 
 INITS = ("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "orthogonal", "upcycled")
@@ -307,6 +309,7 @@ def test_layers_of_one_extent_need_the_same_memory():
             other = dataclasses.replace(base, **change)
             if extent(other, run) == extent(base, run):
                 assert memory_needed(other, run) == memory_needed(base, run), change
+                assert estimated_seconds(other, run, quantities()) == estimated_seconds(base, run, quantities()), change
             else:
                 parted |= set(change) if len(change) == 1 else set()
     assert parted.isdisjoint({"activation", "init_correlation", "norm_affine_std", "router"})

@@ -279,6 +279,20 @@ def test_the_frame_is_of_the_newest_record_of_each_cell(tmp_path):
     assert found["inputs"].tolist() == ["gaussian"] * 6
 
 
+def test_a_record_that_changes_while_a_frame_is_made_is_noticed(tmp_path):
+    run(tmp_path)
+    store, records = read_store(tmp_path), tmp_path / "records.jsonl"
+    whole = records.read_bytes()
+    for spoilt in (whole.replace(b'"tallies"', b'"talliez"'), whole.replace(b'{"cell"', b'["cell"')):
+        assert len(spoilt) == len(whole)
+        assert spoilt != whole
+        records.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=r"out: the record of d_model = 4, top_k = 1 in '.*' changed while it was read"):
+            frame(store)
+    records.write_bytes(whole)
+    assert len(frame(store)) == 6
+
+
 def test_the_parquet_file_is_the_frame(tmp_path):
     import pandas as pd
 

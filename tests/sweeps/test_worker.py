@@ -10,7 +10,8 @@ from simgap.sweeps.plan import run_of
 from simgap.sweeps.quantities import quantities
 from simgap.sweeps.worker import Cell, Task, compute
 
-BASE = {"d_model": 6, "d_ff": 9, "n_experts": 4, "top_k": 2, "n_shared_experts": 1, "norm": "layernorm", "norm_affine": "shared"}
+# As many pairs with the shared expert as without it: only what they are pairs of tells them apart.
+BASE = {"d_model": 6, "d_ff": 9, "n_experts": 3, "top_k": 2, "n_shared_experts": 1, "norm": "layernorm", "norm_affine": "shared"}
 # Of one program: read alike by the laws but for the temperature of a noisy router; experts without tokens; and where no law is.
 SPECS = [
     sg.LayerSpec(**BASE),
