@@ -142,7 +142,8 @@ def _add_sweep(commands: Any) -> None:
     command.add_argument(
         "--engine", choices=ENGINES, help="where cells are measured (default: local processes, where the work is worth it)"
     )
-    command.add_argument("--workers", type=int, metavar="INT", help="processes of the local engine (default: one to a core)")
+    text = "processes of the local engine (default: one to a core), or how many of a cluster to wait for"
+    command.add_argument("--workers", type=int, metavar="INT", help=text)
     command.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, such as tcp://10.0.0.1:8786")
     command.add_argument("--any-version", action="store_true", help="go on with what another version of simgap began")
     command.add_argument("--json", action="store_true", help="print JSON and nothing else")

@@ -215,6 +215,23 @@ def test_a_dry_run_looks_at_the_folder_as_the_run_does(capsys, monkeypatch, file
     assert "device: 'cuda' asked for" in refusal(capsys, file, "--out", str(tmp_path / "new"), "--dry-run", "--device", "cuda")
 
 
+def test_cells_with_fewer_trials_are_counted_too(capsys, monkeypatch, file, out):
+    assert main(["sweep", file, "--out", out]) == 0
+    capsys.readouterr()
+    stopping(monkeypatch, 1, KeyboardInterrupt())
+    last = refusal(capsys, file, "--out", out, "--resume", "--trials", "9", status=130)
+    done = int(last.partition("stopped with ")[2].split()[0])
+    assert done < 6
+    assert f"{done} of 6 cells done and {6 - done} with fewer trials; go on with: " in last
+
+
+def test_no_folder_is_refused(capsys, monkeypatch, file, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert refusal(capsys, file, "--out", "").endswith("out: expected a folder, got ''")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_dry_run_knows_the_trials_that_are_done(capsys, file, out):
     def seconds(trials):
         assert main(["sweep", file, "--out", out, "--dry-run", "--json", "--trials", trials]) == 0

@@ -55,12 +55,14 @@ class Calibrated(NamedTuple):
 def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction]) -> Gap[Calibrated]:
     """Each measured quantity against its prediction: excess, z, p, effective dimension.
 
-    Raises ValueError where the two are not of the same layer or the same number of trials.
+    Raises ValueError where the two are not of the same layer, or the same numbers of tokens and trials.
     """
     if measured.spec != predicted.spec:
         raise ValueError("measured, predicted: expected gaps of one spec, got two different ones")
-    if measured.run.trials != predicted.run.trials:
-        raise ValueError(f"predicted: expected trials = {measured.run.trials} as measured, got {predicted.run.trials}")
+    for name in ("tokens", "trials"):
+        asked, got = getattr(measured.run, name), getattr(predicted.run, name)
+        if asked != got:
+            raise ValueError(f"predicted: expected {name} = {asked} as measured, got {got}")
 
     found = _side(measured, predicted, measured.spec.n_experts)
     if measured.shared is None or predicted.shared is None:

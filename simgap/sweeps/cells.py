@@ -188,7 +188,7 @@ def cells_of(base: LayerSpec, names: tuple[str, ...], rows: Iterable[tuple[Any, 
 
 def united(parts: Sequence[Cells]) -> Cells:
     """The cells of all parts, around the base of the first, each once."""
-    bases = [name for part in parts for name in _differing(parts[0].base, part.base)]
+    bases = [name for part in parts for name in differing(parts[0].base, part.base)]
     names = tuple(dict.fromkeys([*(name for part in parts for name in part.columns), *bases]))
     found = cells_of(parts[0].base, names, (row for part in parts for row in part.rows(names)))
     return replace(found, left_out=tuple(dict.fromkeys([*(cell for part in parts for cell in part.left_out), *found.left_out])))
@@ -226,6 +226,7 @@ def named(values: Mapping[str, Any]) -> str:
     return printable(", ".join(shown))
 
 
-def _differing(a: LayerSpec, b: LayerSpec) -> list[str]:
+def differing(a: LayerSpec, b: LayerSpec) -> list[str]:
+    """The fields in which two layers differ."""
     mine, theirs = flat(a), flat(b)
     return [name for name in mine if mine[name] != theirs[name]]

@@ -44,10 +44,12 @@ class Job:
 
     def standing(self) -> str:
         """'37 of 100 cells done', by what is on the disk."""
-        done = 0
+        done = fewer = 0
         with contextlib.suppress(OSError, ValueError):
-            done = read_store(self.out).done(self.run.trials)
-        return f"{done:,} of {len(self.cells):,} cells done"
+            store = read_store(self.out)
+            done = store.done(self.run.trials)
+            fewer = store.done(1) - done
+        return f"{done:,} of {len(self.cells):,} cells done" + f" and {fewer:,} with fewer trials" * bool(fewer)
 
 
 def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mapping[str, Any]) -> Job:
@@ -55,6 +57,8 @@ def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mappin
 
     Raises ValueError where there is neither, and for a folder that holds a sweep unless it is to be resumed or only looked at.
     """
+    if not out:
+        raise ValueError("out: expected a folder, got ''")
     folder = Path(out)
     begun = (folder / MANIFEST).exists()
     if not resume and not dry_run and holds_results(folder):

@@ -66,7 +66,8 @@ def grid(spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where: Wh
 
 
 def zip_grid(spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where: Where | None = None, **more: Any) -> Cells:
-    """The first value of every axis together, then the second, and so on; arguments and errors as of `grid`, lists of one length."""
+    """The first value of every axis together, then the second, and so on; arguments and errors as of `grid`, lists of one length
+    or of one value."""
     fixed, functions = _lists(spec, axes, more)
     lengths = {name: len(values) for name, values in fixed.items() if len(values) > 1}
     if len(set(lengths.values())) > 1:

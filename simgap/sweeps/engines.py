@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from simgap.sweeps.worker import ready, start_local
 ENGINES = ("inprocess", "local", "dask")
 # How long a scheduler may take to answer.
 PATIENCE = "20s"
+# Seconds to wait for its workers, and for how long none may have come before those that are there are taken for all.
+PATIENCE_FOR_WORKERS, SETTLED, LOOK_EVERY = 120.0, 3.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,35 @@ def _cards() -> int:
     return torch.cuda.device_count()
 
 
+def _check_address(scheduler: str) -> None:
+    """ValueError for an address that lacks its port: a Client of one would try for another 40 seconds to close what it never opened."""
+    from distributed.comm.addressing import parse_address, parse_host_port
+
+    protocol, place = parse_address(scheduler)
+    if protocol in ("tcp", "tls"):
+        parse_host_port(place)
+
+
+def _workers_of(client: Any, least: int | None, scheduler: str) -> list[dict[str, Any]]:
+    """What the scheduler knows of its workers, once there are at least so many, or, where no number was asked for, once no more come.
+
+    Their number decides how many tasks there are at a time and how the memory of a machine is shared, so that those of a batch job, which
+    start one after the other, should all be there.
+    """
+    start = changed = time.monotonic()
+    count = 0
+    while True:
+        info = list(client.scheduler_info(n_workers=-1)["workers"].values())
+        now = time.monotonic()
+        if len(info) != count:
+            count, changed = len(info), now
+        if (least is not None and count >= least) or (least is None and count and now - changed >= SETTLED):
+            return info
+        if now - start > PATIENCE_FOR_WORKERS and (least is not None or not count):
+            raise ValueError(f"workers: {scheduler!r} has {count} after {PATIENCE_FOR_WORKERS:.0f} s, expected at least {least or 1}")
+        time.sleep(LOOK_EVERY)
+
+
 def _brought(executor: Executor, workers: int | None) -> Engine:
     if isinstance(executor, Processes):
         return Engine(executor, len(executor), len(executor))
@@ -219,12 +251,13 @@ def _dask(workers: int | None, scheduler: str) -> Iterator[Engine]:
     except ImportError:
         raise ValueError("engine: 'dask' needs the extra: pip install 'simgap[cluster]'") from None
     try:
+        _check_address(scheduler)
         client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
+    # A server that is no scheduler can be taken for one that sends a message of some exabytes.
+    except (OSError, ValueError, TimeoutError, MemoryError) as error:
         raise ValueError(f"scheduler: no answer from {scheduler!r}: {' '.join(str(error).split())[:120]}") from None
     with client:
-        client.wait_for_workers(workers or 1, timeout=120)
-        info = client.scheduler_info(n_workers=-1)["workers"].values()
+        info = _workers_of(client, workers, scheduler)
         threads = sum(worker["nthreads"] for worker in info)
         on_host: dict[str, int] = {}
         for worker in info:

@@ -70,6 +70,7 @@ def read_file(path: str | Path) -> SweepFile:
         run = {name: table[name] for name in field_names(RunSpec) if name in table}
         RunSpec(**run)
         metrics = table.get("metrics")
+        metrics = [metrics] if isinstance(metrics, str) else metrics
         if metrics is not None:
             if not isinstance(metrics, list) or not all(isinstance(name, str) for name in metrics):
                 raise ValueError(f"metrics: expected a list of names, got {shown(metrics)}")

@@ -27,8 +27,9 @@ TEXTS = ("quantity", "predicted_kind", "predicted_sd_kind", "law", "z_unit", "wh
 WHOLE = ("n", "pairs", "dropped", "trials", "seed", "idle_experts", "dropped_tokens", "together", "tokens", "parameters")
 
 
-def collect(path: str | os.PathLike[str]) -> "DataFrame":
-    """The frame of a sweep's folder, written to frame.parquet in it as well, whole or not at all.
+def collect(path: str | os.PathLike[str], write: bool = True) -> "DataFrame":
+    """The frame of a sweep's folder, written to frame.parquet in it as well, whole or not at all; write=False is for a folder that may
+    only be read.
 
     One row to a cell and quantity, cells in the order of the sweep. cell: its key; the fields that vary; quantity: such as
     "activation_mso mean output"; mean and sem over n of the cell's trials (those that have the quantity); predicted_mean and predicted_sd;
@@ -43,8 +44,9 @@ def collect(path: str | os.PathLike[str]) -> "DataFrame":
     for note in store.notes:
         logging.getLogger("simgap.sweeps").warning(printable(note))
     table = frame(store)
-    with replacing(folder / FRAME) as beside:
-        table.to_parquet(beside, index=False)
+    if write:
+        with replacing(folder / FRAME) as beside:
+            table.to_parquet(beside, index=False)
     return table
 
 

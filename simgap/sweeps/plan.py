@@ -130,8 +130,8 @@ def cost_line(plan: Plan, cells: Cells, workers: int) -> str:
     parameters = [spec.parameters for spec in cells]
     took = format_seconds(plan.seconds.sum() / workers)
     return (
-        f"{len(cells):,} cells, {min(parameters):.3g} to {max(parameters):.3g} parameters ({sum(parameters):.3g} in all); about {took} on "
-        f"{workers} core{'s' * (workers > 1)}, at least {format_bytes(int(plan.least.max()))} of memory"
+        f"{len(cells):,} cell{'s' * (len(cells) > 1)}, {min(parameters):.3g} to {max(parameters):.3g} parameters ({sum(parameters):.3g} in "
+        f"all); about {took} on {workers} core{'s' * (workers > 1)}, at least {format_bytes(int(plan.least.max()))} of memory"
     )
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from simgap.records import Records, command_line, locked, now, provenance, read_manifest, source_digest, write_manifest
 from simgap.specs import RunSpec, shown
-from simgap.sweeps.cells import Cells
+from simgap.sweeps.cells import Cells, differing
 from simgap.sweeps.quantities import Quantities, quantities
 
 FORMAT = 1
@@ -135,7 +135,7 @@ def begun_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_
     if not any_version:
         _same_code(store)
     if run.trials < (most := int(store.trials.max(initial=0))):
-        raise ValueError(f"trials: {str(path)!r} has {most} of a cell already, got {run.trials}; choose another folder for fewer")
+        raise ValueError(f"trials: {str(path)!r} has {most} of a cell already, got {run.trials}; ask for {most} or choose another folder")
     return store
 
 
@@ -205,9 +205,11 @@ def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) ->
     if begun != asked:
         gone = next((f"; gone is {store.cells.name(at)}" for at, key in enumerate(store.cells.keys.tolist()) if key not in asked), "")
         new = next((f"; new is {cells.name(at)}" for at, key in enumerate(cells.keys.tolist()) if key not in begun), "")
+        bases = differing(store.cells.base, cells.base)
+        around = f", around layers that differ in {', '.join(bases)}" if bases else ""
         raise ValueError(
             f"out: {str(store.path)!r} holds a sweep of other cells: {len(begun - asked)} of its {len(begun)} are gone and "
-            f"{len(asked - begun)} are new{gone}{new}; choose another folder"
+            f"{len(asked - begun)} are new{around}{gone}{new}; choose another folder"
         )
     before = store.run.to_dict() | {"metrics": store.wanted.names}
     after = run.to_dict() | {"metrics": wanted.names}

@@ -128,6 +128,8 @@ def test_gaps_that_do_not_belong_together_are_refused():
     measured = sg.measure(SPEC, tokens=8, trials=3)
     with pytest.raises(ValueError, match="measured, predicted: expected gaps of one spec, got two different ones"):
         sg.calibrate(measured, sg.predict(dataclasses.replace(SPEC, d_ff=10), tokens=8, trials=3))
+    with pytest.raises(ValueError, match="predicted: expected tokens = 8 as measured, got 1024"):
+        sg.calibrate(measured, sg.predict(SPEC, trials=3))
     with pytest.raises(ValueError, match="predicted: expected trials = 3 as measured, got 4"):
         sg.calibrate(measured, sg.predict(SPEC, tokens=8, trials=4))
 

@@ -1,11 +1,14 @@
 """A sweep on a real Dask cluster: scheduler and workers in processes of their own, one of them killed midway."""
 
+import re
+import time
+
 import distributed
 import pytest
 
 import simgap as sg
 from experiments.sweeps.cluster import kill_one_after, local_cluster
-from simgap.sweeps import COSTS, grid, sweep
+from simgap.sweeps import COSTS, engines, grid, sweep
 
 CELLS = grid(sg.LayerSpec(d_model=16, d_ff=32, n_experts=4, top_k=2), d_model=[16, 24], d_ff=[32, 48, 64], activation=["relu", "silu"])
 SETTINGS = {"trials": 3, "tokens": 64, "progress": False}
@@ -25,7 +28,7 @@ def test_a_cluster_gives_the_same_bits(tmp_path, alone):
     """Scheduler and worker in threads of this process, which start at once."""
     with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster:
         address = cluster.scheduler_address
-        assert numbers(sweep(CELLS, out=tmp_path, engine="dask", scheduler=address, **SETTINGS)).equals(alone)
+        assert numbers(sweep(CELLS, out=tmp_path, engine="dask", scheduler=address, workers=1, **SETTINGS)).equals(alone)
 
 
 @pytest.mark.slow
@@ -39,8 +42,44 @@ def test_processes_of_a_cluster_give_the_same_bits_though_a_worker_is_killed(tmp
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    from simgap.sweeps import engines
-
     monkeypatch.setattr(engines, "PATIENCE", "1s")
     with pytest.raises(ValueError, match=r"scheduler: no answer from 'tcp://127.0.0.1:9'"):
         sweep(CELLS, out=tmp_path, engine="dask", scheduler="tcp://127.0.0.1:9", **SETTINGS)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1", "tcp://[::1]", "no://such:1"])
+def test_an_address_that_is_none_is_refused_at_once(tmp_path, address):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=re.escape(f"scheduler: no answer from {address!r}: ")):
+        sweep(CELLS, out=tmp_path, engine="dask", scheduler=address, **SETTINGS)
+    assert time.monotonic() - start < 15
+
+
+class Arriving:
+    """A client to whose scheduler workers come one after the other: so many at each look."""
+
+    def __init__(self, *counts):
+        self.counts = list(counts)
+
+    def scheduler_info(self, n_workers):
+        assert n_workers == -1
+        count = self.counts.pop(0) if len(self.counts) > 1 else self.counts[0]
+        return {"workers": {f"tcp://w{at}": {"nthreads": 1, "host": "h"} for at in range(count)}}
+
+
+@pytest.mark.parametrize(
+    ("counts", "least", "found"),
+    [((0, 1, 1, 2, 4, 4, 4), None, 4), ((0, 1, 2, 5, 9), 2, 2), ((3,), 1, 3), ((0, 0, 0, 0, 1), None, 1)],
+)
+def test_workers_that_come_one_after_the_other_are_waited_for(monkeypatch, counts, least, found):
+    monkeypatch.setattr(engines, "SETTLED", 0.05)
+    monkeypatch.setattr(engines, "LOOK_EVERY", 0.01)
+    assert len(engines._workers_of(Arriving(*counts), least, "tcp://s:1")) == found
+
+
+def test_workers_that_do_not_come_are_said(monkeypatch):
+    monkeypatch.setattr(engines, "PATIENCE_FOR_WORKERS", 0.1)
+    monkeypatch.setattr(engines, "LOOK_EVERY", 0.01)
+    for counts, least, says in (((0,), None, "has 0 after 0 s, expected at least 1"), ((2,), 7, "has 2 after 0 s, expected at least 7")):
+        with pytest.raises(ValueError, match=f"workers: 'tcp://s:1' {says}"):
+            engines._workers_of(Arriving(*counts), least, "tcp://s:1")

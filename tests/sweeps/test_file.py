@@ -82,6 +82,7 @@ def test_kinds_of_designs(write):
     assert [spec.d_ff for spec in read_file(write("[[design]]")).cells] == [512]
     assert read_file(write("﻿[[design]]\naxes.gated = [true, false]")).cells.columns == {"gated": (True, False)}
     assert read_file(write("[[design]]")).metrics is None
+    assert read_file(write("metrics = 'gap'\n[[design]]")).metrics == ("gap",)
 
 
 def test_fields_that_follow_follow_exactly(write):
@@ -143,7 +144,7 @@ SLIPS = [
     ("device = ['cpu']\n[[design]]", r"device: expected 'cpu'"),
     ("dtype = ['float32']\n[[design]]", r"dtype: expected one of"),
     ("memory = true\n[[design]]", r"memory: expected bytes"),
-    ("metrics = 'gap'\n[[design]]", r"metrics: expected a list of names, got 'gap'"),
+    ("metrics = 3\n[[design]]", r"metrics: expected a list of names, got 3"),
     ("metrics = ['gpa']\n[[design]]", r"metrics: no quantity is called 'gpa'; did you mean 'gap'\?"),
     ("metrics = []\n[[design]]", r"metrics: expected names"),
     ("max_parameters = nan\n[[design]]", r"max_parameters: expected a finite number, got nan"),

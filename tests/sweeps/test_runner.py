@@ -57,7 +57,7 @@ def test_more_trials_are_added_to_those_recorded(tmp_path):
     assert (found.done, found.computed) == (6, 6)
     assert {(cell.recorded, cell.run.trials) for task in more.tasks for cell in task.cells} == {(2, 5)}
     assert all(cell.earlier == {"from": 0} for task in more.tasks for cell in task.cells)
-    with pytest.raises(ValueError, match=r"trials: .* has 5 of a cell already, got 2; choose another folder"):
+    with pytest.raises(ValueError, match=r"trials: .* has 5 of a cell already, got 2; ask for 5 or choose another folder"):
         run(tmp_path, Scripted())
 
 

@@ -129,6 +129,20 @@ def test_a_changed_grid_is_refused_by_name(tmp_path):
     assert (tmp_path / "records.jsonl").read_bytes() == before
 
 
+def test_cells_around_another_layer_say_what_is_other(tmp_path):
+    run(tmp_path, grid(SPEC, d_model=[4, 5]))
+    other = grid(sg.LayerSpec(d_model=4, d_ff=8, n_experts=4, top_k=2, activation="relu", router="hash"), d_model=[4, 5])
+    with pytest.raises(ValueError, match=r"are new, around layers that differ in activation, router.kind; gone is d_model = 4; new is d_m"):
+        run(tmp_path, other)
+
+
+def test_no_folder_is_not_this_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="out: expected a folder, got ''"):
+        run("")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "name, value, before, after",
     [
@@ -300,6 +314,12 @@ def test_the_parquet_file_is_the_frame(tmp_path):
     written = collect(tmp_path)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "frame.parquet"), written, check_exact=True)
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_frame_that_is_only_looked_at(tmp_path):
+    run(tmp_path)
+    assert collect(tmp_path, write=False).equals(run(tmp_path).frame())
+    assert not (tmp_path / "frame.parquet").exists()
 
 
 def test_an_empty_run_has_an_empty_frame(tmp_path):
