@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from types import UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -238,8 +238,15 @@ def run_sweep(options: argparse.Namespace) -> int:
         job = asked(options.file, options.out, options.resume, options.dry_run, given)
         if not options.json:
             # Before anything runs: whoever misses a cell may still stop.
-            print(*cell_lines("left out", job.cells.left_out), sep="\n", end="\n" * bool(job.cells.left_out), file=sys.stderr, flush=True)
+            _aside(cell_lines("left out", job.cells.left_out))
         return _forecast(options, job) if options.dry_run else _sweep(options, job)
+
+
+def _aside(lines: Iterable[str]) -> None:
+    """Lines beside the output, at once; nothing at all where there are none, as nobody may be there to read them."""
+    if text := "".join(f"{line}\n" for line in lines):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _sweep(options: argparse.Namespace, job: Any) -> int:
@@ -262,7 +269,7 @@ def _sweep(options: argparse.Namespace, job: Any) -> int:
     if options.json:
         print(json.dumps(plain_run(run, job), allow_nan=False))
     else:
-        print(*map(printable, run.notes), sep="\n", end="\n" * bool(run.notes), file=sys.stderr)
+        _aside(map(printable, run.notes))
         print(run, *cell_lines("set aside", run.set_aside), *law_lines(judged(table, job.cells)), sep="\n")
     return 1 if run.set_aside else 0
 
@@ -274,14 +281,14 @@ def _forecast(options: argparse.Namespace, job: Any) -> int:
     found = forecast(job, options.engine, options.workers, options.any_version)
     if found.too_large:
         if not options.json:
-            print(*cell_lines("too large", found.too_large), sep="\n", file=sys.stderr, flush=True)
+            _aside(cell_lines("too large", found.too_large))
         cells = f"{len(found.too_large):,} of {found.cells:,} cells"
         raise ValueError(f"memory: {job.run.memory} cannot hold {cells}; give more, or leave them out by max_parameters")
     if options.json:
         counts = {"path": options.out, "cells": len(job.cells), "done": found.done, "left_out": plain_cells(job.cells.left_out)}
         print(json.dumps(counts | {"seconds": found.seconds, "memory": found.memory, "notes": list(found.notes)}))
     else:
-        print(*map(printable, found.notes), sep="\n", end="\n" * bool(found.notes), file=sys.stderr)
+        _aside(map(printable, found.notes))
         print(*[f"{found.done:,} of {len(job.cells):,} cells done"] * bool(found.done), found.line, sep="\n")
     return 0
 
