@@ -4,12 +4,21 @@ Kernels stay out, because the hook breaks compilation; so do the modules that re
 would pre-empt.
 """
 
+import signal
+
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
 MOE = [f"simgap.moe.{name}" for name in ("inputs", "routers", "dispatch", "experts", "layer")]
 install_import_hook([*MOE, "simgap.gap.arrays", "simgap.metrics", "simgap.training"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Ctrl-C as on a terminal: what a shell starts in its background, as a CI may, ignores it, and so would all that we start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
