@@ -121,6 +121,7 @@ def test_an_instant_answer_is_a_record_of_its_cell_and_its_time_is_kept(tmp_path
         sweeps.overhead(sweeps.apart(2), LIKE, tmp_path)
 
 
+@pytest.mark.slow
 def test_memory_in_a_process_of_its_own(tmp_path):
     found = sweeps.in_a_child(20, LIKE, tmp_path)
     assert set(found) == {"end", "peak"}

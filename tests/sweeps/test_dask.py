@@ -42,7 +42,7 @@ def test_processes_of_a_cluster_give_the_same_bits_though_a_worker_is_killed(tmp
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "PATIENCE", "1s")
+    monkeypatch.setattr(engines, "PATIENCE", "200ms")
     with pytest.raises(ValueError, match=r"scheduler: no answer from 'tcp://127.0.0.1:9'"):
         sweep(CELLS, out=tmp_path, engine="dask", scheduler="tcp://127.0.0.1:9", **SETTINGS)
 

@@ -54,6 +54,15 @@ def numbers(run):
     return run.frame().drop(columns=list(COSTS))
 
 
+def test_local_processes_may_be_brought(tmp_path, processes, undisturbed):
+    assert numbers(sweep(CELLS, out=tmp_path, engine=processes, **SETTINGS)).equals(undisturbed)
+
+
+def test_workers_keep_to_their_threads_and_leave_ctrl_c_to_the_coordinator(processes):
+    assert processes.submit(torch.get_num_threads).result() == 1
+    assert processes.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+
+
 def test_a_dead_worker_is_replaced_and_takes_only_its_own_task(processes):
     first = processes.pids()
     doomed, other = processes.submit(die), processes.submit(time.sleep, 0.2)
@@ -71,21 +80,13 @@ def test_a_worker_that_dies_in_the_middle_of_its_result_is_replaced(processes):
     assert processes.submit(ready).result(timeout=30) == source_digest()
 
 
+@pytest.mark.slow
 def test_an_idle_worker_that_dies_is_replaced_unnoticed(processes):
     processes.submit(ready).result()
     for pid in processes.pids():
         os.kill(pid, signal.SIGKILL)
     time.sleep(0.5)
     assert processes.submit(ready).result() == source_digest()
-
-
-def test_local_processes_may_be_brought(tmp_path, processes, undisturbed):
-    assert numbers(sweep(CELLS, out=tmp_path, engine=processes, **SETTINGS)).equals(undisturbed)
-
-
-def test_workers_keep_to_their_threads_and_leave_ctrl_c_to_the_coordinator(processes):
-    assert processes.submit(torch.get_num_threads).result() == 1
-    assert processes.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("blow", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT])
 def test_workers_end_with_their_coordinator_however_it_ends(tmp_path, blow):
     """A script without a guard for its main module, stopped in the middle of its cells."""
     script = tmp_path / "script.py"
