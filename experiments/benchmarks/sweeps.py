@@ -26,6 +26,8 @@ from simgap.sweeps.quantities import quantities
 from simgap.sweeps.worker import Cell, Outcome, Report, Task, peak_since, reset_peak
 
 DEVICES = ("cpu",)
+# The records of the run whose figures are told.
+KEPT = Path(__file__).parent / "data" / "sweeps.jsonl"
 SMALL = LayerSpec(d_model=8, d_ff=16, n_experts=4, top_k=2)
 LOCAL = "local"
 ROUNDS = {"smoke": 1, "full": 3}

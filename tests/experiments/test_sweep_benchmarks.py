@@ -97,6 +97,15 @@ def test_bars(tmp_path, values, met):
     assert (all_threads["measured"], all_threads["unit"]) == ("3.0", "times as fast (2.50 to 3.50)")
 
 
+def test_the_record_that_is_kept(tmp_path):
+    """What is short of its bar there is said to be so where the figures are told: all quantities of small cells."""
+    sweeps.render(list(Records(sweeps.KEPT)), tmp_path)
+    with open(tmp_path / "sweeps.csv", newline="") as file:
+        judged = [row for row in csv.DictReader(file) if row["bar"]]
+    assert [(row["what"], row["met"]) for row in judged if row["met"] != "met"] == [("512 small cells, all quantities", "missed")] * 2
+    assert len(judged) == 9
+
+
 def test_designs():
     assert len(sweeps.sharing(7)) == 7
     assert len({cell.d_model for cell in sweeps.sharing(7)}) == 1
