@@ -135,7 +135,7 @@ def normal_p(z: Any) -> Any:
     """Two-sided p of a standard normal z: a number, or an array of them."""
     from scipy.special import erfc
 
-    return _plain(erfc(np.abs(z) / math.sqrt(2)))
+    return plain(erfc(np.abs(z) / math.sqrt(2)))
 
 
 def normal_score(p: float, sign: float) -> float:
@@ -152,11 +152,12 @@ def student_p(t: Any, dof: Any) -> Any:
     """Two-sided p of Student's t: for a z whose standard error was itself estimated, from dof + 1 values."""
     from scipy.special import stdtr
 
-    return _plain(2 * stdtr(dof, -np.abs(t)))
+    return plain(2 * stdtr(dof, -np.abs(t)))
 
 
-def _plain(p: Any) -> Any:
-    return float(p) if np.ndim(p) == 0 else p
+def plain(array: Any) -> Any:
+    """A Python float for an array without axes."""
+    return float(array) if np.ndim(array) == 0 else array
 
 
 def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:

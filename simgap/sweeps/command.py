@@ -15,13 +15,13 @@ import numpy as np
 from simgap.specs import RunSpec
 from simgap.stats import normal_score
 from simgap.sweeps.cells import Cells, LeftOut
-from simgap.sweeps.engines import cores
+from simgap.sweeps.engines import check_here, cores
 from simgap.sweeps.file import read_file
 from simgap.sweeps.frame import FRAME
 from simgap.sweeps.plan import cost_line, plan_cells
 from simgap.sweeps.quantities import quantities
 from simgap.sweeps.run import Run
-from simgap.sweeps.store import MANIFEST, RECORDS, begun_store, holds_results, read_store
+from simgap.sweeps.store import MANIFEST, RECORDS, begun_store, folder_of, holds_results, read_store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -57,9 +57,7 @@ def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mappin
 
     Raises ValueError where there is neither, and for a folder that holds a sweep unless it is to be resumed or only looked at.
     """
-    if not out:
-        raise ValueError("out: expected a folder, got ''")
-    folder = Path(out)
+    folder = folder_of(out)
     begun = (folder / MANIFEST).exists()
     if not resume and not dry_run and holds_results(folder):
         raise ValueError(f"out: {out!r} holds a sweep; --resume goes on with it")
@@ -94,10 +92,7 @@ def forecast(job: Job, engine: str | None, workers: int | None, any_version: boo
     Raises ValueError where there is no such device, or the folder cannot be gone on with; whether it is in use or can be written is not
     looked at.
     """
-    if engine != "dask":
-        from simgap.gap.together import check_device
-
-        check_device(job.run.device)
+    check_here(engine, job.run.device)
     left, wanted, share = job.cells, quantities(job.metrics), np.ones(len(job.cells))
     notes: tuple[str, ...] = ()
     if (store := begun_store(job.out, job.cells, job.run, wanted, any_version)) is not None:

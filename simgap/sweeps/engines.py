@@ -14,13 +14,14 @@ from types import ModuleType
 from typing import Any
 
 from simgap.specs import nearest
+from simgap.sweeps.stopping import LOOK_EVERY
 from simgap.sweeps.worker import ready, start_local
 
 ENGINES = ("inprocess", "local", "dask")
 # How long a scheduler may take to answer.
 PATIENCE = "20s"
 # Seconds to wait for its workers, and for how long none may have come before those that are there are taken for all.
-PATIENCE_FOR_WORKERS, SETTLED, LOOK_EVERY = 120.0, 3.0, 0.25
+PATIENCE_FOR_WORKERS, SETTLED = 120.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,14 @@ def check_engine(engine: str | Executor | None, workers: int | None, scheduler: 
             raise ValueError("engine: this pool forks, and torch's threads do not survive that; give it mp_context=get_context('spawn')")
     elif engine is not None and engine not in ENGINES:
         raise ValueError(f"engine: expected one of {', '.join(ENGINES)} or an Executor, got {engine!r}{nearest(str(engine), ENGINES)}")
+
+
+def check_here(engine: str | Executor | None, device: str) -> None:
+    """ValueError where there is no such device; that of a cluster is its workers' matter."""
+    if engine != "dask":
+        from simgap.gap.together import check_device
+
+        check_device(device)
 
 
 def cores() -> int:

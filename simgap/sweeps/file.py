@@ -69,11 +69,8 @@ def read_file(path: str | Path) -> SweepFile:
         _known("a sweep file", table, (*field_names(RunSpec), "metrics", "max_parameters", "layer", "design"))
         run = {name: table[name] for name in field_names(RunSpec) if name in table}
         RunSpec(**run)
-        metrics = table.get("metrics")
-        metrics = [metrics] if isinstance(metrics, str) else metrics
+        metrics = _texts("metrics", table["metrics"], "names") if "metrics" in table else None
         if metrics is not None:
-            if not isinstance(metrics, list) or not all(isinstance(name, str) for name in metrics):
-                raise ValueError(f"metrics: expected a list of names, got {shown(metrics)}")
             quantities(metrics)
         with _within("[layer]"):
             base = _layer(LayerSpec(), table.get("layer", {}))
@@ -120,6 +117,14 @@ def _toml(text: str) -> dict[str, Any]:
         raise ValueError("not TOML: nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"not TOML: {error}") from None
+
+
+def _texts(name: str, given: object, what: str) -> list[str]:
+    """A list of texts; one alone may stand without its brackets."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name}: expected a list of {what}, got {shown(given)}")
+    return texts
 
 
 def _known(what: str, table: object, names: tuple[str, ...]) -> Mapping[str, Any]:
@@ -275,11 +280,9 @@ def _following(name: str, table: Mapping[str, Any], later: Sequence[str]) -> Cal
 
 
 def _where(lines: object) -> Callable[[Draft], bool]:
-    lines = [lines] if isinstance(lines, str) else lines
-    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise ValueError(f"where: expected a list of texts such as 'top_k <= n_experts', got {shown(lines)}")
+    texts = _texts("where", lines, "texts such as 'top_k <= n_experts'")
     with _within("where"):
-        conditions = [_condition(line) for line in lines]
+        conditions = [_condition(line) for line in texts]
     return lambda cell: all(holds(cell) for holds in conditions)
 
 

@@ -79,17 +79,18 @@ def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Iterable
     n = len(cells)
     seconds, sizes, programs, too_large = np.zeros(n), np.zeros((n, 2), np.int64), np.zeros(n, np.int64), []
     numbered: dict[int, int] = {}
-    before, costs, why = None, (0.0, 0, 0), ""
+    before, costs, why, number = None, (0.0, 0, 0), "", 0
     for at in range(n) if numbers is None else numbers:
         spec = cells[at]
         # Neighbours are often of one extent, and a comparison costs next to nothing beside an estimate.
         if (alike := extent(spec, run)) != before:
             before, (costs, why) = alike, _costs(spec, run, wanted)
+            # By its hash, which is small: two programs of one hash are told apart when they are measured.
+            number = numbered.setdefault(hash(program(spec, run)), len(numbered))
+        programs[at] = number
         seconds[at], *sizes[at] = costs
         if why:
             too_large.append(LeftOut(cells.name(at), why))
-        # By its hash, which is small: two programs of one hash are told apart when they are measured.
-        programs[at] = numbered.setdefault(hash(program(spec, run)), len(numbered))
     return Plan(seconds, sizes[:, 0], sizes[:, 1], programs, tuple(too_large))
 
 

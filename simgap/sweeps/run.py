@@ -16,12 +16,12 @@ import numpy as np
 from simgap.records import command_line
 from simgap.specs import LayerSpec, RunSpec
 from simgap.sweeps.cells import Cells, LeftOut
-from simgap.sweeps.engines import Engine, check_engine, cores, open_engine
+from simgap.sweeps.engines import Engine, check_engine, check_here, cores, open_engine
 from simgap.sweeps.frame import frame
 from simgap.sweeps.plan import Plan, plan_cells
 from simgap.sweeps.quantities import Quantities, quantities
 from simgap.sweeps.runner import Runner
-from simgap.sweeps.store import LOG, Store, holds_results, open_store, read_store
+from simgap.sweeps.store import LOG, Store, folder_of, holds_results, open_store, read_store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -91,8 +91,6 @@ def sweep(
     Raises ValueError naming the argument: a cell that the budget cannot hold (before anything runs), a folder that holds another sweep or
     is in use, an engine that cannot be had; OSError where `out` cannot be written. What was recorded before is safe.
     """
-    if not os.fspath(out):
-        raise ValueError("out: expected a folder, got ''")
     found = cells if isinstance(cells, Cells) else Cells.of(cells)
     wanted = quantities(metrics)
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
@@ -100,11 +98,8 @@ def sweep(
         first = f"; the first: {found.left_out[0]}" if found.left_out else ""
         raise ValueError(f"cells: none can be built, {len(found.left_out)} left out{first}")
     check_engine(engine, workers, scheduler)
-    if engine != "dask":
-        from simgap.gap.together import check_device
-
-        check_device(run.device)
-    folder, start = Path(out), time.perf_counter()
+    check_here(engine, run.device)
+    folder, start = folder_of(out), time.perf_counter()
     # Refused before there is a folder, unless it is there.
     plan = None if holds_results(folder) else _plan(found, run, wanted, range(len(found)))
     with open_store(folder, found, run, wanted, any_version) as store, _logged(folder) as log:

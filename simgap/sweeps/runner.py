@@ -1,7 +1,7 @@
 """Running the cells of a sweep that are not done yet: handing out, taking in, recording, and starting over what a dead worker left."""
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from contextlib import nullcontext
@@ -47,7 +47,7 @@ class Runner:
     tell: Teller
     set_aside: list[LeftOut] = field(default_factory=list)
     computed: int = 0
-    _deaths: dict[int, int] = field(default_factory=dict)
+    _deaths: Counter[int] = field(default_factory=Counter)
     _again: deque[Unit] = field(default_factory=deque)
     _suspects: deque[Unit] = field(default_factory=deque)
 
@@ -161,9 +161,9 @@ class Runner:
         innocent = self.engine.mixed and not (alone and len(unit.cells) == 1)
         for at in unit.cells:
             if not innocent:
-                self._deaths[at] = self._deaths.get(at, 0) + (self.engine.deaths if len(unit.cells) == 1 else 1)
-            self.log.warning("a worker died over %s (%d of %d)", self.store.cells.name(at), self._deaths.get(at, 0), MOST_DEATHS)
-            if self._deaths.get(at, 0) >= MOST_DEATHS:
+                self._deaths[at] += self.engine.deaths if len(unit.cells) == 1 else 1
+            self.log.warning("a worker died over %s (%d of %d)", self.store.cells.name(at), self._deaths[at], MOST_DEATHS)
+            if self._deaths[at] >= MOST_DEATHS:
                 self._set_aside(at, f"killed {MOST_DEATHS} workers")
             else:
                 (self._suspects if self.engine.mixed else self._again).append(Unit((at,), unit.memory))

@@ -1,6 +1,7 @@
 """The folder of a sweep: what it is of, which cells are done, and whether this is the code and the grid that began it."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,6 +138,13 @@ def begun_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_
     if run.trials < (most := int(store.trials.max(initial=0))):
         raise ValueError(f"trials: {str(path)!r} has {most} of a cell already, got {run.trials}; ask for {most} or choose another folder")
     return store
+
+
+def folder_of(out: str | os.PathLike[str]) -> Path:
+    """The folder that a user names. Raises ValueError for none, which would be the current one."""
+    if not os.fspath(out):
+        raise ValueError("out: expected a folder, got ''")
+    return Path(out)
 
 
 def holds_results(path: Path) -> bool:

@@ -151,15 +151,15 @@ def _rows(
     from simgap.gap.calibration import Asked, calibrated_all, is_overlap
     from simgap.gap.together import estimate_at
 
-    # Cells of one program have the same sides.
+    # Cells of one program have the same sides and experts. Pairs with a shared expert are not all pairs of anything.
+    experts = {ROUTED: cells[0].spec.n_experts, SHARED: 0}
     places = [(side, path) for side in nulls[0] for path in wanted.paths]
     names = [("" if side == ROUTED else f"{side} ") + " ".join(path) for side, path in places]
-    asked = []
-    for cell, found, predicted in zip(cells, measured, nulls, strict=True):
-        # Pairs with a shared expert are not all pairs of anything.
-        experts = {ROUTED: cell.spec.n_experts, SHARED: 0}
-        for side, path in places:
-            asked.append(Asked(estimate_at(cell.spec, found, side, path), predicted[side][path], is_overlap(path), experts[side]))
+    asked = [
+        Asked(estimate_at(cell.spec, found, side, path), predicted[side][path], is_overlap(path), experts[side])
+        for cell, found, predicted in zip(cells, measured, nulls, strict=True)
+        for side, path in places
+    ]
     judged = calibrated_all(asked)
     rows = []
     for start in range(0, len(asked), len(places)):

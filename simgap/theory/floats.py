@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from simgap.stats import plain
+
 # Panels of the Gaussian quadrature: dyadic towards 0, where an activation of a wide normal varies on the scale 1/std, then of unit length.
 # Gauss-Legendre with 16 points on each is exact to round-off for functions analytic beside a half-line, at every std up to about 2^20.
 DYADIC = 30
@@ -99,11 +101,6 @@ class Floats:
 
 def _float(x: Any) -> Any:
     return float(x) if isinstance(x, int | Fraction) else x
-
-
-def plain(array: Any) -> Any:
-    """A Python float for an array without axes."""
-    return float(array) if np.ndim(array) == 0 else array
 
 
 def larger(x: Any, bound: float) -> Any:

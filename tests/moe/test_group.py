@@ -81,26 +81,9 @@ def test_tokens_of_several_laws(tokens):
     assert not torch.equal(together[1], together[6])
 
 
-@pytest.mark.parametrize("kind", ["linear", "noisy", "sigmoid", "expert_choice"])
-def test_routing_by_routers_of_one_kind(kind):
-    routers = [RouterSpec(kind, temperature=10.0 ** (at - 3), noise=0.3 * at, bias=at / 7, capacity=1 + at % 2) for at in range(7)]
-    draws = group("router", routers)
-    x, rows = open_inputs(draws)(draws, 33, "float32"), draw_weights(draws).router
-    found = route(draws, x, rows)
-    for at, draw in enumerate(draws):
-        alone = route([draw], x[at : at + 1], rows[at : at + 1])
-        width = alone.indices.shape[-1]
-        assert torch.equal(found.indices[at, :, :width], alone.indices[0])
-        assert torch.equal(found.weights[at, :, :width], alone.weights[0])
-        assert (found.indices[at, :, width:] == -1).all()
-
-
-def test_routing_by_several_routers():
-    routers = ["linear", "expert_choice", "hash", "sigmoid", "uniform", "noisy", "linear"]
-    draws = group("router", [RouterSpec(kind, temperature=1 + at, capacity=1.5) for at, kind in enumerate(routers)])
-    x, rows = open_inputs(draws)(draws, 33, "float32"), draw_weights(draws).router
+def routed_as_alone(draws, x, rows):
+    """The routing of a group, in which each draw has what it has alone, padded."""
     together = route(draws, x, rows)
-    assert together.indices.shape == together.weights.shape == (7, 33, 3)
     for at, draw in enumerate(draws):
         alone = route([draw], x[at : at + 1], rows[at : at + 1])
         width = alone.indices.shape[-1]
@@ -108,6 +91,23 @@ def test_routing_by_several_routers():
         assert torch.equal(together.weights[at, :, :width], alone.weights[0])
         assert (together.indices[at, :, width:] == -1).all()
         assert (together.weights[at, :, width:] == 0).all()
+    return together
+
+
+@pytest.mark.parametrize("kind", ["linear", "noisy", "sigmoid", "expert_choice"])
+def test_routing_by_routers_of_one_kind(kind):
+    routers = [RouterSpec(kind, temperature=10.0 ** (at - 3), noise=0.3 * at, bias=at / 7, capacity=1 + at % 2) for at in range(7)]
+    draws = group("router", routers)
+    x, rows = open_inputs(draws)(draws, 33, "float32"), draw_weights(draws).router
+    routed_as_alone(draws, x, rows)
+
+
+def test_routing_by_several_routers():
+    routers = ["linear", "expert_choice", "hash", "sigmoid", "uniform", "noisy", "linear"]
+    draws = group("router", [RouterSpec(kind, temperature=1 + at, capacity=1.5) for at, kind in enumerate(routers)])
+    x, rows = open_inputs(draws)(draws, 33, "float32"), draw_weights(draws).router
+    together = routed_as_alone(draws, x, rows)
+    assert together.indices.shape == together.weights.shape == (7, 33, 3)
     with pytest.raises(ValueError, match="router: a linear router needs its weights, got None"):
         route(draws, x, None)
 
