@@ -3,6 +3,7 @@
 # make atlas       where the laws hold: hundreds of layers swept, with a map of verdicts, into runs/sweeps (DEVICE=cuda adds the largest)
 # make cluster-demo a real Dask scheduler with workers on this machine, a sweep on it, and a worker killed midway
 # make test        the tests; make test-slow adds the long ones; make lint runs the linters; make bench times the main job
+# make bits        the tests of bits once more, under other instruction sets, library modes and numbers of threads
 # Each creates .venv on first use and installs nothing on the next.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PRESET ?= full
@@ -10,7 +11,7 @@ DEVICE ?= cpu
 OUT ?= runs/persistence
 BIN := .venv/bin
 
-.PHONY: reproduce figures atlas cluster-demo test test-slow lint format bench clean
+.PHONY: reproduce figures atlas cluster-demo test test-slow bits lint format bench clean
 
 reproduce: .venv/kernels
 	$(BIN)/python -m experiments persistence --preset $(PRESET) --device $(DEVICE) --out $(OUT)
@@ -29,6 +30,13 @@ test: .venv/kernels
 
 test-slow: .venv/kernels
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# A setting to a word; a slash stands for the space between the variables of one.
+SETTINGS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2/MKL_ENABLE_INSTRUCTIONS=AVX2 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+	MKL_CBWR=AUTO/OMP_NUM_THREADS=1 MKL_CBWR=COMPATIBLE/OMP_NUM_THREADS=2
+
+bits: .venv/kernels
+	set -e; for setting in $(SETTINGS); do echo "$$setting"; env $$(echo $$setting | tr / ' ') $(BIN)/python -m pytest -m bits; done
 
 lint: .venv/installed
 	$(BIN)/ruff format --check simgap experiments proofs tests

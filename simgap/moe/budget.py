@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from simgap.kernels.normal import NORMALS_AT_ONCE
-from simgap.moe.dispatch import ROWS, rounded_up
+from simgap.moe.batch_invariant import ALIGNED, rounded_up
 from simgap.moe.experts import experts_at_once
 from simgap.moe.inputs import TOKEN_BLOCK
 from simgap.moe.weights import HIDDEN_BLOCK
@@ -68,7 +68,7 @@ def group_bytes(
     experts = spec.n_experts + spec.n_shared_experts
     tokens = min(run.tokens, block_tokens)
     if longest is None:
-        longest = min(tokens, 2 * -(-tokens * spec.top_k // spec.n_experts) + ROWS)
+        longest = min(tokens, 2 * -(-tokens * spec.top_k // spec.n_experts) + ALIGNED)
     rows = spec.n_experts * rounded_up(tokens if all_pairs else longest) + spec.n_shared_experts * rounded_up(tokens)
     temporaries = 3 + spec.gated + 3 * (spec.norm != "none")
     vectors = rows * (spec.d_ff * (temporaries + len([site for site in sites if site != "output"])) + spec.d_model * 3)
@@ -95,10 +95,10 @@ class Streaming:
 
 
 def cuts(tokens: int) -> Iterator[int]:
-    """Sizes that a block of tokens may have, largest first: all tokens, then powers of two down to ROWS."""
+    """Sizes that a block of tokens may have, largest first: all tokens, then powers of two down to ALIGNED."""
     yield tokens
     size = 1 << (tokens - 1).bit_length()
-    while size > ROWS:
+    while size > ALIGNED:
         size //= 2
         yield size
 

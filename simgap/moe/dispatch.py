@@ -8,10 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from simgap.kernels.dispatch import list_tokens, rank_tokens
-
-# Rows of a product come in multiples of this: a product of a few rows rounds otherwise than one of many, and how many rows there are
-# depends on the longest list of the trials beside.
-ROWS = 16
+from simgap.moe.batch_invariant import rounded_up
 
 
 @dataclass(frozen=True)
@@ -44,14 +41,10 @@ def owners(taken: Bool[Tensor, "s E C"], first: int) -> Int[Tensor, "s R"]:
 
 
 def padded_positions(n: int, device: torch.device) -> Int[Tensor, " C"]:
-    """0, 1, ..., n - 1, then zeros up to a multiple of ROWS: rows that compute token 0 once more, for nobody."""
+    """0, 1, ..., n - 1, then zeros up to a multiple of ALIGNED: rows that compute token 0 once more, for nobody."""
     positions = torch.zeros(rounded_up(n), dtype=torch.int64, device=device)
     positions[:n] = torch.arange(n, device=device)
     return positions
-
-
-def rounded_up(n: int) -> int:
-    return max(1, -(-n // ROWS)) * ROWS
 
 
 def routed_only(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:

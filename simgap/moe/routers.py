@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.moe.experts import VECTOR
+from simgap.moe.batch_invariant import apply, sum_of_products
 from simgap.moe.group import Draw, kinds
 from simgap.seeding import stream
 from simgap.specs import LayerSpec
@@ -26,7 +26,7 @@ class Routing:
 def route(draws: Sequence[Draw], x: Float[Tensor, "s n d"], router: Float[Tensor, "s E d"] | None) -> Routing:
     """Routing of the tokens x of a group. k is top_k, or under expert_choice the most experts that a token got; beside a wider table, a
     narrower one is padded."""
-    products = None if router is None else torch.bmm(x, router.mT)
+    products = None if router is None else sum_of_products([(x, router)], transposed=True)
     parts = kinds(draws, lambda spec: (spec.router.kind, spec.router.kind == "expert_choice" and spec.router.capacity))
     if len(parts) == 1:
         return _route_alike(draws, x, products)
@@ -57,12 +57,11 @@ def _route_alike(draws: Sequence[Draw], x: Float[Tensor, "s n d"], products: Flo
     if kind == "expert_choice":
         return _expert_choice(spec, torch.softmax(logits, -1))
     if kind == "sigmoid":
-        # Padded, so that which numbers a scalar loop rounds does not depend on the draws beside.
-        scores = torch.sigmoid(F.pad(logits.flatten(), (0, -logits.numel() % VECTOR)))[: logits.numel()].view_as(logits)
+        scores = apply(torch.sigmoid_, logits.clone())
         bias = [own.router.bias * stream(seed, "router_bias", trial=t).standard_normal(spec.n_experts) for own, seed, t in draws]
         chosen = (scores + torch.from_numpy(np.stack(bias)).to(scores)[:, None, :]).topk(k).indices
         # Scores over their sum, in logarithms: far-off logits have scores that underflow.
-        return Routing(chosen, torch.softmax(F.logsigmoid(logits).gather(-1, chosen), -1))
+        return Routing(chosen, torch.softmax(apply(F.logsigmoid, logits).gather(-1, chosen), -1))
     top = logits.topk(k)
     return Routing(top.indices, torch.softmax(top.values, -1))
 

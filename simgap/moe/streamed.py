@@ -32,13 +32,13 @@ class StreamedWeights:
     def blocks(self, role: Role, experts: slice) -> Iterator[Float[Tensor, "b h d"]]:
         """As of `Weights`, each block in memory that the next one overwrites."""
         spec, numbers = self.draw.spec, range(experts.start or 0, experts.stop)
-        memory = np.empty(len(numbers) * min(HIDDEN_BLOCK, spec.d_ff) * spec.d_model, self.dtype)
+        memory = torch.empty(len(numbers) * min(HIDDEN_BLOCK, spec.d_ff) * spec.d_model, dtype=getattr(torch, self.dtype))
         for block, start in enumerate(range(0, spec.d_ff, HIDDEN_BLOCK)):
             units = min(HIDDEN_BLOCK, spec.d_ff - start)
             drawn = memory[: len(numbers) * units * spec.d_model].reshape(len(numbers), units, spec.d_model)
-            for part, expert in zip(drawn, numbers, strict=True):
+            for part, expert in zip(drawn.numpy(), numbers, strict=True):
                 filler(self.draw, role, expert, block)(part)
-            yield torch.from_numpy(drawn).to(self.device)
+            yield drawn.to(self.device)
 
     def pieces(self, role: Role, block: int) -> Iterator[Float[Tensor, "1 E m"]]:
         """As of `Weights`, NORMALS_AT_ONCE entries of each expert at a time, in memory that the next piece overwrites."""

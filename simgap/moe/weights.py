@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simgap.kernels.normal import NORMALS_AT_ONCE
+from simgap.moe.batch_invariant import one_by_one
 from simgap.moe.draws import fill_normal, fill_rows, fill_uniform
 from simgap.moe.group import Draw, runs
 from simgap.seeding import Label, Role, stream
@@ -77,11 +78,12 @@ def draw_weights(draws: Sequence[Draw], dtype: str = "float32", device: str = "c
     experts, size = shape.n_experts + shape.n_shared_experts, shape.d_ff * shape.d_model
     roles = matrices(shape)
     owners = [(draw.seed, draw.trial, expert) for draw in draws for expert in range(experts)]
-    arrays = {role: np.empty((len(draws), experts, shape.d_ff, shape.d_model), dtype) for role in roles}
+    # torch's memory begins where a product may read it as it lies.
+    tensors = {role: torch.empty(len(draws), experts, shape.d_ff, shape.d_model, dtype=getattr(torch, dtype)) for role in roles}
 
     def draw(task: tuple[Role, range]) -> None:
         role, part = task
-        rows = arrays[role].reshape(-1, size)[part.start : part.stop]
+        rows = tensors[role].numpy().reshape(-1, size)[part.start : part.stop]
         spec = draws[part.start // experts].spec
         labels = [Label(seed, role, trial, expert) for seed, trial, expert in owners[part.start : part.stop]]
         if spec.init == "orthogonal":
@@ -94,12 +96,12 @@ def draw_weights(draws: Sequence[Draw], dtype: str = "float32", device: str = "c
 
     tasks = [(role, part) for part in _neighbours(draws, experts, max(1, WORTH_A_THREAD // size)) for role in roles]
     list(worth(task_map, 2 * size * experts * len(draws))(draw, tasks))
-    tensors = {role: torch.from_numpy(array).to(device) for role, array in arrays.items()}
+    placed = {role: tensor.to(device) for role, tensor in tensors.items()}
     gain, bias = draw_affine(draws, dtype, device)
     return Weights(
-        up=tensors["up"],
-        gate=tensors.get("gate"),
-        down=tensors["down"].mT,
+        up=placed["up"],
+        gate=placed.get("gate"),
+        down=placed["down"].mT,
         gain=gain,
         bias=bias,
         router=draw_router(draws, dtype, device),
@@ -153,7 +155,7 @@ def _draw_orthogonal(out: Float[np.ndarray, "S f d"], labels: list[Label]) -> No
     tall = out if out.shape[1] >= out.shape[2] else out.transpose(0, 2, 1)
     gaussian = np.empty(tall.shape, out.dtype)
     fill_rows(gaussian.reshape(len(labels), -1), labels)
-    q, r = torch.linalg.qr(torch.from_numpy(gaussian))
+    q, r = one_by_one(torch.linalg.qr, torch.from_numpy(gaussian))
     tall[...] = (q * torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)[:, None, :]).numpy()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from simgap.kernels.spectrum import descend_spectrum
 from simgap.moe import Weights
+from simgap.moe.batch_invariant import matmul, one_by_one
 from simgap.training.checks import check_descent
 
 
@@ -30,22 +31,22 @@ def gram_descent(
         return weight
     if plain:
         return _plain(weight, strength * rate, steps)
-    squared, vectors = torch.linalg.eigh((weight.mT @ weight).double())
+    squared, vectors = one_by_one(torch.linalg.eigh, matmul(weight.mT, weight).double())
     # Eigenvalues beyond the rank of W (d > f) are 0 up to round-off and stay there; they still count in the norm.
     spectrum = squared.clamp(min=0).reshape(-1, squared.shape[-1]).cpu().numpy()
     scale = np.empty_like(spectrum)
     descend_spectrum(spectrum, rate * strength, steps, scale)
     growth = torch.from_numpy(scale).to(squared.device).view_as(squared) - 1
     vectors = vectors.to(weight.dtype)
-    return weight + (weight @ (vectors * growth.to(weight.dtype)[..., None, :])) @ vectors.mT
+    return weight + matmul(matmul(weight, vectors * growth.to(weight.dtype)[..., None, :]), vectors.mT)
 
 
 def _plain(weight: Tensor, step: float, steps: int) -> Tensor:
     eye = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
     for _ in range(steps):
-        excess = weight.mT @ weight - eye
+        excess = matmul(weight.mT, weight) - eye
         norm = torch.linalg.matrix_norm(excess, keepdim=True)
-        weight = weight - 2 * step * (weight @ excess) / norm.clamp(min=torch.finfo(weight.dtype).tiny)
+        weight = weight - 2 * step * matmul(weight, excess) / norm.clamp(min=torch.finfo(weight.dtype).tiny)
     return weight
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simgap.moe import Weights
+from simgap.moe.batch_invariant import matmul, one_by_one
 from simgap.training.checks import check_descent
 
 # A direction this much shorter than the longest is round-off of the E x E table, whose squares it comes from.
@@ -31,19 +32,20 @@ def pairwise_descent(
     flat = weight.flatten(-2)
     if plain:
         for _ in range(steps):
-            flat = flat - rate * strength * _step(flat @ flat.mT) @ flat
+            flat = flat - rate * strength * matmul(_step(matmul(flat, flat.mT)), flat)
         return flat.view_as(weight)
     # Coordinates z of the E vectors in their own span: a direction that no vector has would only gather round-off.
-    gram = flat.double() @ flat.double().mT
-    sizes, axes = torch.linalg.eigh(gram)
+    wide = flat.double()
+    gram = matmul(wide, wide.mT)
+    sizes, axes = one_by_one(torch.linalg.eigh, gram)
     roots = sizes.clamp(min=0).sqrt()
     kept = roots > RANK_TOLERANCE * roots.amax(-1, keepdim=True)
     z = axes * torch.where(kept, roots, 0.0)[..., None, :]
     z = torch.where(gram.diagonal(dim1=-2, dim2=-1)[..., None] > 0, z, 0.0)
     for _ in range(steps):
-        z = z - rate * strength * _step(z @ z.mT) @ z
-    mix = (z * torch.where(kept, 1 / torch.where(kept, roots, 1.0), 0.0)[..., None, :]) @ axes.mT
-    return (mix.to(weight.dtype) @ flat).view_as(weight)
+        z = z - rate * strength * matmul(_step(matmul(z, z.mT)), z)
+    mix = matmul(z * torch.where(kept, 1 / torch.where(kept, roots, 1.0), 0.0)[..., None, :], axes.mT)
+    return matmul(mix.to(weight.dtype), flat).reshape(weight.shape)
 
 
 def _step(gram: Float[Tensor, "... E E"]) -> Float[Tensor, "... E E"]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.moe.dispatch import ROWS, everywhere, routed_only
+from simgap.moe.batch_invariant import ALIGNED
+from simgap.moe.dispatch import everywhere, routed_only
 
 E = 5
 
@@ -70,8 +71,8 @@ def test_routed_only(name):
     check_slots(plan, table)
     loads = [[int((table[t] == e).sum()) for e in range(E)] for t in range(len(table))]
     longest, length = max(1, max(map(max, loads))), plan.tokens.shape[-1]
-    assert length % ROWS == 0
-    assert longest <= length < longest + ROWS
+    assert length % ALIGNED == 0
+    assert longest <= length < longest + ALIGNED
     for trial, expert in np.ndindex(len(table), E):
         load = loads[trial][expert]
         # Tokens in their order, then padding that points at a token which exists.
@@ -88,7 +89,7 @@ def test_everywhere(name):
     plan = everywhere(table, E)
     check_slots(plan, table)
     s, n, _ = table.shape
-    assert plan.tokens.shape == plan.taken.shape == (s, E, -(-n // ROWS) * ROWS)
+    assert plan.tokens.shape == plan.taken.shape == (s, E, -(-n // ALIGNED) * ALIGNED)
     assert torch.equal(plan.tokens[..., :n], torch.arange(n).expand(s, E, n))
     assert not plan.tokens[..., n:].any()
     assert not plan.taken[..., n:].any()
@@ -115,6 +116,6 @@ def test_both_plans_gather_the_same_vectors(name):
 
 def test_experts_without_tokens_keep_rows():
     plan = routed_only(empty_table(), E)
-    assert plan.tokens.shape == (2, E, ROWS)
+    assert plan.tokens.shape == (2, E, ALIGNED)
     assert not plan.taken.any()
     assert bool((plan.index == -1).all())

@@ -128,16 +128,19 @@ def test_sums_over_blocks_of_hidden_units(monkeypatch, block, gated, dtype):
 def test_down_adds_its_blocks_in_order():
     generator = np.random.default_rng(3)
     hidden, W = (torch.from_numpy(generator.standard_normal(shape).astype("float32")) for shape in ((2, 4, 11), (2, 11, 5)))
+    first = down(hidden[..., :4], iter([W[:, :4]]))
+    kept = first.clone()
     blocked = down(hidden, iter([W[:, i : i + 4] for i in (0, 4, 8)]))
     parts = [torch.bmm(hidden[..., i : i + 4], W[:, i : i + 4]) for i in (0, 4, 8)]
     assert torch.allclose(blocked, parts[0] + parts[1] + parts[2], rtol=0, atol=1e-5)
     # A first block alone is not touched by what a second adds.
-    assert torch.equal(down(hidden[..., :4], iter([W[:, :4]])), parts[0])
+    assert torch.equal(first, kept)
+    assert torch.allclose(first, parts[0], rtol=0, atol=1e-5)
     # Cancelling halves of 2^24 keep the small term only if they are added first.
     one = torch.zeros(1, 1, 12)
     one[..., 0], one[..., 4], one[..., 8] = 2.0**25, -(2.0**25), 1.0
     assert down(one, iter(torch.ones(1, 12, 1).split(4, 1))).item() == 1.0
-    with pytest.raises(ValueError, match="blocks: expected at least one"):
+    with pytest.raises(ValueError, match="parts: expected at least one"):
         down(one, iter([]))
 
 
