@@ -13,6 +13,7 @@ import simgap as sg
 from simgap.gap.shape import READINGS, SITES
 from simgap.gap.together import Request, measure_together, memory_needed
 from simgap.specs import ACTIVATIONS, AFFINES, INITS, InputKind, RouterKind
+from simgap.training import RegulariseGram, RegularisePairs
 
 # Odd sizes, whole vectors and their neighbours; a few beyond the terms of one product.
 WIDTHS = (1, 2, 3, 5, 8, 9, 12, 15, 16, 17, 31, 33, 48, 63, 65, 100, 127, 129)
@@ -116,3 +117,14 @@ def test_a_measurement_that_differs_is_seen(torch_threads, monkeypatch):
 
     monkeypatch.setattr(sg, "measure", moved, raising=False)
     assert differences(0, torch_threads) == ["one trial a group: weight_mso up"]
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize("prepare", [RegulariseGram(0.5, steps=3), RegularisePairs(0.5, steps=3), RegulariseGram(0.5, steps=3, plain=True)])
+def test_a_descent_has_the_same_bits_beside_other_trials(prepare):
+    for d_model, d_ff in ((9, 33), (33, 9), (17, 1030)):
+        spec = sg.LayerSpec(d_model=d_model, d_ff=d_ff, n_experts=3)
+        run = sg.RunSpec(tokens=20, trials=2)
+        plain = trials_of(spec, run, {"prepare": prepare})
+        assert trials_of(spec, run, {"prepare": prepare}, trials=5) == plain
+        assert trials_of(spec, run, {"prepare": prepare}, memory=memory_needed(spec, run)[0]) == plain
