@@ -201,13 +201,16 @@ def run_measure(options: argparse.Namespace) -> int:
     from simgap.report.gap import gap_lines
 
     chosen = {"sites": options.sites, "readings": options.readings, "weights": options.weights}
+    key = spec.key()
     quiet = options.json or not sys.stderr.isatty()
     with tqdm(total=run.trials, disable=quiet, leave=False, bar_format=TRIALS_BAR) as bar:
         measured = measure(spec, **run.to_dict(), **chosen, progress=bar.update)
     predicted = predict(spec, tokens=run.tokens, trials=run.trials, **chosen)
     calibration = calibrate(measured, predicted)
+    if spec.key() != key:
+        raise ValueError(f"inputs.path: {spec.inputs.path!r} changed while it was read")
     if options.json:
-        described = {"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()}
+        described = {"spec": spec.to_dict() | {"key": key}, "run": run.to_dict()}
         beside = {"predicted": predicted.as_dict(), "calibration": calibration.as_dict()}
         print(json.dumps(described | measured.as_dict() | beside | {"sentence": sentence(measured, calibration)}, allow_nan=False))
         return 0

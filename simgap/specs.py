@@ -95,8 +95,8 @@ class InputSpec:
         _number(self, "inputs.separation", low=0.0, high=1.0)
         _number(self, "inputs.dof", low=2.0, open_low=True)
         _number(self, "inputs.mean", low=0.0)
-        if isinstance(self.path, os.PathLike):
-            object.__setattr__(self, "path", os.fspath(self.path))
+        if isinstance(self.path, str | os.PathLike):
+            object.__setattr__(self, "path", os.path.expanduser(os.fspath(self.path)))
         for name in ("path", "tensor"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"inputs.{name}: expected text, got {getattr(self, name)!r}")
@@ -108,7 +108,7 @@ class InputSpec:
             raise ValueError(f"inputs.path: given, but inputs = {self.kind!r} reads no file; use inputs = 'file'")
 
     def file_hash(self) -> str:
-        """SHA-256 of the file's content, in hex; empty where no file is read. Raises ValueError where it cannot be read."""
+        """SHA-256 of the file's content, in hex; empty where no file is read. Raises ValueError where it cannot be read, or changes."""
         if self.kind != "file":
             return ""
         try:
@@ -116,9 +116,8 @@ class InputSpec:
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError(f"inputs.path: cannot read {self.path!r}: not a regular file")
             # A file written a moment ago may be written again before its time of change shows it: that one is read anew.
-            if abs(time.time_ns() - found.st_mtime_ns) < SETTLED_NS:
-                return _content_hash(self.path)
-            return _settled_hash(self.path, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+            of_content = _content_hash if abs(time.time_ns() - found.st_mtime_ns) < SETTLED_NS else _settled_hash
+            return of_content(self.path, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
         except OSError as error:
             raise ValueError(f"inputs.path: cannot read {self.path!r}: {error.strerror}") from None
 
@@ -284,15 +283,20 @@ def _digest(plain: dict[str, Any]) -> str:
     return hashlib.sha256(_SORTED_JSON(plain).encode()).hexdigest()[:16]
 
 
-def _content_hash(path: str) -> str:
+def _content_hash(path: str, *looked: int) -> str:
+    """The hash of the file that looked so. Raises ValueError where it is another by the time that it is read."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        now = os.fstat(file.fileno())
+    if (now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size) != looked:
+        raise ValueError(f"inputs.path: {path!r} changed while it was read")
+    return found
 
 
 @lru_cache(64)
-def _settled_hash(path: str, device: int, inode: int, changed_ns: int, size: int) -> str:
+def _settled_hash(path: str, *looked: int) -> str:
     """A large file is read once for all the cells of a sweep, not once for each."""
-    return _content_hash(path)
+    return _content_hash(path, *looked)
 
 
 def _choice(name: str, value: object, options: tuple[str, ...]) -> None:

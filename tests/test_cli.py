@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from simgap import gap
 from simgap.cli import main
 
 SMALL = ["--d-model", "12", "--d-ff", "20", "--n-experts", "4", "--tokens", "30", "--trials", "5"]
@@ -150,6 +151,21 @@ def test_files_of_inputs(capsys, tmp_path):
     rows[17, 3] = np.nan
     np.save(tmp_path / "x.npy", rows)
     assert "row 17 of" in refusal(capsys, "measure", *SMALL, *file)
+
+
+def test_a_file_of_inputs_that_is_replaced_meanwhile(capsys, monkeypatch, tmp_path):
+    """What was measured would go by the key of what was not."""
+    path, measure = tmp_path / "x.npy", gap.measure
+
+    def replaced(*args, **more):
+        found = measure(*args, **more)
+        np.save(path, np.ones((40, 12)))
+        return found
+
+    np.save(path, np.eye(40, 12))
+    monkeypatch.setattr(gap, "measure", replaced)
+    line = refusal(capsys, "measure", *SMALL, "--inputs", "file", "--inputs.path", str(path), "--json")
+    assert line == f"simgap measure: error: inputs.path: {str(path)!r} changed while it was read\n"
 
 
 def test_a_reader_that_leaves():

@@ -1,6 +1,7 @@
 """Keys of specs: what they tell apart, and that they stay."""
 
 import dataclasses
+import hashlib
 import os
 import shutil
 import subprocess
@@ -131,6 +132,29 @@ def test_a_file_enters_the_key_by_its_content(tmp_path):
     assert specs[1].key() != before
     assert InputSpec(kind="file", path=a) == InputSpec(kind="file", path=str(a))
     assert InputSpec().file_hash() == ""
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_file_that_changes_while_its_content_is_hashed(tmp_path, monkeypatch, settled):
+    """Its key would be of neither content, or of one that the file had no more."""
+    path, digest = tmp_path / "x.npy", hashlib.file_digest
+    np.save(path, np.eye(4))
+    if settled:
+        os.utime(path, (1, 1))
+
+    def meddled(file, name):
+        found = digest(file, name)
+        np.save(path, np.eye(5))
+        return found
+
+    monkeypatch.setattr(hashlib, "file_digest", meddled)
+    with pytest.raises(ValueError, match=r"^inputs\.path: '.*x\.npy' changed while it was read$"):
+        InputSpec(kind="file", path=path).file_hash()
+
+
+def test_a_path_from_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert InputSpec(kind="file", path="~/x.npy").path == str(tmp_path / "x.npy")
 
 
 def test_a_file_that_is_not_there(tmp_path):

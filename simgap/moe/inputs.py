@@ -1,7 +1,6 @@
 """Token vectors: the laws of InputSpec, and the rows of a user's file."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from simgap.moe.draws import fill_normal, fill_rows
 from simgap.moe.group import Draw, kinds
+from simgap.moe.rowfile import Rows
 from simgap.seeding import Label, stream
 from simgap.specs import InputSpec
 
@@ -24,7 +24,8 @@ Source = Callable[[Sequence[Draw], int, str], Float[Tensor, "s n d"]]
 def open_inputs(draws: Sequence[Draw]) -> Source:
     """A function of (draws, tokens, dtype) that gives the tokens of such draws, (s, n, d_model).
 
-    Raises ValueError for a file that cannot be read, has another width than d_model, holds a value that is not finite, or too few rows.
+    Raises ValueError for a file that cannot be read, has another width than d_model, holds a value that is not finite, or too few rows, or
+    that changes while it is read.
     """
     specs = {draw.spec.inputs: draw.spec for draw in draws}
     sources = {inputs: _opened(inputs, spec.d_model) for inputs, spec in specs.items()}
@@ -44,7 +45,7 @@ def open_inputs(draws: Sequence[Draw]) -> Source:
 def _opened(spec: InputSpec, d_model: int) -> Source:
     """The source of one law of inputs."""
     if spec.kind == "file":
-        rows = read_rows(spec, d_model)
+        rows = open_rows(spec, d_model)
 
         def from_file(draws: Sequence[Draw], tokens: int, dtype: str) -> Tensor:
             if tokens > len(rows):
@@ -52,7 +53,7 @@ def _opened(spec: InputSpec, d_model: int) -> Source:
             generators = [stream(draw.seed, "permutation", trial=draw.trial) for draw in draws]
             chosen = [np.sort(generator.choice(len(rows), tokens, replace=False)) for generator in generators]
             with np.errstate(over="ignore"):
-                x = torch.from_numpy(np.stack([rows[c] for c in chosen]).astype(dtype))
+                x = torch.from_numpy(np.stack([rows.take(c) for c in chosen]).astype(dtype))
             if not bool(torch.isfinite(x).all()):
                 at, row, _ = (~torch.isfinite(x)).nonzero()[0].tolist()
                 raise ValueError(f"inputs.path: row {chosen[at][row]} of {spec.path!r} is too large for {dtype}")
@@ -72,41 +73,14 @@ def _opened(spec: InputSpec, d_model: int) -> Source:
     return drawn
 
 
-def read_rows(spec: InputSpec, d_model: int) -> Float[np.ndarray, "rows d"]:
-    """The matrix in a .npy file (memory-mapped, never unpickled) or in a .safetensors file, checked for width and finite values."""
-    if os.path.exists(spec.path) and not os.path.isfile(spec.path):
-        raise ValueError(f"inputs.path: cannot read {spec.path!r}: not a regular file")
-    try:
-        # Unlike np.load, open_memmap reads nothing but the .npy format: no archive, and no pickle.
-        rows = np.lib.format.open_memmap(spec.path, mode="r") if spec.path.endswith(".npy") else _safetensors_matrix(spec)
-    except Exception as error:  # the parser of a foreign file's header may raise anything
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise ValueError(f"inputs.path: cannot read {spec.path!r}: {reason}") from None
-    if rows.ndim != 2 or rows.dtype.kind != "f":
-        raise ValueError(f"inputs.path: expected a matrix of floats in {spec.path!r}, got shape {rows.shape}, dtype {rows.dtype}")
-    if rows.shape[1] != d_model:
-        raise ValueError(f"inputs.path: {spec.path!r} has rows of width {rows.shape[1]}, but d_model is {d_model}")
-    for start in range(0, len(rows), TOKEN_BLOCK):
-        finite = np.isfinite(rows[start : start + TOKEN_BLOCK]).all(axis=1)
+def open_rows(spec: InputSpec, d_model: int) -> Rows:
+    """The rows of a user's file, all of them finite. Raises ValueError that names the first that is not, and as `Rows` does."""
+    rows = Rows(spec.path, spec.tensor, d_model)
+    for start, block in rows.blocks():
+        finite = np.isfinite(block).all(axis=1)
         if not finite.all():
             raise ValueError(f"inputs.path: row {start + int(np.argmin(finite))} of {spec.path!r} is not finite")
     return rows
-
-
-def _safetensors_matrix(spec: InputSpec) -> np.ndarray:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(spec.path, framework="pt") as file:
-            names = list(file.keys())
-            if not spec.tensor and len(names) != 1:
-                raise ValueError(f"it holds {len(names)} tensors; name one in inputs.tensor")
-            if spec.tensor and spec.tensor not in names:
-                raise ValueError(f"it has no tensor {spec.tensor!r}")
-            matrix = file.get_tensor(spec.tensor or names[0])
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
-    return (matrix.float() if matrix.dtype in (torch.bfloat16, torch.float16) else matrix).numpy()
 
 
 def _fill(x: Float[np.ndarray, "s n d"], spec: InputSpec, draws: Sequence[Draw], block: int) -> None:

@@ -1,15 +1,13 @@
 """Tokens: each law's moments at a fixed n, and files that are read or refused with a reason."""
 
 import math
-import os
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from simgap.moe.group import draws_of
-from simgap.moe.inputs import TOKEN_BLOCK, open_inputs, read_rows
+from simgap.moe.inputs import TOKEN_BLOCK, open_inputs
 from simgap.specs import InputSpec, LayerSpec
 
 SIGMA = 5.0
@@ -176,30 +174,6 @@ def test_every_row_is_as_likely_as_any_other(tmp_path, rows):
     assert (1.4 * counts[0] - 500) / math.sqrt(2000 * 0.25 * 0.75) > SIGMA
 
 
-def test_a_fortran_ordered_file(tmp_path, rows):
-    np.save(tmp_path / "x.npy", np.asfortranarray(rows))
-    assert np.array_equal(read_rows(file_spec(tmp_path / "x.npy"), 6), rows)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_safetensors(tmp_path, rows, dtype):
-    matrix = torch.from_numpy(rows).to(dtype)
-    save_file({"h": matrix}, tmp_path / "one.safetensors")
-    save_file({"other": torch.zeros(2, 2), "h": matrix}, tmp_path / "two.safetensors")
-    for spec in (file_spec(tmp_path / "one.safetensors"), file_spec(tmp_path / "two.safetensors", "h")):
-        assert np.array_equal(read_rows(spec, 6).astype("float64"), matrix.double().numpy())
-    x = opened(file_spec(tmp_path / "one.safetensors"), 6)(0, [0], 40, "float32")
-    assert sorted(map(tuple, x[0].tolist())) == sorted(map(tuple, matrix.float().tolist()))
-
-
-def test_safetensors_names(tmp_path):
-    save_file({"a": torch.zeros(2, 6), "b": torch.zeros(2, 6)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"^inputs\.path: cannot read '.*x\.safetensors': it holds 2 tensors; name one in inputs\.tensor$"):
-        read_rows(file_spec(tmp_path / "x.safetensors"), 6)
-    with pytest.raises(ValueError, match=r"^inputs\.path: cannot read '.*': it has no tensor 'c'$"):
-        read_rows(file_spec(tmp_path / "x.safetensors", "c"), 6)
-
-
 def test_wrong_width(tmp_path, rows):
     np.save(tmp_path / "x.npy", rows)
     with pytest.raises(ValueError, match=r"^inputs\.path: '.*x\.npy' has rows of width 6, but d_model is 5$"):
@@ -224,63 +198,6 @@ def test_too_few_rows(tmp_path, rows):
         source(0, [0], 41, "float32")
 
 
-@pytest.mark.parametrize(
-    "array, got",
-    [
-        (np.zeros((3, 6), np.int64), r"shape \(3, 6\), dtype int64"),
-        (np.zeros((3, 6), bool), r"shape \(3, 6\), dtype bool"),
-        (np.zeros((3, 6), complex), r"shape \(3, 6\), dtype complex128"),
-        (np.zeros((2, 3, 6)), r"shape \(2, 3, 6\), dtype float64"),
-        (np.zeros(6), r"shape \(6,\), dtype float64"),
-    ],
-    ids=["integers", "booleans", "complex", "three axes", "one axis"],
-)
-def test_what_is_no_matrix_of_floats(tmp_path, array, got):
-    np.save(tmp_path / "x.npy", array)
-    with pytest.raises(ValueError, match=rf"^inputs\.path: expected a matrix of floats in '.*x\.npy', got {got}$"):
-        read_rows(file_spec(tmp_path / "x.npy"), 6)
-
-
-def test_an_integer_tensor(tmp_path):
-    save_file({"h": torch.zeros(3, 6, dtype=torch.int32)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"^inputs\.path: expected a matrix of floats in .*, got shape \(3, 6\), dtype int32$"):
-        read_rows(file_spec(tmp_path / "x.safetensors"), 6)
-
-
-class Trap:
-    """Unpickling this calls a function; nothing that reads tokens may."""
-
-    def __reduce__(self):
-        return exec, ("raise RuntimeError('unpickled')",)
-
-
-def test_pickles_are_refused(tmp_path):
-    np.save(tmp_path / "x.npy", np.array([[Trap()]], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"^inputs\.path: cannot read '.*x\.npy': .*Python objects in dtype"):
-        read_rows(file_spec(tmp_path / "x.npy"), 1)
-    (tmp_path / "y.npy").write_bytes(b"\x80\x04\x95 pickled")
-    with pytest.raises(ValueError, match=r"^inputs\.path: cannot read '.*y\.npy': .*magic string"):
-        read_rows(file_spec(tmp_path / "y.npy"), 1)
-
-
-@pytest.mark.parametrize("kept", [0, 4, 40, -8])
-def test_truncated_npy(tmp_path, rows, kept):
-    np.save(tmp_path / "x.npy", rows)
-    whole = (tmp_path / "x.npy").read_bytes()
-    (tmp_path / "x.npy").write_bytes(whole[:kept])
-    with pytest.raises(ValueError, match=r"^inputs\.path: cannot read '.*x\.npy': [^\n]+$"):
-        read_rows(file_spec(tmp_path / "x.npy"), 6)
-
-
-@pytest.mark.parametrize("kept", [0, 4, 40, -8])
-def test_truncated_safetensors(tmp_path, rows, kept):
-    save_file({"h": torch.from_numpy(rows)}, tmp_path / "x.safetensors")
-    whole = (tmp_path / "x.safetensors").read_bytes()
-    (tmp_path / "x.safetensors").write_bytes(whole[:kept])
-    with pytest.raises(ValueError, match=r"^inputs\.path: cannot read '.*x\.safetensors': [^\n]+$"):
-        read_rows(file_spec(tmp_path / "x.safetensors"), 6)
-
-
 @pytest.mark.parametrize("ending", ["npy", "safetensors"])
 def test_missing_files_and_folders(tmp_path, ending):
     with pytest.raises(ValueError, match=rf"^inputs\.path: cannot read '.*none\.{ending}': No such file"):
@@ -290,41 +207,8 @@ def test_missing_files_and_folders(tmp_path, ending):
         opened(file_spec(tmp_path / f"folder.{ending}"), 6)
 
 
-def write_archive(path):
-    with open(path, "wb") as file:
-        np.savez(file, a=np.ones((3, 6)))
-
-
-@pytest.mark.parametrize(
-    "name, write",
-    [
-        ("archive.npy", write_archive),
-        ("eight_bits.safetensors", lambda path: save_file({"h": torch.ones(3, 6).to(torch.float8_e4m3fn)}, path)),
-    ],
-)
-def test_other_formats_are_refused_with_a_reason(tmp_path, name, write):
-    write(tmp_path / name)
-    with pytest.raises(ValueError, match=r"^inputs\.path: "):
-        read_rows(file_spec(tmp_path / name), 6)
-
-
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_values_beyond_the_dtype_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.full((4, 6), 1e300))
     with pytest.raises(ValueError, match=r"^inputs\.path: row 0 of '.*x\.npy' "):
         opened(file_spec(tmp_path / "x.npy"), 6)(0, [0], 3, "float32")
-
-
-def test_a_header_that_breaks_numpys_parser_is_refused(tmp_path):
-    header = b"{'a\0':1\n"
-    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    with pytest.raises(ValueError, match=r"^inputs\.path: cannot read '.*x\.npy': "):
-        read_rows(file_spec(tmp_path / "x.npy"), 6)
-
-
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "x.npy")
-    spec = file_spec(tmp_path / "x.npy")
-    for read in (lambda: read_rows(spec, 6), spec.file_hash):
-        with pytest.raises(ValueError, match="not a regular file"):
-            read()

@@ -214,7 +214,7 @@ def test_a_file_of_inputs_is_read_once_for_all_cells(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", np.eye(8))
     os.utime(tmp_path / "x.npy", (1, 1))
     read, hashed = [], simgap.specs._content_hash
-    monkeypatch.setattr(simgap.specs, "_content_hash", lambda path: read.append(path) or hashed(path))
+    monkeypatch.setattr(simgap.specs, "_content_hash", lambda path, *looked: read.append(path) or hashed(path, *looked))
     base = LayerSpec(d_model=8, d_ff=16, inputs=InputSpec(kind="file", path=str(tmp_path / "x.npy")))
     assert len(grid(base, d_ff=range(2, 42))) == 40
     assert len(read) == 1
