@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 # Rows that lie as close as this are read at once, in bytes: for so few, a call costs more than what lies between.
-CLOSE = 1 << 15
+CLOSE = 1 << 17
 # What one look at whole rows takes at most, in bytes.
 AT_ONCE = 1 << 20
 # As the format has it: a longer header of .safetensors is none.
