@@ -2,11 +2,12 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,43 @@ from simgap.records.provenance import now
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[Callable[[], bool]]:
     """Hold a folder, made if need be, for one process; the system lets go of it when the process ends, however that happens.
+
+    Gives a function that says whether the folder still is the one that is held: it may be removed, moved, or made anew. Where nothing was
+    put into it, it is gone again when this is left, and so are the folders above that were made for it.
 
     Raises ValueError that names the holder where another process has it, and OSError where the folder cannot be written.
     """
     path = folder / "lock"
+    made = list(itertools.takewhile(lambda each: not os.path.lexists(each), [folder, *folder.parents]))
+    handle = -1
+    try:
+        # What was opened may have been removed by its last holder before it was ours.
+        while handle < 0 or not _leads_to(path, handle):
+            if handle >= 0:
+                os.close(handle)
+            handle = _opened(path)
+        # Only a courtesy to whoever comes second: a full disk is no reason not to start.
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {now()}\n".encode())
+        yield lambda: _leads_to(path, handle)
+    finally:
+        with contextlib.suppress(OSError):
+            if handle >= 0 and os.listdir(folder) == [path.name]:
+                path.unlink()
+        for each in made:
+            # Of a folder that is not empty the system lets nobody remove anything.
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        if handle >= 0:
+            os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    """The lock, opened and taken."""
+    folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # A link may lead to any file of the user's, and this one is emptied.
@@ -28,20 +60,21 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise type(error)(error.errno, f"out: cannot write {str(folder)!r}: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 200).decode(errors="replace").strip()
-            raise ValueError(f"out: {str(folder)!r} is in use by {holder or 'another process'}") from None
-        except OSError as error:
-            raise ValueError(f"out: {str(folder)!r} cannot be locked: {error.strerror}") from None
-        # Only a courtesy to whoever comes second: a full disk is no reason not to start.
-        with contextlib.suppress(OSError):
-            os.ftruncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {now()}\n".encode())
-        yield
-    finally:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return handle
+    except OSError as error:
+        holder = os.read(handle, 200).decode(errors="replace").strip()
         os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise ValueError(f"out: {str(folder)!r} is in use by {holder or 'another process'}") from None
+        raise ValueError(f"out: {str(folder)!r} cannot be locked: {error.strerror}") from None
+
+
+def _leads_to(path: Path, handle: int) -> bool:
+    """Whether the file of this name is the one that was opened."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.lstat(path), os.fstat(handle))
+    return False
 
 
 @contextlib.contextmanager

@@ -30,15 +30,17 @@ class Records:
         """Write one record. Raises ValueError for a NaN or an infinity, which JSON has no word for, and OSError as `extend`."""
         self.extend([line_of(record)])
 
-    def extend(self, lines: Sequence[bytes]) -> int:
+    def extend(self, lines: Sequence[bytes], create: bool = True) -> int:
         """Write lines made by `line_of`: one write, one flush to the disk. Returns the byte at which the first of them begins.
 
-        Raises OSError that names the file where they cannot be written; the file is then as it was before.
+        create: whether a file that is not there is made, and its folder. Raises OSError that names the file where they cannot be written;
+        the file is then as it was before.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if create:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         text, new = b"".join(lines), not self.path.exists()
         try:
-            with open(self.path, "ab+", buffering=0) as file:
+            with open(self.path, "ab+", buffering=0, opener=None if create else _open_there) as file:
                 size = begin = file.seek(0, os.SEEK_END)
                 try:
                     if size:
@@ -101,6 +103,10 @@ class Records:
         wanted = _reproducible(origin)
         found = [r for r in self if r.get("key") == key and wanted and _reproducible(r.get("provenance")) == wanted]
         return found[-1] if found else None
+
+
+def _open_there(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT)
 
 
 def sync_folder(folder: Path) -> None:

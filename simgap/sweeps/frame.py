@@ -2,7 +2,6 @@
 
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from simgap.records import replacing
 from simgap.specs import printable, shown
 from simgap.sweeps.fields import NAMES, NESTED, TYPES, flat
-from simgap.sweeps.store import Store, read_store
+from simgap.sweeps.store import Store, folder_of, read_store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,14 +38,15 @@ def collect(path: str | os.PathLike[str], write: bool = True) -> "DataFrame":
 
     Raises ValueError where the folder holds no sweep or a record is not of its form, OSError where it cannot be written.
     """
-    folder = Path(path)
+    folder = folder_of(path)
     store = read_store(folder)
     for note in store.notes:
         logging.getLogger("simgap.sweeps").warning(printable(note))
     table = frame(store)
     if write:
-        with replacing(folder / FRAME) as beside:
-            table.to_parquet(beside, index=False)
+        # By a file and not by its name, which need not be text.
+        with replacing(folder / FRAME) as beside, open(beside, "wb") as file:
+            table.to_parquet(file, index=False)
     return table
 
 

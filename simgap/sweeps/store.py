@@ -1,9 +1,10 @@
 """The folder of a sweep: what it is of, which cells are done, and whether this is the code and the grid that began it."""
 
 import contextlib
+import errno
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Store:
 
     begun: whether the folder holds it already; if not, nothing is written before the first session. trials (n,): the trials that are
     recorded of each cell, 0 for none. offsets (n,): where the newest record of each begins. notes: what was found that a user should
-    know: a torn line, records of unknown cells, another CPU.
+    know: a torn line, records of unknown cells, another CPU. held: whether the folder still is the one that was opened.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Store:
     offsets: Int[np.ndarray, " n"]
     begun: bool = True
     notes: list[str] = field(default_factory=list)
+    held: Callable[[], bool] = lambda: True
 
     @property
     def records(self) -> Records:
@@ -65,8 +67,17 @@ class Store:
         self.records.append({"session": session})
 
     def record(self, cells: Sequence[int], lines: Sequence[bytes]) -> None:
-        """Write the lines of these cells, and count them as done once they are on the disk."""
-        offset = self.records.extend(lines)
+        """Write the lines of these cells, and count them as done once they are on the disk.
+
+        Raises OSError where they cannot be written: a folder that was removed or moved meanwhile is not made anew for them.
+        """
+        gone = FileNotFoundError(errno.ENOENT, f"out: {str(self.path)!r} is gone: it was removed, moved or replaced while the sweep ran")
+        if not self.held():
+            raise gone
+        try:
+            offset = self.records.extend(lines, create=False)
+        except FileNotFoundError:
+            raise gone from None
         for at, line in zip(cells, lines, strict=True):
             self.trials[at], self.offsets[at] = self.run.trials, offset
             offset += len(line)
@@ -107,7 +118,7 @@ def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_v
     Raises ValueError where the folder holds another sweep, is in use, or was begun by other code (unless any_version), OSError where it
     cannot be written. Nothing is changed then.
     """
-    with locked(path):
+    with locked(path) as held:
         store = begun_store(path, cells, run, wanted, any_version)
         if store is None:
             n = len(cells)
@@ -117,7 +128,7 @@ def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_v
             # It may have lacked nothing but its end.
             _index(store)
             store.notes.insert(0, f"{RECORDS}: its last line was torn after {torn} bytes by a crash or a full disk")
-        store.run = run
+        store.run, store.held = run, held
         yield store
 
 
@@ -141,10 +152,16 @@ def begun_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_
 
 
 def folder_of(out: str | os.PathLike[str]) -> Path:
-    """The folder that a user names. Raises ValueError for none, which would be the current one."""
-    if not os.fspath(out):
-        raise ValueError("out: expected a folder, got ''")
-    return Path(out)
+    """The folder that a user names, whatever the current one is later; "~" is their home. Raises ValueError for what names none."""
+    name = out if isinstance(out, str) else os.fspath(out) if isinstance(out, os.PathLike) else ""
+    # The name of none would be the current one.
+    if not name or not isinstance(name, str) or "\0" in name:
+        raise ValueError(f"out: expected a folder, got {out!r}")
+    try:
+        # Not abspath, which takes "link/.." for nothing.
+        return Path(os.path.expanduser(name)).absolute()
+    except OSError:
+        raise ValueError(f"out: {name!r} is relative to the current folder, and that is gone") from None
 
 
 def holds_results(path: Path) -> bool:

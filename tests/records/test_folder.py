@@ -1,8 +1,10 @@
 """The folder of a run: one writer, and files that are whole or absent, on a disk that fills up too."""
 
 import contextlib
+import fcntl
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -37,6 +39,51 @@ with locked(Path({str(tmp_path)!r})):
     assert (killed.stdout, killed.returncode) == ("held\n", -9)
     with locked(tmp_path):
         pass
+
+
+def test_a_folder_into_which_nothing_is_put_is_gone_again(tmp_path):
+    with locked(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b" / "lock").exists()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with locked(tmp_path / "mine"):
+        pass
+    assert list((tmp_path / "mine").iterdir()) == []
+    with pytest.raises(OSError, match=r"cannot write '.*': File name too long"), locked(tmp_path / "a" / ("b" * 300)):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with locked(tmp_path / "a"):
+        (tmp_path / "a" / "records.jsonl").touch()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["lock", "records.jsonl"]
+
+
+def test_a_lock_that_its_last_holder_removed_is_made_anew(tmp_path, monkeypatch):
+    """Between being opened and being taken: two would hold one folder by two files."""
+    flock, removed = fcntl.flock, []
+
+    def late(handle, how):
+        if not removed:
+            removed.append(os.stat(tmp_path / "lock").st_ino)
+            os.rename(tmp_path / "lock", tmp_path / "old")
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(tmp_path) as held:
+        assert os.stat(tmp_path / "lock").st_ino != removed[0]
+        assert held()
+
+
+@pytest.mark.parametrize("change", ["removed", "moved", "made anew"])
+def test_a_holder_knows_whether_the_folder_is_the_one_it_holds(tmp_path, change):
+    with locked(tmp_path / "run") as held:
+        assert held()
+        os.rename(tmp_path / "run", tmp_path / "away")
+        if change == "removed":
+            shutil.rmtree(tmp_path / "away")
+        elif change == "made anew":
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / "lock").touch()
+        assert not held()
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from simgap.records import PACKAGES, Records, provenance
+from simgap.records import PACKAGES, Records, line_of, provenance
 
 CLEAN = {"commit": "a" * 40, "dirty": False, "versions": {"python": "3.11.2", "numpy": "2.0.0"}, "cpu": "A CPU", "time": "then", "cores": 2}
 
@@ -43,6 +43,16 @@ def test_what_json_has_no_word_for_is_refused_before_anything_is_written(records
     with pytest.raises(ValueError, match="not JSON compliant"):
         records.append({"value": number})
     assert list(records) == [{"value": 1}]
+
+
+def test_a_file_that_must_be_there_is_not_made(tmp_path):
+    records = Records(tmp_path / "run" / "records.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"cannot write '.*records.jsonl': No such file"):
+        records.extend([line_of({"a": 1})], create=False)
+    assert list(tmp_path.iterdir()) == []
+    records.append({"a": 1})
+    assert records.extend([line_of({"a": 2})], create=False) > 0
+    assert [record["a"] for record in records] == [1, 2]
 
 
 def test_a_torn_last_line_spoils_only_itself(records):
