@@ -1,10 +1,13 @@
 """The cells of a sweep: layers of one base that differ in some fields, held as columns and built when they are looked at."""
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -12,9 +15,11 @@ from jaxtyping import Int, UInt64
 
 from simgap.specs import LayerSpec, printable
 from simgap.sweeps.fields import TYPES, Builder, build, flat
+from simgap.sweeps.progress import counted
 
 # More cells than any sweep has finished; a design of more is taken for a slip before it fills the memory.
 MOST_CELLS = 10_000_000
+PATH = "inputs.path"
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,13 @@ class Cells(Sequence[LayerSpec]):
     left_out: tuple[LeftOut, ...] = ()
 
     @classmethod
-    def of(cls, specs: Iterable[LayerSpec]) -> "Cells":
+    def of(cls, specs: Iterable[LayerSpec], progress: bool | None = None) -> "Cells":
         """The given layers as cells. Raises ValueError for anything that is not a LayerSpec, and for none."""
         if not isinstance(specs, Iterable):
             raise ValueError(f"cells: expected layers, such as those of sg.grid, got {type(specs).__name__}")
-        found = list(specs)
+        found = list(islice(specs, MOST_CELLS + 1))
+        if len(found) > MOST_CELLS:
+            raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, got more")
         for spec in found:
             if not isinstance(spec, LayerSpec):
                 raise ValueError(f"cells: expected LayerSpecs, got {type(spec).__name__}")
@@ -56,7 +63,8 @@ class Cells(Sequence[LayerSpec]):
             raise ValueError("cells: expected at least one layer, got none")
         start = flat(found[0])
         names = tuple(name for name, value in start.items() if any(attrgetter(name)(spec) != value for spec in found))
-        return cells_of(found[0], names, (tuple(flat(spec)[name] for name in names) for spec in found))
+        rows = (tuple(flat(spec)[name] for name in names) for spec in found)
+        return cells_of(found[0], names, counted(rows, "reading cells", len(found), progress))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -93,12 +101,12 @@ class Cells(Sequence[LayerSpec]):
     def key(self, at: int) -> str:
         return f"{int(self.keys[at]):016x}"
 
-    def at_most(self, parameters: float) -> "Cells":
+    def at_most(self, parameters: float, progress: bool | None = None) -> "Cells":
         """The cells of at most so many parameters; the others are left out by name."""
         if isinstance(parameters, bool) or not isinstance(parameters, int | float) or not parameters > 0:
             raise ValueError(f"max_parameters: expected a number above 0, got {parameters!r}")
         keep, out = [], []
-        for at, spec in enumerate(self):
+        for at, spec in enumerate(counted(self, "sizes of cells", len(self), progress)):
             if spec.parameters <= parameters:
                 keep.append(at)
             else:
@@ -159,8 +167,14 @@ class Cells(Sequence[LayerSpec]):
 def cells_of(base: LayerSpec, names: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> Cells:
     """Cells of `base` with the named fields set to each row's values; those that cannot be built are left out with the reason.
 
-    A cell that came before is not taken twice.
+    A cell that came before is not taken twice. A file of inputs is the one that its path leads to now, wherever this process goes later
+    and wherever a worker is.
     """
+    if base.inputs.path:
+        base = replace(base, inputs=replace(base.inputs, path=_whole(base.inputs.path)))
+    if PATH in names:
+        at = names.index(PATH)
+        rows = ((*row[:at], _whole(row[at]), *row[at + 1 :]) for row in rows)
     make, left_out = Builder(base, names), []
     seen: set[int] = set()
     readers = [attrgetter(name) for name in names]
@@ -186,11 +200,25 @@ def cells_of(base: LayerSpec, names: tuple[str, ...], rows: Iterable[tuple[Any, 
     return Cells(base, dict(zip(names, map(tuple, codebooks), strict=True)), table, np.array(keys, np.uint64), tuple(left_out))
 
 
-def united(parts: Sequence[Cells]) -> Cells:
-    """The cells of all parts, around the base of the first, each once."""
+def _whole(path: Any) -> Any:
+    """A relative path as one from the root; anything else as it is."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(name := os.fspath(path), str) or not name:
+        return path
+    try:
+        return str(Path(os.path.expanduser(name)).absolute())
+    except OSError:
+        raise ValueError(f"inputs.path: {name!r} is relative to the current folder, and that is gone") from None
+
+
+def united(parts: Sequence[Cells], progress: bool | None = None) -> Cells:
+    """The cells of all parts, around the base of the first, each once. Raises ValueError where they are too many."""
+    # By their keys, before a cell is built.
+    if (count := len(np.unique(np.concatenate([part.keys for part in parts])))) > MOST_CELLS:
+        raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, these are {count:,}")
     bases = [name for part in parts for name in differing(parts[0].base, part.base)]
     names = tuple(dict.fromkeys([*(name for part in parts for name in part.columns), *bases]))
-    found = cells_of(parts[0].base, names, (row for part in parts for row in part.rows(names)))
+    rows = (row for part in parts for row in part.rows(names))
+    found = cells_of(parts[0].base, names, counted(rows, "uniting cells", sum(map(len, parts)), progress))
     return replace(found, left_out=tuple(dict.fromkeys([*(cell for part in parts for cell in part.left_out), *found.left_out])))
 
 

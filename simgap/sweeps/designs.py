@@ -13,6 +13,7 @@ from simgap.seeding import derived
 from simgap.specs import LayerSpec
 from simgap.sweeps.cells import MOST_CELLS, Cells, cells_of
 from simgap.sweeps.fields import NAMES, NESTED, TYPES, Draft, field_name, flat
+from simgap.sweeps.progress import counted
 
 Where = Callable[[Any], object]
 
@@ -48,12 +49,15 @@ class Range:
         return math.ceil(self.low) <= math.floor(self.high)
 
 
-def grid(spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where: Where | None = None, **more: Any) -> Cells:
+def grid(
+    spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where: Where | None = None, progress: bool | None = None, **more: Any
+) -> Cells:
     """Every combination of the axes' values around a base layer, the last axis fastest.
 
     An axis is a field with a list of values, a single value, or a function of the cell so far: d_ff=lambda s: 4 * s.d_model. Names with a
     dot go into the mapping: {"router.temperature": [0.5, 1.0]}; "router" and "inputs" take kinds. where: only cells for which
-    where(cell) holds are in the design; it sees the fields before a layer is built of them.
+    where(cell) holds are in the design; it sees the fields before a layer is built of them. progress: a line of it where building them
+    takes long, by default on a terminal.
 
     Raises ValueError for a field that no layer has (the nearest is suggested) and for an axis without values. Cells that no layer can be
     built of are left out and listed in `left_out`.
@@ -62,10 +66,12 @@ def grid(spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where: Wh
     count = math.prod(map(len, fixed.values()))
     if count > MOST_CELLS:
         raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, this grid has {count:,}")
-    return _cells(spec, tuple(fixed), itertools.product(*fixed.values()), functions, where)
+    return _cells(spec, tuple(fixed), itertools.product(*fixed.values()), count, functions, where, progress)
 
 
-def zip_grid(spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where: Where | None = None, **more: Any) -> Cells:
+def zip_grid(
+    spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where: Where | None = None, progress: bool | None = None, **more: Any
+) -> Cells:
     """The first value of every axis together, then the second, and so on; arguments and errors as of `grid`, lists of one length
     or of one value."""
     fixed, functions = _lists(spec, axes, more)
@@ -74,20 +80,30 @@ def zip_grid(spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where
         raise ValueError(f"zip_grid: expected axes of one length, got {', '.join(f'{name} of {n}' for name, n in lengths.items())}")
     longest = max(lengths.values(), default=1)
     columns = [values if len(values) > 1 else values * longest for values in fixed.values()]
-    return _cells(spec, tuple(fixed), zip(*columns, strict=True) if columns else [()], functions, where)
+    return _cells(spec, tuple(fixed), zip(*columns, strict=True) if columns else [()], longest, functions, where, progress)
 
 
-def one_at_a_time(spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where: Where | None = None, **more: Any) -> Cells:
+def one_at_a_time(
+    spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where: Where | None = None, progress: bool | None = None, **more: Any
+) -> Cells:
     """The base layer, and each axis alone around it; arguments and errors as of `grid`. Functions apply to every cell."""
     fixed, functions = _lists(spec, axes, more)
     names, start = tuple(fixed), flat(spec)
     around = [tuple(start[name] for name in names)]
     around += [tuple(value if name == axis else start[name] for name in names) for axis, values in fixed.items() for value in values]
-    return _cells(spec, names, around, functions, where)
+    return _cells(spec, names, around, len(around), functions, where, progress)
 
 
 def random_design(
-    spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, n: int, seed: int = 0, where: Where | None = None, **more: Any
+    spec: LayerSpec,
+    axes: Mapping[str, Any] | None = None,
+    /,
+    *,
+    n: int,
+    seed: int = 0,
+    where: Where | None = None,
+    progress: bool | None = None,
+    **more: Any,
 ) -> Cells:
     """n independent cells, each axis uniform over a Range or over its list of values; arguments and errors as of `grid`.
 
@@ -95,11 +111,19 @@ def random_design(
     """
     fixed, functions = _axes(spec, axes, more)
     shares = np.random.default_rng(derived(_seed(seed), "design")).random((_count(n), len(fixed)))
-    return _cells(spec, tuple(fixed), _spread(fixed, shares), functions, where)
+    return _cells(spec, tuple(fixed), _spread(fixed, shares), n, functions, where, progress)
 
 
 def sobol_design(
-    spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, n: int, seed: int = 0, where: Where | None = None, **more: Any
+    spec: LayerSpec,
+    axes: Mapping[str, Any] | None = None,
+    /,
+    *,
+    n: int,
+    seed: int = 0,
+    where: Where | None = None,
+    progress: bool | None = None,
+    **more: Any,
 ) -> Cells:
     """The first n points of a scrambled Sobol sequence over Ranges or lists of values: as `random_design`, but evenly spread.
 
@@ -113,7 +137,7 @@ def sobol_design(
     sampler = qmc.Sobol(len(fixed), scramble=True, rng=np.random.default_rng(derived(_seed(seed), "design")))
     # Drawn to a power of two, where the sequence is balanced and scipy does not complain.
     shares = sampler.random_base2((_count(n) - 1).bit_length())[:n]
-    return _cells(spec, tuple(fixed), _spread(fixed, shares), functions, where)
+    return _cells(spec, tuple(fixed), _spread(fixed, shares), n, functions, where, progress)
 
 
 def _axes(spec: LayerSpec, axes: Mapping[str, Any] | None, more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Callable]]:
@@ -177,9 +201,16 @@ def _spread(axes: Mapping[str, Any], shares: np.ndarray) -> Iterator[tuple[Any, 
 
 
 def _cells(
-    spec: LayerSpec, names: tuple[str, ...], rows: Iterable[tuple[Any, ...]], functions: Mapping[str, Callable], where: Where | None
+    spec: LayerSpec,
+    names: tuple[str, ...],
+    rows: Iterable[tuple[Any, ...]],
+    total: int,
+    functions: Mapping[str, Callable],
+    where: Where | None,
+    progress: bool | None,
 ) -> Cells:
     """Cells with dependent fields filled in, where the constraint holds."""
+    rows = counted(rows, "building cells", total, progress)
     if where is not None and not callable(where):
         raise ValueError(f"where: expected a function of a cell, got {type(where).__name__}")
     if where is None and not functions:

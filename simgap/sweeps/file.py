@@ -50,7 +50,7 @@ class SweepFile:
     metrics: tuple[str, ...] | None
 
 
-def read_file(path: str | Path) -> SweepFile:
+def read_file(path: str | Path, progress: bool | None = None) -> SweepFile:
     """The sweep that a TOML file describes.
 
     At the top: fields of RunSpec (tokens, trials, seed, device, dtype, memory), metrics = [names of quantities], max_parameters = a number;
@@ -59,7 +59,7 @@ def read_file(path: str | Path) -> SweepFile:
     [design.layer]: fields of the base that differ here, and [design.axes]: to a field a value, a list of values, {times = 4, plus = 0,
     of = "d_model"} for one that follows from another, or for random and sobol {low = 2, high = 256, log = true}. "router" is its kind;
     "router.temperature" in quotes, or a table router.kind, router.temperature, gives the rest. A path of inputs is relative to the working
-    directory, not to the file.
+    directory, not to the file. progress: a line of it where building the cells takes long, by default on a terminal.
 
     Raises ValueError, one line that names the file, the table and the key, for whatever is not of that form: also for more than 256 KiB and
     for more than ten million cells, which are refused before they are enumerated.
@@ -74,9 +74,9 @@ def read_file(path: str | Path) -> SweepFile:
             quantities(metrics)
         with _within("[layer]"):
             base = _layer(LayerSpec(), table.get("layer", {}))
-        cells = _united(base, table.get("design"))
+        cells = _united(base, table.get("design"), progress)
         if "max_parameters" in table:
-            cells = cells.at_most(_number("max_parameters", table["max_parameters"]))
+            cells = cells.at_most(_number("max_parameters", table["max_parameters"]), progress)
         return SweepFile(cells, run, None if metrics is None else tuple(metrics))
 
 
@@ -180,13 +180,13 @@ def _number(name: str, value: Any) -> Any:
     return value
 
 
-def _united(base: LayerSpec, designs: object) -> Cells:
+def _united(base: LayerSpec, designs: object, progress: bool | None) -> Cells:
     if not isinstance(designs, list) or not designs:
         raise ValueError("design: expected at least one [[design]], in double brackets")
     planned, count = [], 0
     for number, table in enumerate(designs, 1):
         with _within(f"[design {number}]"):
-            build, size = _design(base, table)
+            build, size = _design(base, table, progress)
         planned.append((number, build))
         count += size
     if count > MOST_CELLS:
@@ -195,10 +195,10 @@ def _united(base: LayerSpec, designs: object) -> Cells:
     for number, build in planned:
         with _within(f"[design {number}]"):
             parts.append(build())
-    return united(parts) if len(parts) > 1 else parts[0]
+    return united(parts, progress) if len(parts) > 1 else parts[0]
 
 
-def _design(base: LayerSpec, given: object) -> tuple[Callable[[], Cells], int]:
+def _design(base: LayerSpec, given: object, progress: bool | None) -> tuple[Callable[[], Cells], int]:
     """What builds the cells of a design, and how many points it has."""
     table = _known("a design", given, ("kind", "n", "seed", "where", "layer", "axes"))
     kind = table.get("kind", "grid")
@@ -216,7 +216,7 @@ def _design(base: LayerSpec, given: object) -> tuple[Callable[[], Cells], int]:
     lengths = [len(values) for values in axes.values() if isinstance(values, list)]
     sizes = {"grid": math.prod(lengths), "zip": max(lengths, default=1), "one_at_a_time": 1 + sum(lengths)}
     where = _where(table["where"]) if "where" in table else None
-    return lambda: DESIGNS[kind](spec, axes, where=where, **options), sizes.get(kind) or options.get("n", 0)
+    return lambda: DESIGNS[kind](spec, axes, where=where, progress=progress, **options), sizes.get(kind) or options.get("n", 0)
 
 
 def _axes(table: object, kind: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a sweep costs and in which order it is done: memory and time of every cell, and units of cells that share a program."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from simgap.seeding import derived
 from simgap.specs import LayerSpec, RunSpec, format_bytes
 from simgap.sweeps.cells import Cells, LeftOut
+from simgap.sweeps.progress import counted
 from simgap.sweeps.quantities import Quantities
 
 # Cells that share a program: enough to forget the cost of starting one, few enough that a stop loses little.
@@ -72,7 +73,7 @@ def run_of(run: RunSpec, key: str, memory: int | None = None) -> RunSpec:
     return replace(run, seed=derived(run.seed, key), memory=run.memory if memory is None else memory)
 
 
-def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Iterable[int] | None = None) -> Plan:
+def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Sequence[int] | None = None, progress: bool | None = False) -> Plan:
     """The cost of every cell, or of those of these numbers, before anything is drawn."""
     from simgap.gap.together import extent, program
 
@@ -80,7 +81,8 @@ def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Iterable
     seconds, sizes, programs, too_large = np.zeros(n), np.zeros((n, 2), np.int64), np.zeros(n, np.int64), []
     numbered: dict[int, int] = {}
     before, costs, why, number = None, (0.0, 0, 0), "", 0
-    for at in range(n) if numbers is None else numbers:
+    todo = range(n) if numbers is None else numbers
+    for at in counted(todo, "planning", len(todo), progress):
         spec = cells[at]
         # Neighbours are often of one extent, and a comparison costs next to nothing beside an estimate.
         if (alike := extent(spec, run)) != before:

@@ -1,5 +1,6 @@
 """Cells: what they hold, how little room they take, and that they come back from a file as they went in."""
 
+import itertools
 import json
 import os
 import pickle
@@ -230,6 +231,34 @@ def test_a_file_that_was_changed_a_moment_ago_is_read_again(tmp_path):
     np.save(path, 2 * np.eye(8))
     os.utime(path, ns=(when, when))
     assert spec.key() != before
+
+
+@pytest.mark.parametrize("axis", [False, True])
+def test_a_relative_file_of_inputs_is_the_same_wherever_the_process_goes(tmp_path, monkeypatch, axis):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("x.npy", "y.npy"):
+        np.save(name, np.full((8, 8), len(name)))
+    start = LayerSpec(d_model=8, inputs=InputSpec(kind="file", path="x.npy"))
+    key = start.key()
+    cells = grid(start, {"inputs.path": ["x.npy", "~/x.npy"]}) if axis else grid(start, d_ff=[512])
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [spec.inputs.path for spec in cells] == [str(tmp_path / "x.npy")]
+    assert cells.key(0) == cells[0].key() == key
+    cells.check_keys()
+
+
+def test_too_many_cells_are_refused_before_they_are_built(monkeypatch):
+    a, b = grid(LayerSpec(), d_ff=[8, 16, 32]), grid(LayerSpec(), d_ff=[32, 64, 128])
+    monkeypatch.setattr(module, "MOST_CELLS", 5)
+    assert len(a + b) == 5
+    monkeypatch.setattr(module, "MOST_CELLS", 4)
+    monkeypatch.setattr(module, "cells_of", lambda *_: pytest.fail("cells were built"))
+    with pytest.raises(ValueError, match="cells: a sweep has at most 4 cells, these are 5"):
+        a + b
+    with pytest.raises(ValueError, match="cells: a sweep has at most 4 cells, got more"):
+        Cells.of(LayerSpec() for _ in itertools.count())
 
 
 def test_cells_outlive_their_file_of_inputs(tmp_path):
