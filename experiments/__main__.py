@@ -10,8 +10,9 @@ from types import ModuleType
 
 from experiments.cells import Bench
 from simgap import RunSpec
-from simgap.cli import Parser, finish
-from simgap.specs import nearest
+from simgap.cli import Parser, finish, say
+from simgap.specs import nearest, printable
+from simgap.sweeps.store import folder_of
 
 # What an artefact without PRESETS of its own has.
 PRESETS = ("smoke", "full")
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", choices=("smoke", "cpu", "full"), default="full", help=about)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="root of every random stream")
-    parser.add_argument("--out", type=Path, default=None, help="folder for records, tables and figures (default: runs/FOLDER)")
+    parser.add_argument("--out", default=None, help="folder for records, tables and figures (default: runs/FOLDER)")
     options = parser.parse_args(argv)
     return finish(lambda: run(options, parser), parser)
 
@@ -46,9 +47,9 @@ def run(options: argparse.Namespace, parser: Parser) -> int:
     found = artefacts()
     if options.folder is None:
         for folder, modules in found.items():
-            print(folder)
+            say(folder)
             for name, module in modules.items():
-                print(f"  {name:<14} {(module.__doc__ or '').splitlines()[0]}")
+                say(f"  {name:<14} {(module.__doc__ or '').splitlines()[0]}")
         return 0
     if options.folder not in found:
         parser.error(f"no folder {options.folder!r}{nearest(options.folder, list(found))}")
@@ -61,16 +62,16 @@ def run(options: argparse.Namespace, parser: Parser) -> int:
         if options.preset not in presets:
             parser.error(f"{name} has no preset {options.preset!r}; it has {', '.join(presets)}")
     RunSpec(seed=options.seed, device=options.device)
-    out = options.out or Path("runs") / options.folder
+    out = folder_of(options.out if options.out is not None else Path("runs") / options.folder)
     kind = options.device.partition(":")[0]
     for name in options.artefact or modules:
         if kind not in getattr(modules[name], "DEVICES", (kind,)):
-            print(f"{name}: runs on {', '.join(modules[name].DEVICES)} alone, left out on {options.device}")
+            say(f"{name}: runs on {', '.join(modules[name].DEVICES)} alone, left out on {options.device}")
             continue
         # Each cell is on disk as soon as it is measured: the same command goes on from there.
         records = modules[name].compute(options.preset, Bench(out, name, device=options.device, seed=options.seed))
         for path in modules[name].render(records, out):
-            print(path)
+            say(printable(str(path)))
     return 0
 
 

@@ -1,6 +1,8 @@
 """The command line: every flag is a field of a spec. Argument parsing only; the work is a call to the public functions."""
 
 import argparse
+import contextlib
+import errno
 import io
 import json
 import os
@@ -68,7 +70,19 @@ class Parser(argparse.ArgumentParser):
             message = f"unknown flag {flag}{nearest(flag, sorted(self._option_string_actions))}"
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             message += nearest(choice[1], re.findall(r"[\w-]+", choice[2]))
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+        self.exit(2, f"{self.prog}: error: {printable(' '.join(message.split()))}\n")
+
+
+class OutputError(OSError):
+    """What was printed did not arrive."""
+
+
+def say(*lines: object) -> None:
+    """Print lines on stdout. Raises OutputError where they do not arrive: an error of another file must not be taken for one of this."""
+    try:
+        print(*lines, sep="\n", end="\n" if lines else "", flush=True)
+    except OSError as error:
+        raise OutputError(error.errno, f"cannot write to stdout: {error.strerror}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,23 +99,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def finish(run: Callable[[], int], parser: Parser) -> int:
     """Run a command and turn whatever ends it into an exit status and at most one line: 2 for bad input, 130 for Ctrl-C."""
+    # Where the process was given no stream, the next file that is opened would be taken for it, and be written into.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+    if sys.stdout is None:
+        parser.exit(2, f"{parser.prog}: error: cannot write to stdout: it is closed\n")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that has no sign for plus-minus still gets its table.
         sys.stdout.reconfigure(errors="replace")
     try:
         status = run()
-        sys.stdout.flush()
+        say()
         return status
-    except BrokenPipeError:
-        # Nobody reads on; without this, Python would complain once more when it closes the stream.
+    except OutputError as error:
+        # Without this, Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if error.errno == errno.EPIPE:
+            # Nobody reads on.
+            return 0
+        parser.exit(2, f"{parser.prog}: error: {said(error)}\n")
     except (ValueError, MemoryError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {said(error)}\n")
     except RuntimeError as error:
         if "memory" not in str(error).lower():
             raise
-        parser.exit(2, f"{parser.prog}: error: memory: {' '.join(str(error).split())[:200]}\n")
+        parser.exit(2, f"{parser.prog}: error: memory: {printable(' '.join(str(error).split())[:200])}\n")
     except KeyboardInterrupt:
         parser.exit(130, f"\n{parser.prog}: interrupted\n")
 
@@ -212,10 +237,9 @@ def run_measure(options: argparse.Namespace) -> int:
     if options.json:
         described = {"spec": spec.to_dict() | {"key": key}, "run": run.to_dict()}
         beside = {"predicted": predicted.as_dict(), "calibration": calibration.as_dict()}
-        print(json.dumps(described | measured.as_dict() | beside | {"sentence": sentence(measured, calibration)}, allow_nan=False))
+        say(json.dumps(described | measured.as_dict() | beside | {"sentence": sentence(measured, calibration)}, allow_nan=False))
         return 0
-    print("\n".join(gap_lines(measured, predicted, calibration)))
-    print(sentence(measured, calibration))
+    say(*gap_lines(measured, predicted, calibration), sentence(measured, calibration))
     return 0
 
 
@@ -226,19 +250,24 @@ def run_predict(options: argparse.Namespace) -> int:
 
     predicted = predict(spec, tokens=run.tokens, trials=run.trials, sites=options.sites, readings=options.readings, weights=options.weights)
     if options.json:
-        print(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
+        say(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
         return 0
-    print("\n".join(prediction_lines(predicted)))
+    say(*prediction_lines(predicted))
     return 0
 
 
 def run_sweep(options: argparse.Namespace) -> int:
     from simgap.report.sweep import cell_lines
-    from simgap.sweeps.command import asked, interruptible
+    from simgap.sweeps.command import asked
+    from simgap.sweeps.engines import check_engine
+    from simgap.sweeps.stopping import interruptible
 
     with interruptible():
+        # Before cells are built, which may take minutes.
+        check_engine(options.engine, options.workers, options.scheduler)
         given = {item.name: getattr(options, item.name) for item in fields(RunSpec) if getattr(options, item.name) is not None}
-        job = asked(options.file, options.out, options.resume, options.dry_run, given)
+        options.progress = False if options.json else None
+        job = asked(options.file, options.out, options.resume, options.dry_run, given, options.progress)
         if not options.json:
             # Before anything runs: whoever misses a cell may still stop.
             _aside(cell_lines("left out", job.cells.left_out))
@@ -246,34 +275,41 @@ def run_sweep(options: argparse.Namespace) -> int:
 
 
 def _aside(lines: Iterable[str]) -> None:
-    """Lines beside the output, at once; nothing at all where there are none, as nobody may be there to read them."""
+    """Lines beside the output, at once; nothing at all where there are none, or where they cannot be written: they stop nothing."""
     if text := "".join(f"{line}\n" for line in lines):
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def _sweep(options: argparse.Namespace, job: Any) -> int:
     from simgap.report.sweep import cell_lines, law_lines
     from simgap.sweeps import collect, sweep
     from simgap.sweeps.command import judged, plain_run, resuming
+    from simgap.sweeps.stopping import undisturbed
 
-    way = {name: getattr(options, name) for name in ("out", "engine", "workers", "scheduler", "any_version")}
+    way = {name: getattr(options, name) for name in ("engine", "workers", "scheduler", "any_version", "progress")}
     kept = job.recorded()
     try:
-        run = sweep(job.cells, metrics=job.metrics, **job.run.to_dict(), **way, progress=False if options.json else None)
-        table = collect(options.out)
+        run = sweep(job.cells, metrics=job.metrics, **job.run.to_dict(), out=job.out, **way)
+        table = collect(job.out)
+        if options.json:
+            say(json.dumps(plain_run(run, job), allow_nan=False))
+        else:
+            _aside(map(printable, run.notes))
+            say(run, *cell_lines("set aside", run.set_aside), *law_lines(judged(table, job.cells)))
     except KeyboardInterrupt:
-        options.parser.exit(130, f"{options.parser.prog}: stopped with {job.standing()}; go on with: {resuming(options.given)}\n")
+        # A terminal that is closed says so more than once.
+        with undisturbed():
+            options.parser.exit(130, f"{options.parser.prog}: stopped with {job.standing()}; go on with: {resuming(options.given)}\n")
     except (OSError, ValueError, MemoryError) as error:
         # A refusal says all there is to say; once cells were recorded, or where the disk is at fault, it matters that they are safe.
         if job.recorded() == kept and not (kept and isinstance(error, OSError)):
             raise
-        raise ValueError(f"{said(error)}; {job.standing()} and safe; go on with: {resuming(options.given)}") from None
-    if options.json:
-        print(json.dumps(plain_run(run, job), allow_nan=False))
-    else:
-        _aside(map(printable, run.notes))
-        print(run, *cell_lines("set aside", run.set_aside), *law_lines(judged(table, job.cells)), sep="\n")
+        if isinstance(error, OutputError) and error.errno == errno.EPIPE:
+            raise
+        text = f"{said(error)}; {job.standing()} and safe; go on with: {resuming(options.given)}"
+        raise (OutputError(error.errno, text) if isinstance(error, OutputError) else ValueError(text)) from None
     return 1 if run.set_aside else 0
 
 
@@ -281,18 +317,18 @@ def _forecast(options: argparse.Namespace, job: Any) -> int:
     from simgap.report.sweep import cell_lines
     from simgap.sweeps.command import forecast, plain_cells
 
-    found = forecast(job, options.engine, options.workers, options.any_version)
+    found = forecast(job, options.engine, options.workers, options.any_version, options.progress)
     if found.too_large:
         if not options.json:
             _aside(cell_lines("too large", found.too_large))
         cells = f"{len(found.too_large):,} of {found.cells:,} cells"
         raise ValueError(f"memory: {job.run.memory} cannot hold {cells}; give more, or leave them out by max_parameters")
     if options.json:
-        counts = {"path": options.out, "cells": len(job.cells), "done": found.done, "left_out": plain_cells(job.cells.left_out)}
-        print(json.dumps(counts | {"seconds": found.seconds, "memory": found.memory, "notes": list(found.notes)}))
+        counts = {"path": str(job.out), "cells": len(job.cells), "done": found.done, "left_out": plain_cells(job.cells.left_out)}
+        say(json.dumps(counts | {"seconds": found.seconds, "memory": found.memory, "notes": list(found.notes)}))
     else:
         _aside(map(printable, found.notes))
-        print(*[f"{found.done:,} of {len(job.cells):,} cells done"] * bool(found.done), found.line, sep="\n")
+        say(*[f"{found.done:,} of {len(job.cells):,} cells done"] * bool(found.done), found.line)
     return 0
 
 

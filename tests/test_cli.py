@@ -186,8 +186,21 @@ def test_a_terminal_without_the_sign(monkeypatch):
 def test_a_full_disk_is_one_line():
     with open("/dev/full", "w") as full:
         run = subprocess.run([sys.executable, "-m", "simgap.cli", "predict"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert run.returncode == 2
-    assert "No space left" in run.stderr.splitlines()[0]
+    assert (run.returncode, run.stderr) == (2, "simgap predict: error: cannot write to stdout: No space left on device\n")
+
+
+def test_closed_streams():
+    """No file that is opened later is taken for a stream that was closed; nobody to read is said before work begins, where it can be."""
+    code = (
+        "import os, sys; from simgap import cli; cli.run_predict = lambda options: cli.say(os.open('/', 0) > 2) or 0; sys.exit(cli.main())"
+    )
+    ways = {">&-": (2, "", True), "<&- 2>&-": (0, "True\n", False), ">&- 2>&-": (2, "", False), "<&-": (0, "True\n", False)}
+    for way, (status, shown, said) in ways.items():
+        run = subprocess.run(
+            ["bash", "-c", f'"$0" -c "$1" predict {way}', sys.executable, code], capture_output=True, text=True, timeout=60
+        )
+        assert (run.returncode, run.stdout) == (status, shown)
+        assert run.stderr == "simgap predict: error: cannot write to stdout: it is closed\n" * said
 
 
 def test_help_is_quick_and_loads_nothing_heavy():

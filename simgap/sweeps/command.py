@@ -2,10 +2,9 @@
 
 import contextlib
 import math
+import os
 import shlex
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,7 +51,7 @@ class Job:
         return f"{done:,} of {len(self.cells):,} cells done" + f" and {fewer:,} with fewer trials" * bool(fewer)
 
 
-def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mapping[str, Any]) -> Job:
+def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mapping[str, Any], progress: bool | None = None) -> Job:
     """The job of a sweep file, or, without one, the one that the folder holds; `given` replaces what either says of the run.
 
     Raises ValueError where there is neither, and for a folder that holds a sweep unless it is to be resumed or only looked at.
@@ -62,7 +61,7 @@ def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mappin
     if not resume and not dry_run and holds_results(folder):
         raise ValueError(f"out: {out!r} holds a sweep; --resume goes on with it")
     if file is not None:
-        found = read_file(file)
+        found = read_file(file, progress)
         return Job(found.cells, RunSpec(**{**found.run, **given}), found.metrics, folder)
     if not (resume and begun):
         way = f"{out!r} holds no sweep to go on with" if resume else "with --resume it may be left out"
@@ -86,7 +85,7 @@ class Forecast(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def forecast(job: Job, engine: str | None, workers: int | None, any_version: bool = False) -> Forecast:
+def forecast(job: Job, engine: str | None, workers: int | None, any_version: bool = False, progress: bool | None = None) -> Forecast:
     """What is left to do of a job, and its cost; nothing is written.
 
     Raises ValueError where there is no such device, or the folder cannot be gone on with; whether it is in use or can be written is not
@@ -100,7 +99,7 @@ def forecast(job: Job, engine: str | None, workers: int | None, any_version: boo
         share = 1 - np.array([trials[key] for key in job.cells.keys.tolist()]) / job.run.trials
         left, share, notes = job.cells.take(np.flatnonzero(share > 0)), share[share > 0], tuple(store.notes)
     done = len(job.cells) - len(left)
-    plan = plan_cells(left, job.run, wanted)
+    plan = plan_cells(left, job.run, wanted, progress=progress)
     if plan.too_large or not len(left):
         return Forecast(done, len(left), 0.0, 0, "nothing left to do" if job.cells else "no cells", plan.too_large, notes)
     plan = replace(plan, seconds=plan.seconds * share)
@@ -109,29 +108,19 @@ def forecast(job: Job, engine: str | None, workers: int | None, any_version: boo
     return Forecast(done, len(left), seconds, int(plan.least.max()), cost_line(plan, left, count), notes=notes)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM, by which batch systems end a job, stop this process as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def resuming(given: Sequence[str]) -> str:
     """The command that goes on, for a shell: the flags as they were given, and --resume."""
     flags = list(given)
     if "--resume" not in flags:
         flags.insert(flags.index("--") if "--" in flags else len(flags), "--resume")
-    return shlex.join(["simgap", *flags])
+    return " ".join(_quoted(word) for word in ("simgap", *flags))
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell. Bytes that would move a terminal's cursor, or are no text, are written as bash, zsh and ksh read them back."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(c if c.isprintable() and c not in "'\\" else "".join(f"\\x{b:02x}" for b in os.fsencode(c)) for c in word) + "'"
 
 
 class Judged(NamedTuple):

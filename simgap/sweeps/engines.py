@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from simgap.specs import nearest
-from simgap.sweeps.stopping import LOOK_EVERY
+from simgap.sweeps.stopping import LEFT_TO_COORDINATOR, LOOK_EVERY
 from simgap.sweeps.worker import ready, start_local
 
 ENGINES = ("inprocess", "local", "dask")
@@ -122,11 +122,12 @@ class _Process(SpawnProcess):
     `if __name__ == "__main__"` would begin its sweep once more in every worker."""
 
     def start(self) -> None:
-        # It lets Ctrl-C through again when it starts, so that it has to be there before.
-        resource_tracker.ensure_running()
         # Ctrl-C on a terminal reaches every process: it is held back until the worker ignores it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_COORDINATOR)
         try:
+            # It never unblocks what is blocked where it starts, but for Ctrl-C, which it ignores, and which it lets through here again.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             with _without_main(sys.modules["__main__"]):
                 super().start()
         finally:
@@ -179,16 +180,18 @@ def open_engine(engine: str | Executor, workers: int | None, device: str, schedu
 
 
 def check_engine(engine: str | Executor | None, workers: int | None, scheduler: str | None) -> None:
-    """ValueError for an engine that there is not, a pool that forks, workers that are no number of them, a scheduler that is missing or
-    not asked for."""
+    """ValueError for an engine that there is not, a pool that forks, workers that are no number of them, a scheduler that is missing, not
+    asked for, or no address."""
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise ValueError(f"workers: expected a whole number, at least 1, got {workers!r}")
     if engine == "inprocess" and workers not in (None, 1):
         raise ValueError(f"workers: engine = 'inprocess' is this process alone, got {workers}; use engine = 'local'")
     if scheduler is not None and engine != "dask":
         raise ValueError(f"scheduler: given, but engine = {engine!r} has none; use engine = 'dask'")
-    if engine == "dask" and not scheduler:
-        raise ValueError("scheduler: engine = 'dask' needs the address of one, such as tcp://10.0.0.1:8786")
+    if engine == "dask":
+        if not scheduler:
+            raise ValueError("scheduler: engine = 'dask' needs the address of one, such as tcp://10.0.0.1:8786")
+        _check_address(scheduler)
     if isinstance(engine, Executor):
         context = getattr(engine, "_mp_context", None)
         if context is not None and context.get_start_method() == "fork":
@@ -199,7 +202,7 @@ def check_engine(engine: str | Executor | None, workers: int | None, scheduler: 
 
 def check_here(engine: str | Executor | None, device: str) -> None:
     """ValueError where there is no such device; that of a cluster is its workers' matter."""
-    if engine != "dask":
+    if engine != "dask" and _client_of(engine) is None:
         from simgap.gap.together import check_device
 
         check_device(device)
@@ -217,12 +220,26 @@ def _cards() -> int:
 
 
 def _check_address(scheduler: str) -> None:
-    """ValueError for an address that lacks its port: a Client of one would try for another 40 seconds to close what it never opened."""
-    from distributed.comm.addressing import parse_address, parse_host_port
+    """ValueError for what is no address, or has no port: a Client of one would try for another 40 seconds to close what it never opened."""
+    try:
+        from distributed.comm.addressing import parse_address, parse_host_port
+        from distributed.comm.registry import get_backend
+    except ImportError:
+        raise ValueError("engine: 'dask' needs the extra: pip install 'simgap[cluster]'") from None
+    try:
+        protocol, place = parse_address(scheduler)
+        get_backend(protocol)
+        if protocol in ("tcp", "tls"):
+            parse_host_port(place)
+    except (ValueError, TypeError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise ValueError(f"scheduler: expected an address such as tcp://10.0.0.1:8786, got {scheduler!r}: {why}") from None
 
-    protocol, place = parse_address(scheduler)
-    if protocol in ("tcp", "tls"):
-        parse_host_port(place)
+
+def _client_of(engine: object) -> Any:
+    """The Dask client whose Executor this is; None for anything else."""
+    distributed = sys.modules.get("distributed")
+    return engine._client if distributed and isinstance(engine, distributed.cfexecutor.ClientExecutor) else None
 
 
 def _workers_of(client: Any, least: int | None, scheduler: str) -> list[dict[str, Any]]:
@@ -248,29 +265,39 @@ def _workers_of(client: Any, least: int | None, scheduler: str) -> list[dict[str
 def _brought(executor: Executor, workers: int | None) -> Engine:
     if isinstance(executor, Processes):
         return Engine(executor, len(executor), len(executor))
+    if (client := _client_of(executor)) is not None:
+        brought: Any = executor
+        if brought._shutdown:
+            raise ValueError("engine: the executor takes no more tasks: cannot schedule new futures after shutdown")
+        # As it was made, but that a task whose worker died is tried again: one of the same content has failed for good.
+        options = {**brought._kwargs, "pure": False}
+        return _on_cluster(client, client.get_executor(**options), workers, client.scheduler.address)
     count = workers or getattr(executor, "_max_workers", None) or cores()
     return Engine(executor, count, 2 * count, 1 if count > 1 else None)
 
 
 @contextlib.contextmanager
 def _dask(workers: int | None, scheduler: str) -> Iterator[Engine]:
+    from distributed import Client
+
     try:
-        import dask
-        from distributed import Client, KilledWorker
-    except ImportError:
-        raise ValueError("engine: 'dask' needs the extra: pip install 'simgap[cluster]'") from None
-    try:
-        _check_address(scheduler)
         client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
     # A server that is no scheduler can be taken for one that sends a message of some exabytes.
     except (OSError, ValueError, TimeoutError, MemoryError) as error:
         raise ValueError(f"scheduler: no answer from {scheduler!r}: {' '.join(str(error).split())[:120]}") from None
     with client:
-        info = _workers_of(client, workers, scheduler)
-        threads = sum(worker["nthreads"] for worker in info)
-        on_host: dict[str, int] = {}
-        for worker in info:
-            on_host[worker["host"]] = on_host.get(worker["host"], 0) + worker["nthreads"]
-        # Each task keeps to one thread: Dask runs as many of them in a process as it was told to. It tries a task again by itself.
-        executor, deaths = client.get_executor(pure=False), dask.config.get("distributed.scheduler.allowed-failures") + 1
-        yield Engine(executor, threads, 2 * threads, 1, max(on_host.values()), lambda error: isinstance(error, KilledWorker), deaths, True)
+        yield _on_cluster(client, client.get_executor(pure=False), workers, scheduler)
+
+
+def _on_cluster(client: Any, executor: Executor, workers: int | None, scheduler: str) -> Engine:
+    import dask
+    from distributed import KilledWorker
+
+    info = _workers_of(client, workers, scheduler)
+    threads = sum(worker["nthreads"] for worker in info)
+    on_host: dict[str, int] = {}
+    for worker in info:
+        on_host[worker["host"]] = on_host.get(worker["host"], 0) + worker["nthreads"]
+    # Each task keeps to one thread: Dask runs as many of them in a process as it was told to. It tries a task again by itself.
+    deaths = dask.config.get("distributed.scheduler.allowed-failures") + 1
+    return Engine(executor, threads, 2 * threads, 1, max(on_host.values()), lambda error: isinstance(error, KilledWorker), deaths, True)

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from simgap.records import command_line
-from simgap.specs import LayerSpec, RunSpec
+from simgap.specs import LayerSpec, RunSpec, printable
 from simgap.sweeps.cells import Cells, LeftOut
 from simgap.sweeps.engines import Engine, check_engine, check_here, cores, open_engine
 from simgap.sweeps.frame import frame
 from simgap.sweeps.plan import Plan, plan_cells
+from simgap.sweeps.progress import Forgiving, hidden
 from simgap.sweeps.quantities import Quantities, quantities
 from simgap.sweeps.runner import Runner
 from simgap.sweeps.store import LOG, Store, folder_of, holds_results, open_store, read_store
@@ -54,7 +55,7 @@ class Run:
     def __str__(self) -> str:
         parts = [f"{self.done:,} of {self.cells:,} cells done, {self.computed:,} of them now, in {self.path}"]
         parts += [f"{len(self.set_aside)} set aside"] * bool(self.set_aside) + [f"{len(self.left_out)} left out"] * bool(self.left_out)
-        return "; ".join(parts)
+        return printable("; ".join(parts))
 
 
 def sweep(
@@ -83,15 +84,20 @@ def sweep(
     vectors unless single outputs are asked for too: then their last digits differ by about 1e-7 of them.)
 
     metrics: names of quantities ("weight_mso up", "activation_mso mean", "gap"), None for all. engine: "inprocess", "local" (as many
-    processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor; None is local
-    processes where the cells are worth starting them, on a CPU, and this process otherwise. memory: the budget of all cells that run at
-    the same time on a machine. progress: a line of progress; by default on a terminal (a notebook is none). any_version: go on with a
-    folder that another version of simgap or of its libraries began.
+    processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor: a pool of
+    processes with mp_context=multiprocessing.get_context("spawn"), since torch's threads do not survive a fork, or that of a Dask client,
+    client.get_executor(). None is local processes where the cells are worth starting them, on a CPU, and this process otherwise. memory:
+    the budget of all cells that run at the same time on a machine. progress: a line of progress; by default on a terminal (a notebook is
+    none). any_version: go on with a folder that another version of simgap or of its libraries began.
 
-    Raises ValueError naming the argument: a cell that the budget cannot hold (before anything runs), a folder that holds another sweep or
-    is in use, an engine that cannot be had; OSError where `out` cannot be written. What was recorded before is safe.
+    A relative `out` is one of what is the current folder now, "~" is home; a file of inputs lies at the same path on every machine.
+
+    Raises ValueError naming the argument, and leaves nothing behind: a cell that the budget cannot hold (before anything runs), a folder
+    that holds another sweep or is in use, an engine that cannot be had; OSError where `out` cannot be written or is removed meanwhile. What
+    was recorded before is safe.
     """
-    found = cells if isinstance(cells, Cells) else Cells.of(cells)
+    folder, start = folder_of(out), time.perf_counter()
+    found = cells if isinstance(cells, Cells) else Cells.of(cells, progress)
     wanted = quantities(metrics)
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
     if not len(found):
@@ -99,31 +105,44 @@ def sweep(
         raise ValueError(f"cells: none can be built, {len(found.left_out)} left out{first}")
     check_engine(engine, workers, scheduler)
     check_here(engine, run.device)
-    folder, start = folder_of(out), time.perf_counter()
     # Refused before there is a folder, unless it is there.
-    plan = None if holds_results(folder) else _plan(found, run, wanted, range(len(found)))
+    plan = None if holds_results(folder) else _plan(found, run, wanted, range(len(found)), progress)
     with open_store(folder, found, run, wanted, any_version) as store, _logged(folder) as log:
-        for cell in found.left_out:
-            log.warning("left out: %s", cell)
-        for note in store.notes:
-            log.warning(note)
         numbers = np.flatnonzero(store.trials < trials)
         aside: tuple[LeftOut, ...] = ()
         computed = 0
         if len(numbers):
-            plan = plan or _plan(store.cells, run, wanted, numbers.tolist())
+            plan = plan or _plan(store.cells, run, wanted, numbers.tolist(), progress)
             chosen = engine or _worth_an_engine(float(plan.seconds[numbers].sum()), run.device, workers)
             with open_engine(chosen, workers, run.device, scheduler) as opened:
-                aside, computed = _run(store, plan, opened, numbers, log, chosen, progress)
+                # Nothing is written before there is an engine to do it.
+                store.begin(trials, command_line(), _name(chosen), opened.workers)
+                _begun(store, found, log)
+                log.info("%s: %d of %d cells to do, %d workers", _name(chosen), len(numbers), len(store.cells), opened.workers)
+                aside, computed = _run(store, plan, opened, numbers, log, progress)
+        else:
+            _begun(store, found, log)
         seconds = time.perf_counter() - start
         result = Run(folder, len(store.cells), store.done(trials), computed, seconds, aside, found.left_out, tuple(store.notes))
         log.info("%s", result)
         return result
 
 
-def _plan(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Iterable[int]) -> Plan:
+def _name(engine: str | Executor) -> str:
+    return engine if isinstance(engine, str) else type(engine).__name__
+
+
+def _begun(store: Store, cells: Cells, log: logging.Logger) -> None:
+    """Log what a user should know of a session before anything else."""
+    for cell in cells.left_out:
+        log.warning("left out: %s", cell)
+    for note in store.notes:
+        log.warning(note)
+
+
+def _plan(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Sequence[int], progress: bool | None) -> Plan:
     """The plan of the given cells. Raises ValueError that names the first that the memory cannot hold."""
-    plan = plan_cells(cells, run, wanted, numbers)
+    plan = plan_cells(cells, run, wanted, numbers, progress)
     if plan.too_large:
         first, count = plan.too_large[0], len(plan.too_large)
         raise ValueError(f"{first.why}: cell {first.name}{f' (and {count - 1} more)' if count > 1 else ''}")
@@ -137,14 +156,12 @@ def _worth_an_engine(seconds: float, device: str, workers: int | None) -> str:
 
 
 def _run(
-    store: Store, plan: Plan, engine: Engine, numbers: np.ndarray, log: logging.Logger, chosen: str | Executor, progress: bool | None
+    store: Store, plan: Plan, engine: Engine, numbers: np.ndarray, log: logging.Logger, progress: bool | None
 ) -> tuple[tuple[LeftOut, ...], int]:
     """Do the given cells; those that were set aside, and how many were recorded."""
     import torch
 
-    trials, name = store.run.trials, chosen if isinstance(chosen, str) else type(chosen).__name__
-    store.begin(trials, command_line(), name, engine.workers)
-    log.info("%s: %d of %d cells to do, %d workers", name, len(numbers), len(store.cells), engine.workers)
+    trials = store.run.trials
     with _progress(len(store.cells), len(store.cells) - len(numbers), float(plan.seconds[numbers].sum()), progress) as tell:
         runner, threads = Runner(store, plan, engine, store.run.memory_bytes, log, tell), torch.get_num_threads()
         try:
@@ -162,9 +179,9 @@ def _run(
 def _logged(folder: Path) -> Iterator[logging.Logger]:
     """A logger whose lines go to the folder's log, and nowhere else unless the user's logging is set up to take them."""
     # One to a folder, since two sweeps may run in threads of one process.
-    log = logging.getLogger("simgap.sweeps").getChild(str(folder.resolve()).replace(".", "_"))
+    log = logging.getLogger("simgap.sweeps").getChild(printable(str(folder.resolve())).replace(".", "_"))
     handler = _Quiet(folder / LOG, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -174,6 +191,13 @@ def _logged(folder: Path) -> Iterator[logging.Logger]:
         log.removeHandler(handler)
         log.setLevel(level)
         handler.close()
+
+
+class _Printable(logging.Formatter):
+    """Lines whose escape codes are seen and not obeyed: a name, or a worker's traceback, may hold any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 class _Quiet(logging.FileHandler):
@@ -186,11 +210,9 @@ def _progress(total: int, done: int, seconds: float, show: bool | None) -> Itera
     """One line: cells done, their rate, the time left by what the cells cost, and the worst |z| so far."""
     from tqdm import tqdm
 
-    hidden = not sys.stderr.isatty() if show is None else not show
     start, spent, worst = time.perf_counter(), 0.0, (0.0, "")
-    bar = tqdm(
-        total=total, initial=done, disable=hidden, unit="cell", bar_format="{desc}{n_fmt}/{total_fmt} cells|{bar}| {rate_fmt}{postfix}"
-    )
+    form = "{desc}{n_fmt}/{total_fmt} cells|{bar}| {rate_fmt}{postfix}"
+    bar = tqdm(total=total, initial=done, disable=hidden(show), unit="cell", bar_format=form, file=Forgiving(sys.stderr))
 
     def tell(cells: int, cost: float, worst_z: float, name: str) -> None:
         nonlocal spent, worst

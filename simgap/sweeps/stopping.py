@@ -1,12 +1,16 @@
-"""Ctrl-C and SIGTERM, kept until nothing is half done."""
+"""Ctrl-C and the signals by which batch systems and terminals end a job, kept until nothing is half done."""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
+# What a sweep is stopped by: Ctrl-C, a batch system that ends a job or says that its time is nearly over, a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# They may be sent to a whole group of processes; workers are ended by SIGTERM alone.
+LEFT_TO_COORDINATOR = tuple(number for number in SIGNALS if number != signal.SIGTERM)
 # How long the runner waits before it looks whether it was asked to stop, in seconds.
 LOOK_EVERY = 0.2
 
@@ -25,7 +29,7 @@ class Stopping:
 
     def __enter__(self) -> "Stopping":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 handler = signal.getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler
@@ -59,3 +63,34 @@ class Stopping:
             self._handlers[number](number, frame)
         else:
             self._asked = number
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let all SIGNALS stop this process as Ctrl-C does, but for those that it ignores (nohup) or has a handler for."""
+    with _handled(_stop, [number for number in SIGNALS[1:] if signal.getsignal(number) is signal.SIG_DFL]):
+        yield
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore SIGNALS: what is done in here is short, and the process ends after it."""
+    with _handled(signal.SIG_IGN, SIGNALS):
+        yield
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _handled(handler: Any, numbers: Iterable[int]) -> Iterator[None]:
+    """Have a handler for these signals, which only a main thread can."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in (numbers if main else ())}
+    try:
+        yield
+    finally:
+        for number, was in before.items():
+            # One that was not set by Python cannot be put back.
+            signal.signal(number, signal.SIG_DFL if was is None else was)

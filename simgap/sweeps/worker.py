@@ -14,6 +14,9 @@ from simgap.specs import LayerSpec, RunSpec
 from simgap.stats import normal_score
 from simgap.sweeps.quantities import Quantities
 
+# How a refusal begins that another machine might not have.
+OF_MACHINE = ("inputs.path:", "device:")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -94,6 +97,8 @@ def _alone(cell: Cell, wanted: Quantities) -> Outcome:
 def _failed(cell: Cell, error: Exception) -> Outcome:
     text = " ".join(str(error).split())
     why = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+    if why.startswith(OF_MACHINE) or not isinstance(error, ValueError):
+        why += f" (on {socket.gethostname()})"
     return Outcome(cell.number, why=why, details="".join(traceback.format_exception(error)))
 
 
@@ -238,13 +243,17 @@ def device_name(device: str) -> str:
 
 
 def start_local(threads: int, device: int | None) -> None:
-    """Make a fresh process a worker: it leaves Ctrl-C to the coordinator, ends when that ends, and keeps to its threads and its card."""
+    """Make a fresh process a worker: it leaves Ctrl-C and the like to the coordinator, which ends it by SIGTERM, ends when that ends, and
+    keeps to its threads and its card."""
     import signal
 
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    from simgap.sweeps.stopping import LEFT_TO_COORDINATOR
+
+    for number in LEFT_TO_COORDINATOR:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_COORDINATOR)
     _end_with_parent()
     torch.set_num_threads(threads)
     if device is not None:

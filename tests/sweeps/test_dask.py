@@ -8,7 +8,7 @@ import pytest
 
 import simgap as sg
 from experiments.sweeps.cluster import kill_one_after, local_cluster
-from simgap.sweeps import COSTS, engines, grid, sweep
+from simgap.sweeps import COSTS, engines, grid, runner, sweep
 
 CELLS = grid(sg.LayerSpec(d_model=16, d_ff=32, n_experts=4, top_k=2), d_model=[16, 24], d_ff=[32, 48, 64], activation=["relu", "silu"])
 SETTINGS = {"trials": 3, "tokens": 64, "progress": False}
@@ -31,6 +31,38 @@ def test_a_cluster_gives_the_same_bits(tmp_path, alone):
         assert numbers(sweep(CELLS, out=tmp_path, engine="dask", scheduler=address, workers=1, **SETTINGS)).equals(alone)
 
 
+def test_the_executor_of_a_client_is_its_cluster(tmp_path, alone):
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster:
+        with cluster.get_client() as client, client.get_executor(pure=True) as executor:
+            with engines.open_engine(executor, 1, "cpu") as engine:
+                assert (engine.workers, engine.threads, engine.sharing, engine.mixed) == (2, 1, 2, True)
+                assert engine.died(distributed.KilledWorker("task", None, 4))
+                futures = [engine.executor.submit(time.monotonic) for _ in range(2)]
+                assert futures[0].result() != futures[1].result(), "a task is done as often as it is asked for"
+            assert numbers(sweep(CELLS, out=tmp_path, engine=executor, workers=1, **SETTINGS)).equals(alone)
+        with pytest.raises(ValueError, match="engine: the executor takes no more tasks: cannot schedule new futures after shutdown"):
+            sweep(CELLS, out=tmp_path / "other", engine=executor, workers=1, **SETTINGS)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_a_cell_that_kills_the_workers_of_a_client_is_set_aside(tmp_path, monkeypatch):
+    def deadly(task):
+        import os
+
+        if any(cell.spec.d_ff == 48 for cell in task.cells):
+            os._exit(1)
+        from simgap.sweeps.worker import compute
+
+        return compute(task)
+
+    monkeypatch.setattr(runner, "compute", deadly)
+    with local_cluster(2) as scheduler, distributed.Client(scheduler) as client:
+        run = sweep(CELLS[:3], out=tmp_path, engine=client.get_executor(), workers=2, **SETTINGS)
+    assert [(cell.name, cell.why) for cell in run.set_aside] == [(CELLS.name(2), "killed 3 workers")]
+    assert run.done == 2
+
+
 @pytest.mark.slow
 def test_processes_of_a_cluster_give_the_same_bits_though_a_worker_is_killed(tmp_path, alone):
     with local_cluster(2) as scheduler:
@@ -50,7 +82,7 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1", "tcp://[::1]", "no://such:1"])
 def test_an_address_that_is_none_is_refused_at_once(tmp_path, address):
     start = time.monotonic()
-    with pytest.raises(ValueError, match=re.escape(f"scheduler: no answer from {address!r}: ")):
+    with pytest.raises(ValueError, match=re.escape(f"scheduler: expected an address such as tcp://10.0.0.1:8786, got {address!r}: ")):
         sweep(CELLS, out=tmp_path, engine="dask", scheduler=address, **SETTINGS)
     assert time.monotonic() - start < 15
 

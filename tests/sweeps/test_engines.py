@@ -63,6 +63,12 @@ def test_workers_keep_to_their_threads_and_leave_ctrl_c_to_the_coordinator(proce
     assert processes.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_workers_leave_what_ends_a_job_to_the_coordinator(processes, number):
+    assert processes.submit(signal.getsignal, number).result() == signal.SIG_IGN
+    assert number not in processes.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
+
+
 def test_a_dead_worker_is_replaced_and_takes_only_its_own_task(processes):
     first = processes.pids()
     doomed, other = processes.submit(die), processes.submit(time.sleep, 0.2)

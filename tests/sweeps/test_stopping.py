@@ -8,7 +8,7 @@ import pytest
 
 import simgap as sg
 from simgap.sweeps import grid, sweep
-from simgap.sweeps.stopping import Stopping
+from simgap.sweeps.stopping import Stopping, interruptible, undisturbed
 from tests.sweeps.scripted import Scripted
 
 
@@ -19,7 +19,7 @@ def strike(number=signal.SIGINT):
 @pytest.fixture(autouse=True)
 def handlers():
     """The handlers before, put back whatever a test leaves."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)}
     yield
     for number, handler in before.items():
         assert signal.getsignal(number) == handler
@@ -125,3 +125,38 @@ def test_a_stopped_sweep_has_recorded_all_that_came_back(tmp_path):
     rest = Scripted()
     assert sweep(cells, trials=1, tokens=4, out=tmp_path, engine=rest, workers=1).done == 4
     assert cells.key(2) not in rest.handed_out()
+
+
+OTHERS = [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+
+
+@pytest.mark.parametrize("number", OTHERS)
+def test_what_batch_systems_and_terminals_send_stops_as_ctrl_c_does(number):
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        strike(number)
+    with interruptible(), Stopping() as stopping:
+        strike(number)
+        with pytest.raises(KeyboardInterrupt):
+            stopping.look()
+
+
+def test_what_a_process_ignores_or_has_a_handler_for_stays_so():
+    heard = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    try:
+        with interruptible():
+            strike(signal.SIGHUP)
+            strike(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
+        signal.signal(signal.SIGUSR1, before[1])
+    assert heard == [signal.SIGUSR1]
+
+
+def test_the_last_line_is_not_cut_short():
+    said = []
+    with undisturbed():
+        for number in (signal.SIGINT, *OTHERS):
+            strike(number)
+        said.append("all")
+    assert said == ["all"]

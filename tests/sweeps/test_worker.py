@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from scipy.stats import norm
 
 import simgap as sg
+from simgap.sweeps import worker
 from simgap.sweeps.plan import run_of
 from simgap.sweeps.quantities import quantities
 from simgap.sweeps.worker import Cell, Task, compute
@@ -103,3 +105,16 @@ def test_trials_of_another_layer_spoil_their_own_cell_alone():
     assert found[0].why == "other: expected the same quantities of as many experts"
     assert [outcome.why for outcome in found[1:]] == [""] * (len(SPECS) - 1)
     assert json.loads(found[1].line)["quantities"] == expected(asked[1], wanted)[0]
+
+
+def test_a_file_that_is_not_on_a_machine_is_missed_by_the_machines_name(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.ones((8, 4)))
+    spec = sg.LayerSpec(d_model=4, d_ff=4, inputs=sg.InputSpec(kind="file", path=tmp_path / "x.npy"))
+    cell = Cell(0, spec.key(), spec, sg.RunSpec(tokens=4, trials=1))
+    monkeypatch.setattr(worker.socket, "gethostname", lambda: "node-7")
+    (tmp_path / "x.npy").unlink()
+    (outcome,) = compute(Task((cell,), quantities(None))).outcomes
+    assert outcome.why == f"inputs.path: cannot read {str(tmp_path / 'x.npy')!r}: No such file or directory (on node-7)"
+    np.save(tmp_path / "x.npy", np.zeros((8, 4)))
+    (outcome,) = compute(Task((cell,), quantities(None))).outcomes
+    assert outcome.why.endswith("is not the file that the sweep was designed with (on node-7)")
