@@ -64,6 +64,8 @@ class Processes(Executor):
 
     def __init__(self, workers: int, threads: int, devices: int = 0) -> None:
         self.threads, self.devices = threads, devices
+        # Pools start it too.
+        _start_tracker()
         self._pools = [self._pool(slot) for slot in range(workers)]
         self._last: list[Future | None] = [None] * workers
         try:
@@ -117,21 +119,32 @@ class Processes(Executor):
         return ProcessPoolExecutor(1, mp_context=_Context(), initializer=start_local, initargs=(self.threads, device))
 
 
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Processes that are started in here do not hear of what is for the coordinator, unless they unblock it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_COORDINATOR)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Start the process that cleans up after multiprocessing, deaf to all but SIGTERM and Ctrl-C, which it ignores."""
+    with _held_back():
+        resource_tracker.ensure_running()
+
+
 class _Process(SpawnProcess):
     """A spawned process that does not run the user's script again: a worker needs nothing of it, and a script without the guard
     `if __name__ == "__main__"` would begin its sweep once more in every worker."""
 
     def start(self) -> None:
+        # It lets Ctrl-C through again when it starts, so that it has to be there before.
+        _start_tracker()
         # Ctrl-C on a terminal reaches every process: it is held back until the worker ignores it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_COORDINATOR)
-        try:
-            # It never unblocks what is blocked where it starts, but for Ctrl-C, which it ignores, and which it lets through here again.
-            resource_tracker.ensure_running()
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            with _without_main(sys.modules["__main__"]):
-                super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with _held_back(), _without_main(sys.modules["__main__"]):
+            super().start()
 
 
 class _Context(SpawnContext):
