@@ -25,7 +25,7 @@ def law_lines(rows: Iterable[tuple[str, int, float | None, float, float, float, 
     Where the law holds, the pooled z is standard normal and about one cell in twenty lies beyond 2.
     """
     shown = [
-        (name, f"{cells:,}", number(excess), f"{pooled:+.1f}", f"{100 * beyond:.3g} %", f"{worst:.1f}", where)
+        (printable(name), f"{cells:,}", number(excess), f"{pooled:+.1f}", f"{100 * beyond:.3g} %", f"{worst:.1f}", where)
         for name, cells, excess, pooled, beyond, worst, where in rows
     ]
     return aligned([HEADER, *shown]) if shown else ["no quantity has an exact law here"]

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from simgap.records import Records, command_line, locked, now, provenance, read_manifest, source_digest, write_manifest
 from simgap.specs import RunSpec, shown
-from simgap.sweeps.cells import Cells, differing
+from simgap.sweeps.cells import PATH, Cells, differing
 from simgap.sweeps.quantities import Quantities, quantities
 
 FORMAT = 1
@@ -144,6 +144,10 @@ def begun_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_
         return None
     store = read_store(path, cells)
     _same_sweep(store, cells, run, wanted)
+    if store.cells.base.inputs != cells.base.inputs or PATH in store.cells.columns:
+        # The same cells, but the files of their inputs lie where they are said to lie now.
+        numbers = {key: at for at, key in enumerate(cells.keys.tolist())}
+        store.cells = cells.take([numbers[key] for key in store.cells.keys.tolist()])
     if not any_version:
         _same_code(store)
     if run.trials < (most := int(store.trials.max(initial=0))):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import simgap as sg
@@ -134,6 +135,22 @@ def test_cells_around_another_layer_say_what_is_other(tmp_path):
     other = grid(sg.LayerSpec(d_model=4, d_ff=8, n_experts=4, top_k=2, activation="relu", router="hash"), d_model=[4, 5])
     with pytest.raises(ValueError, match=r"are new, around layers that differ in activation, router.kind; gone is d_model = 4; new is d_m"):
         run(tmp_path, other)
+
+
+@pytest.mark.parametrize("axis", [False, True])
+def test_a_file_of_inputs_that_was_moved_is_read_where_it_is_now(tmp_path, axis):
+    def cells(path):
+        inputs = {} if axis else {"path": path, "kind": "file"}
+        start = sg.LayerSpec(d_model=4, d_ff=4, inputs=sg.InputSpec(**inputs))
+        return grid(start, {"inputs": ["file"], "inputs.path": [path]} if axis else {}, d_ff=[4, 5])
+
+    np.save(tmp_path / "x.npy", np.eye(8, 4))
+    settings = {"tokens": 4, "out": tmp_path / "run", "engine": "inprocess"}
+    assert sweep(cells(str(tmp_path / "x.npy")), trials=1, **settings).done == 2
+    os.rename(tmp_path / "x.npy", tmp_path / "y.npy")
+    found = sweep(cells(str(tmp_path / "y.npy"))[::-1], trials=2, **settings)
+    assert (found.done, found.computed, found.set_aside) == (2, 2, ())
+    assert found.frame()["d_ff"].unique().tolist() == [4, 5]
 
 
 def test_no_folder_is_not_this_one(tmp_path, monkeypatch):
