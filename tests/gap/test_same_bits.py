@@ -46,10 +46,10 @@ def odd_layer(seed: int) -> tuple[sg.LayerSpec, sg.RunSpec, dict[str, Any]]:
 
 
 def trials_of(spec: sg.LayerSpec, run: sg.RunSpec, asked: dict, **changed: Any) -> dict[tuple[str, ...], bytes]:
-    """The bits of the first trials, quantity by quantity."""
+    """The bits of the first trials, overlap by overlap; gap and ratio are made of these, the ratio of all trials."""
     gap = sg.measure(spec, **run.to_dict() | changed, **asked)
     both = [(side, path, value) for side, found in (("", gap), ("shared", gap.shared)) if found for path, value in found.items()]
-    return {(side, *path): value.values[: run.trials].tobytes() for side, path, value in both}
+    return {(side, *path): value.values[: run.trials].tobytes() for side, path, value in both if path[0] not in ("gap", "ratio")}
 
 
 def differences(seed: int, torch_threads) -> list[str]:
