@@ -1,12 +1,14 @@
 """Mean vectors of experts over the tokens routed to them: what the persistence paper's activation overlap compares."""
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.kernels.expert_sums import add_by_expert
-from simgap.metrics.memory import AT_ONCE, on_cpu, readable, runs, shared
+from simgap.metrics.memory import AT_ONCE, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
 from simgap.threads import Map, in_order
 
 # Parts that the tokens of a user's array are summed in, each by one task. Part of the order of summation.
@@ -26,30 +28,50 @@ def add_sums(vectors: Float[Tensor, "*R width"], experts: Int[Tensor, "*R"], sum
         raise ValueError(f"experts: expected -1 to {len(sums) - 1}, got {int(experts.min())} to {int(experts.max())}")
     if on_cpu(vectors):
         flat, starts = runs(readable(vectors))
-        add_by_expert(
-            flat, starts.reshape(-1), np.ascontiguousarray(experts.numpy(), np.int64).reshape(-1), vectors.shape[-1], sums.numpy()
-        )
+        _add(flat, starts, experts, vectors.shape[-1], sums)
         return
     kept = experts >= 0
     sums.index_add_(0, experts[kept], vectors[kept].double())
 
 
 def means_by_routing(
-    vectors: Float[Tensor, "n k width"], routing: Int[Tensor, "n k"], n_experts: int, task_map: Map = in_order
+    vectors: Float[Tensor, "*tokens k width"], routing: Int[Tensor, "*tokens k"], n_experts: int, task_map: Map = in_order
 ) -> Float[Tensor, "E width"]:
-    """Mean of the co-activated vectors of each expert, float64; NaN for an expert that no token reached."""
-    n, k, width = vectors.shape
+    """Mean of the co-activated vectors of each expert, float64; NaN for an expert that no token reached.
+
+    routing: -1 for none. Such a vector is never read, and on a CPU the bits are those of an array without the tokens that reach nobody.
+    Raises ValueError for shapes that do not fit and for an expert out of range.
+    """
+    *sizes, k, width = vectors.shape
+    if routing.shape != vectors.shape[:-1]:
+        raise ValueError(f"vectors, routing: expected (..., k, width) and (..., k), got {tuple(vectors.shape)} and {tuple(routing.shape)}")
+    experts = routing.reshape(math.prod(sizes), k)
+    if experts.numel() and not -1 <= int(experts.min()) <= int(experts.max()) < n_experts:
+        raise ValueError(f"experts: expected -1 to {n_experts - 1}, got {int(experts.min())} to {int(experts.max())}")
+    routed = (experts >= 0).any(1)
+    tokens = range(len(experts)) if bool(routed.all()) else routed.nonzero()[:, 0].cpu().numpy()
+    n = len(tokens)
     step = max(1, -(-n // PARTS))
     at_once = max(1, AT_ONCE // max(1, k * width))
+    in_place = on_cpu(vectors) and is_readable(vectors)
+    whole = run(vectors) if in_place else None
 
     def task(start: int) -> Tensor:
         sums = torch.zeros(n_experts, width, dtype=torch.float64, device=vectors.device)
         for first in range(start, min(start + step, n), at_once):
-            part = slice(first, min(first + at_once, start + step))
-            add_sums(vectors[part], routing[part], sums)
+            part = tokens[first : min(first + at_once, start + step)]
+            named = experts[part.start : part.stop] if isinstance(part, range) else experts[torch.from_numpy(part).to(experts.device)]
+            if whole is None:
+                add_sums(tokens_at(vectors, part), named, sums)
+            else:
+                _add(whole, token_places(vectors, part), named, width, sums)
         return sums
 
     none = torch.zeros(n_experts, width, dtype=torch.float64, device=vectors.device)
     total = sum(shared(task_map, vectors)(task, range(0, n, step)), start=none)
-    count = torch.bincount(routing[routing >= 0], minlength=n_experts)
+    count = torch.bincount(experts[experts >= 0], minlength=n_experts)
     return torch.where(count[:, None] > 0, total / count[:, None], torch.nan)
+
+
+def _add(flat: np.ndarray, starts: Int[np.ndarray, "..."], experts: Int[Tensor, "..."], width: int, sums: Tensor) -> None:
+    add_by_expert(flat, starts.reshape(-1), np.ascontiguousarray(experts.numpy(), np.int64).reshape(-1), width, sums.numpy())

@@ -54,6 +54,26 @@ def run(vectors: Tensor) -> np.ndarray:
     return flat.view(torch.int16).numpy().view(np.uint16) if flat.dtype == torch.bfloat16 else flat.numpy()
 
 
+def tokens_at(vectors: Tensor, tokens: range | np.ndarray) -> Tensor:
+    """Those tokens of an array (..., k, width), counted through its leading axes, as (tokens, k, width): a view where one axis numbers them
+    and they follow each other, else a copy."""
+    sizes = vectors.shape[:-2]
+    if isinstance(tokens, range) and len(sizes) == 1:
+        return vectors[tokens.start : tokens.stop]
+    along = np.unravel_index(np.asarray(tokens, np.int64), sizes)
+    return vectors[tuple(torch.from_numpy(axis).to(vectors.device) for axis in along)]
+
+
+def token_places(vectors: Tensor, tokens: range | np.ndarray) -> Int[np.ndarray, "tokens k"]:
+    """Where in memory the vectors of those tokens begin, counted as in `tokens_at`; no number is touched."""
+    *sizes, k, _ = vectors.shape
+    *strides, across, _ = vectors.stride()
+    numbers = np.arange(tokens.start, tokens.stop) if isinstance(tokens, range) else tokens
+    along = np.unravel_index(numbers, sizes) if len(sizes) > 1 else (numbers,)
+    begins = functools.reduce(np.add, [axis * stride for axis, stride in zip(along, strides, strict=True)])
+    return np.add.outer(begins, np.arange(k) * across)
+
+
 def places(sizes: Sequence[int], strides: Sequence[int]) -> Int[np.ndarray, "..."]:
     """Where in memory the elements of an array lie, in its shape; strides are not negative."""
     along = [np.arange(size) * stride for size, stride in zip(sizes, strides, strict=True)]

@@ -2,16 +2,16 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
-from simgap.metrics.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, places, readable, run, runs, shared
+from simgap.metrics.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
 from simgap.threads import WORTH_A_THREAD, Map, in_order
 
 # On a CUDA device: vectors on a token whose products are worth one compiled pass, and numbers from which compiling, some ten seconds, is.
@@ -54,35 +54,55 @@ class Moments:
 
 @dataclass(frozen=True)
 class TokenOverlap:
-    """Per token, the mean cos^2 over pairs of its vectors (n,) and how many pairs that is (n,), and the moments over tokens."""
+    """Per token, the mean cos^2 over pairs of its vectors (n,) and how many pairs that is (n,), both 0 where there is none, and the moments
+    over the tokens that have a pair."""
 
     cos2: Float[np.ndarray, " n"]
     pairs: Int[np.ndarray, " n"]
     moments: Moments
 
 
-def token_overlap(vectors: Float[Tensor, "n k width"], task_map: Map = in_order) -> TokenOverlap:
-    """`token_cos2` of the k vectors of each token as they lie in memory, whatever the strides of n and k, with moments in the same pass."""
-    n, k, width = vectors.shape
-    cos2, pairs = np.empty(n), np.empty(n, np.int64)
+def token_overlap(
+    vectors: Float[Tensor, "*tokens k width"], task_map: Map = in_order, kept: Bool[np.ndarray, "*tokens k"] | None = None
+) -> TokenOverlap:
+    """`token_cos2` of the k vectors of each token as they lie in memory, whatever the strides of the other axes, with moments in the same
+    pass. Tokens are counted through all leading axes.
+
+    kept: which vectors are there, by default all. The others are never compared, whatever they hold, and a token without any takes no part:
+    the moments have the bits of an array without those tokens.
+    """
+    *sizes, k, width = vectors.shape
+    tokens: range | np.ndarray = range(math.prod(sizes))
+    cos2, pairs = np.zeros(len(tokens)), np.zeros(len(tokens), np.int64)
+    if kept is not None:
+        kept = kept.reshape(len(tokens), k)
+        tokens = np.flatnonzero(kept.any(1))
+    n = len(tokens)
     in_place = on_cpu(vectors) and is_readable(vectors)
     # One view of it all, because operations on tensors in every task cost more than a kernel.
     whole = run(vectors) if in_place else None
-    numbers = min(IN_PLACE, max(WORTH_A_THREAD, vectors.numel() // PARTS)) if in_place else AT_ONCE
-    step = max(1, numbers // max(1, k * max(k, width)) if on_cpu(vectors) else n)
+    per_token = max(1, k * max(k, width))
+    numbers = min(IN_PLACE, max(WORTH_A_THREAD, n * k * width // PARTS))
+    step = max(1, numbers // per_token if on_cpu(vectors) else n)
+    # What must be copied is copied a part of a task at a time; the layout then changes no bit.
+    at_once = step if in_place or not on_cpu(vectors) else max(1, AT_ONCE // per_token)
 
     def task(start: int) -> Moments:
-        part = slice(start, min(start + step, n))
-        if not on_cpu(vectors):
-            rows = vectors[part].reshape(-1, width)
-            cos2[part], pairs[part] = token_cos2_torch(rows, torch.arange(len(rows), device=rows.device).view(-1, k))
-            return _moments(cos2[part], pairs[part])
-        if whole is None:
-            flat, starts = runs(readable(vectors[part]))
-        else:
-            flat, starts = whole, places((part.stop - start, k), vectors.stride()[:2]) + start * vectors.stride(0)
         moments = np.zeros(5)
-        token_cos2_kernel(flat, starts, width, -1, cos2[part], pairs[part], moments)
+        for first in range(start, min(start + step, n), at_once):
+            part = tokens[first : min(first + at_once, start + step)]
+            at = slice(part.start, part.stop) if isinstance(part, range) else part
+            if not on_cpu(vectors):
+                rows = tokens_at(vectors, part).reshape(-1, width)
+                index = torch.arange(len(rows), device=rows.device).view(-1, k)
+                if kept is not None:
+                    index = index.masked_fill(torch.from_numpy(~kept[at]).to(rows.device), -1)
+                cos2[at], pairs[at] = token_cos2_torch(rows, index)
+                return _moments(cos2[at], pairs[at])
+            found, counts = np.empty(len(part)), np.empty(len(part), np.int64)
+            flat, starts = runs(readable(tokens_at(vectors, part))) if whole is None else (whole, token_places(vectors, part))
+            token_cos2_kernel(flat, starts if kept is None else np.where(kept[at], starts, -1), width, -1, found, counts, moments)
+            cos2[at], pairs[at] = found, counts
         return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4]))
 
     parts = list(shared(task_map, vectors)(task, range(0, n, step)))
@@ -187,10 +207,12 @@ def tokens_at_once(m: int, width: int) -> int:
     return max(1, AT_ONCE // max(1, m * max(m, width)))
 
 
-def undefined_vectors(rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], first: int = 0, most: int = 3) -> tuple[str, bool]:
+def undefined_vectors(
+    rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], first: int = 0, most: int = 3, sizes: Sequence[int] = ()
+) -> tuple[str, bool]:
     """Where the first vectors that are zero or not finite sit, as "token 4 slot 1, ...", and whether any of them is not finite.
 
-    first: the number of the first token.
+    first: the number of the first token. sizes: of the axes that number the tokens, if there are several.
     """
     at = index.clamp(min=0)
     largest = rows.abs().amax(-1)
@@ -198,4 +220,10 @@ def undefined_vectors(rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"],
     broken = exists & ~torch.isfinite(largest)[at]
     bad = broken if broken.any() else exists & (largest == 0)[at]
     places = bad.nonzero()[:most].tolist()
-    return ", ".join(f"token {first + t} slot {j}" for t, j in places), bool(broken.any())
+    named = [(token_name([int(axis) for axis in np.unravel_index(first + t, sizes or (first + t + 1,))]), j) for t, j in places]
+    return ", ".join(f"token {token} slot {j}" for token, j in named), bool(broken.any())
+
+
+def token_name(place: Sequence[int]) -> str:
+    """A token's number for a message, or its numbers in brackets where several axes number the tokens."""
+    return str(place[0]) if len(place) == 1 else str(tuple(place))

@@ -141,3 +141,21 @@ def test_what_does_not_fit_is_refused_before_memory_is_touched(shape, experts, s
 def test_an_expert_beyond_the_number_of_experts_is_refused():
     with pytest.raises(ValueError, match="experts: expected -1 to 1, got 7 to 7"):
         means_by_routing(torch.ones(3, 2, 4), torch.full((3, 2), 7), 2)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (2, 2), (3, 2, 1), (3,)])
+def test_a_routing_of_another_shape_is_refused(shape):
+    with pytest.raises((ValueError, TypeError), match=r"expected \(\.\.\., k, width\) and \(\.\.\., k\), got|(?s:Type-check error.*)"):
+        means_by_routing(torch.ones(3, 2, 4), torch.zeros(shape, dtype=torch.int64), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tokens_that_reach_nobody_change_no_bit(dtype):
+    rng = np.random.default_rng(8)
+    _, indices, vectors = routed(rng, 90, 2, 4, 5)
+    held = torch.from_numpy(rng.random(90) < 0.5) & (indices >= 0).any(1)
+    padded = torch.where(held[:, None], indices, -1)
+    vectors = vectors.to(dtype)
+    assert torch.equal(means_by_routing(vectors, padded, 4), means_by_routing(vectors[held], indices[held], 4))
+    several = means_by_routing(vectors.view(9, 10, 2, 5), padded.view(9, 10, 2), 4)
+    assert torch.equal(several, means_by_routing(vectors, padded, 4))

@@ -354,6 +354,44 @@ def test_row_numbers_of_few_bits(dtype):
     np.testing.assert_array_equal(token_cos2(rows, index.to(dtype))[0], token_cos2(rows, index)[0])
 
 
+def test_the_layout_changes_no_bit(monkeypatch):
+    """Cuts into tasks come from the shape alone, though what must be copied is copied in smaller parts."""
+    monkeypatch.setattr(module, "IN_PLACE", 2 * 8 * 9)
+    monkeypatch.setattr(module, "AT_ONCE", 2 * 8 * 4)
+    vectors = dense(torch.float32, 61, 2, 8).half()
+    expected = token_overlap(vectors.float())
+    wide = torch.zeros(61, 2, 16).index_copy(2, 2 * torch.arange(8), vectors.float())
+    for layout in (vectors, wide[..., ::2], vectors.view(61, 1, 2, 8), vectors.double()):
+        found = token_overlap(layout)
+        np.testing.assert_array_equal(found.cos2, expected.cos2)
+        assert found.moments == expected.moments
+
+
+def test_tokens_through_several_axes_are_read_in_place(monkeypatch):
+    """A sliced sequence, whose axes no view can merge."""
+    monkeypatch.setattr(module, "tokens_at", None)
+    vectors = dense(torch.float32, 60, 2, 8).view(5, 12, 2, 8)[:, 1:]
+    assert token_overlap(vectors).moments == token_overlap(vectors.contiguous()).moments
+    means = sys.modules["simgap.metrics.mean_vectors"]
+    monkeypatch.setattr(means, "tokens_at", None)
+    routing = torch.arange(110).view(5, 11, 2) % 4 - 1
+    assert torch.equal(means.means_by_routing(vectors, routing, 3), means.means_by_routing(vectors.contiguous(), routing, 3))
+
+
+def test_what_is_not_kept_is_not_compared():
+    vectors = dense(torch.float64, 30, 3, 8)
+    kept = np.random.default_rng(9).random((30, 3)) < 0.6
+    index = np.where(kept, np.arange(90).reshape(30, 3), -1)
+    cos2, pairs = token_cos2(vectors.reshape(90, 8), torch.from_numpy(index))
+    vectors[torch.from_numpy(~kept)] = math.nan
+    found = token_overlap(vectors, kept=kept)
+    np.testing.assert_array_equal(found.cos2, cos2)
+    np.testing.assert_array_equal(found.pairs, pairs)
+    assert found.moments.tokens == np.count_nonzero(pairs) < 30
+    nothing = token_overlap(vectors, kept=np.zeros((30, 3), bool))
+    assert (nothing.moments.tokens, nothing.pairs.any()) == (0, False)
+
+
 def test_a_lone_vector_that_is_not_finite_survives_any_cut(monkeypatch):
     vectors = dense(torch.float64, 8, 2, 8)
     vectors[:4] = 0
