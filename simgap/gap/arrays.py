@@ -1,13 +1,15 @@
 """A user's own weights or hidden states against their null: is 0.02 a lot?
 
 Any real dtype. float32, float64 and bfloat16 are read as they lie in memory, once, if their last axis is contiguous; float16 and other
-layouts are copied a few million numbers at a time, whole numbers (as float64) and reversed views whole. All products and sums are in
-float64, whatever torch's default dtype, TF32 setting and thread count.
+layouts are copied a few million numbers at a time, whole numbers (as float64), lists and reversed views whole. All products and sums are
+in float64, whatever torch's default dtype, TF32 setting and thread count.
+
+A memory map whose file is shorter than the array is refused before it is read and after. One that is cut short while it is read can still
+end the process without a word (SIGBUS): copy a file that others may write.
 """
 
 import itertools
 import math
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simgap.gap.as_tensor import as_indices, as_tensor
 from simgap.gap.calibration import verdict
+from simgap.gap.memory_maps import refuse_truncated
+from simgap.gap.padding import expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
+from simgap.gap.token_null import token_null_variance
 from simgap.metrics import between, means_by_routing, pair_cos2, token_overlap, undefined_vectors
+from simgap.metrics.memory import tokens_at
 from simgap.specs import nearest
 from simgap.stats import moment_matched_p
 from simgap.theory.mso_law import mso_p
@@ -25,7 +32,6 @@ from simgap.threads import pool
 
 # Tokens that are looked through at a time for one that is undefined.
 TOKENS_AT_ONCE = 1024
-SAMPLED_VECTORS = 1024
 KINDS = ("output", "normed")
 
 
@@ -63,86 +69,109 @@ class Overlap:
 def weight_mso(weights: Any) -> Overlap:
     """Mean squared overlap of E experts' flattened weights, beside the null 1/N of independent matrices (law N1).
 
-    weights: (E, ...) numpy array, memory map or torch tensor on any device, E >= 2; N is the product of the other axes. One matrix of each
-    expert: matrices of different scale flattened together have a larger null (`simgap.theory.null_all_weights_mso`). null_sd and p are
-    those of isotropic vectors: exact moments, and the law that has four of them (law N1B).
+    weights: (E, ...) numpy array, memory map or torch tensor on any device, or a list of E of one shape and dtype, E >= 2; N is the product
+    of the other axes. One matrix of each expert: matrices of different scale flattened together have a larger null
+    (`simgap.theory.null_all_weights_mso`). null_sd and p are those of isotropic vectors: exact moments, and the law that has four of them
+    (law N1B).
 
-    Raises ValueError for fewer than 2 experts, for values that are not finite, and where no two experts are non-zero.
+    Raises ValueError for fewer than 2 experts, for values that are masked or not finite, and where no two experts are non-zero.
     """
-    vectors = _tensor("weights", weights)
+    vectors = as_tensor("weights", weights)
     if vectors.ndim < 2 or vectors.shape[0] < 2 or not vectors.numel():
         raise ValueError(f"weights: expected (E, ...) with at least 2 experts and some entries, got shape {tuple(vectors.shape)}")
     # In the order of memory, which inner products do not see: a transposed view is not copied.
     order = sorted(range(1, vectors.ndim), key=lambda axis: -vectors.stride()[axis])
-    return _of_vectors("weights", vectors.permute(0, *order).reshape(len(vectors), -1))
+    overlap = _of_vectors("weights", vectors.permute(0, *order).reshape(len(vectors), -1))
+    refuse_truncated("weights", weights)
+    return overlap
 
 
-def mean_mso(vectors: Any, routing: Any, kind: str = "output") -> Overlap:
+def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = None) -> Overlap:
     """Mean squared overlap of experts' mean vectors over the tokens routed to them, beside the null 1/width (law N2).
 
     kind: "output" for expert outputs and other vectors without a mean entry of their own, null 1/width; "normed" for hidden vectors after a
     LayerNorm without gain and bias, null 1/(width - 1) (law N4). Rectified hidden vectors (ReLU, SiLU, GELU) share a mean and overlap far
     more without being related: no null here is theirs.
 
-    vectors: (n, k, width), the co-activated vectors of each token. routing: (n, k) integers, which expert each came from, -1 for none.
-    An expert below the highest index that no token reached has no mean: it is left out and counted.
+    vectors: (..., k, width), the co-activated vectors of each token; the leading axes, one or several, number the tokens. routing: (..., k)
+    integers, which expert each came from, -1 for none; an expert that a token names twice counts twice. mask: (...) or (..., k), True or 1
+    for what is kept; what it leaves out is never read, whatever vectors and routing hold there. A vector that a numpy mask covers whole is
+    left out too. An expert below the highest index that no token reached has no mean: it is left out and counted.
 
     Raises ValueError for shapes that do not fit, for values that are not finite, and where fewer than 2 experts were reached.
     """
-    h = _tensor("vectors", vectors)
+    data, unmasked = masked_vectors("vectors", vectors)
+    h = as_tensor("vectors", data)
     _check_kind(kind)
-    indices = _tensor("routing", routing)
-    if h.ndim != 3 or indices.shape != h.shape[:2] or not h.numel():
-        raise ValueError(f"vectors, routing: expected (n, k, width) and (n, k), not empty, got {tuple(h.shape)} and {tuple(indices.shape)}")
-    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-        raise ValueError(f"routing: expected whole numbers, an expert's index or -1 for none, got dtype {indices.dtype}")
-    indices = indices.long().to(h.device)
-    if int(indices.min()) < -1 or int(indices.max()) < 0:
-        raise ValueError(f"routing: expected indices from 0, or -1 for none, got {int(indices.min())} to {int(indices.max())}")
+    indices = as_indices("routing", routing)
+    shape = tuple(h.shape[:-1])
+    if h.ndim < 3 or indices.shape != shape or not h.numel():
+        raise ValueError(
+            f"vectors, routing: expected (..., k, width) and (..., k), not empty, got {tuple(h.shape)} and {tuple(indices.shape)}"
+        )
+    kept = kept_by_all(unmasked, None if mask is None else kept_by_mask(mask, shape))
+    indices = indices_of_kept(indices.to(h.device), kept)
+    if int(indices.max()) < 0:
+        raise ValueError(f"routing: expected indices from 0, or -1 for none, got none{'' if kept is None else ' that the mask keeps'}")
     # Numbered anew, so that an index of any size costs nothing; the highest stands for all up to it.
     reached, numbered = torch.unique(indices[indices >= 0], return_inverse=True)
     compact = indices.masked_scatter(indices >= 0, numbered)
     with pool() as (task_map, _):
         means = means_by_routing(h, compact, len(reached), task_map)
         if not torch.isfinite(means).all():
-            _refuse_undefined(h, indices)
+            _refuse_not_finite(h, (indices >= 0).cpu().numpy())
             # All finite, but a sum is not: one scale for all, which no cosine sees.
             means = means_by_routing(h * 2.0**-64, compact, len(reached), task_map)
-    return _of_vectors("vectors", means, reached.tolist(), kind)
+    overlap = _of_vectors("vectors", means, reached.tolist(), kind)
+    refuse_truncated("vectors", data)
+    return overlap
 
 
-def token_mso(vectors: Any, kind: str = "output") -> Overlap:
+def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: Any = None) -> Overlap:
     """Mean squared overlap of the k vectors that share a token, over n tokens, beside the null 1/width (laws N1, N2).
 
-    vectors: (n, k, width) numpy array, memory map or torch tensor on any device, k >= 2; a zero vector's pairs are left out and counted.
-    kind: "output" or "normed", as for `mean_mso`.
+    vectors: (..., k, width) numpy array, memory map or torch tensor on any device, k >= 2; the leading axes, one or several, number the
+    tokens. A zero vector's pairs are left out and counted. kind: "output" or "normed", as for `mean_mso`.
+    routing: (..., k) integers, which expert each vector came from, -1 for none. Today it only says which vectors there are. An expert twice
+    on one token is refused: its vectors are no pair of experts. mask: (...) or (..., k), True or 1 for what is kept. What either leaves
+    out, or a numpy mask that covers a whole vector, is padding: never compared and not counted, whatever it holds, and the result has the
+    bits of an array without the tokens that are left out whole.
     sem is over tokens. Tokens that share experts are not independent, so null_sd does not come from n alone: it adds, from a sample of
     token pairs, the covariance 2 (Q_1 - 1/d)(Q_2 - 1/d) / ((d+2)(d-1)) that law N2 gives to two tokens whose vectors have mean squared
     cosines Q with each other. Experts' outputs that barely change from token to token keep a spread that no number of tokens removes.
 
-    Raises ValueError for k < 2, for no tokens, for values that are not finite, and where no token has two non-zero vectors.
+    Raises ValueError for k < 2, for no tokens, for shapes that do not fit, for values that are not finite, and where no token has two
+    non-zero vectors.
     """
-    h = _tensor("vectors", vectors)
+    data, unmasked = masked_vectors("vectors", vectors)
+    h = as_tensor("vectors", data)
     _check_kind(kind)
-    if h.ndim != 3 or h.shape[1] < 2 or not h.numel():
-        raise ValueError(f"vectors: expected (n, k, width) with at least one token, k >= 2, width >= 1, got shape {tuple(h.shape)}")
-    _, k, width = h.shape
+    if h.ndim < 3 or h.shape[-2] < 2 or not h.numel():
+        raise ValueError(f"vectors: expected (..., k, width) with at least one token, k >= 2, width >= 1, got shape {tuple(h.shape)}")
+    shape = tuple(h.shape[:-1])
+    kept = kept_by_all(unmasked, None if mask is None else kept_by_mask(mask, shape))
+    if routing is not None:
+        indices = indices_of_kept(expert_indices(routing, shape).cpu(), kept)
+        refuse_repeated(indices)
+        kept = kept_by_all((indices >= 0).numpy())
+    k, width = h.shape[-2:]
     dimensions = _dimensions(width, kind)
     with pool() as (task_map, _):
-        found = token_overlap(h, task_map)
-        variance = _token_null_variance(h, found.moments.pairs, dimensions) if found.moments.pairs else 0.0
+        found = token_overlap(h, task_map, kept)
+        variance = token_null_variance(h, found.pairs, dimensions, kept) if found.moments.pairs else 0.0
     moments = found.moments
+    there = k if kept is None else kept.reshape(-1, k).sum(1)
     dropped, places = 0, ""
-    for start in _starts_of(np.flatnonzero(np.isnan(found.cos2) | (found.pairs < k * (k - 1) // 2))):
-        part = h[start : start + TOKENS_AT_ONCE]
-        where, not_finite = undefined_vectors(part.reshape(-1, width), torch.arange(len(part) * k, device=h.device).view(-1, k), start)
-        if not_finite:
-            raise ValueError(f"vectors: not finite at {where}")
-        dropped += int((part.abs().amax(-1) == 0).sum())
+    for start in _starts_of(np.flatnonzero(np.isnan(found.cos2) | (found.pairs < there * (there - 1) // 2))):
+        where, zeros = _undefined(h, start, kept)
+        dropped += zeros
         places = places or where
     if not moments.pairs:
-        raise ValueError("vectors: no token has two non-zero vectors")
-    return _overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, variance, dropped, places)
+        left = "" if kept is None else f", of {int(kept.sum())} vectors that routing and mask keep"
+        raise ValueError(f"vectors: no token has two non-zero vectors{left}")
+    overlap = _overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, variance, dropped, places)
+    refuse_truncated("vectors", data)
+    return overlap
 
 
 def _starts_of(tokens: np.ndarray) -> list[int]:
@@ -150,53 +179,25 @@ def _starts_of(tokens: np.ndarray) -> list[int]:
     return [int(start) for start in np.unique(tokens // TOKENS_AT_ONCE) * TOKENS_AT_ONCE]
 
 
-def _refuse_undefined(h: Tensor, routing: Tensor) -> None:
-    """ValueError that names the first vector of an expert that is not finite, if there is one."""
-    for start in range(0, len(h), TOKENS_AT_ONCE):
-        part, kept = h[start : start + TOKENS_AT_ONCE], routing[start : start + TOKENS_AT_ONCE] >= 0
-        index = torch.where(kept, torch.arange(kept.numel(), device=h.device).view(kept.shape), -1)
-        where, not_finite = undefined_vectors(part.reshape(-1, h.shape[-1]), index, start)
-        if not_finite:
-            raise ValueError(f"vectors: not finite at {where}")
+def _undefined(h: Tensor, start: int, kept: np.ndarray | None) -> tuple[str, int]:
+    """Where the first zero vectors are among TOKENS_AT_ONCE tokens, and how many; ValueError that names the first that is not finite."""
+    *sizes, k, width = h.shape
+    part = range(start, min(start + TOKENS_AT_ONCE, math.prod(sizes)))
+    rows = tokens_at(h, part).reshape(-1, width)
+    index = np.arange(len(rows)).reshape(-1, k)
+    if kept is not None:
+        index = np.where(kept.reshape(-1, k)[part.start : part.stop], index, -1)
+    where, not_finite = undefined_vectors(rows, torch.from_numpy(index).to(h.device), start, sizes=sizes)
+    if not_finite:
+        raise ValueError(f"vectors: not finite at {where}")
+    zero = (rows.abs().amax(-1) == 0).cpu().numpy()
+    return where, int(zero[index[index >= 0]].sum())
 
 
-def _token_null_variance(h: Tensor, pairs: int, dimensions: int) -> float:
-    """Null variance of a token overlap: that of independent pairs, plus the mean covariance of pairs on two different tokens (law N2).
-
-    Between tokens t and t' it is the sum over slots of (cos^2(v_ti, v_t'i') - 1/d)(cos^2(v_tj, v_t'j') - 1/d), which is zero on average
-    where the slots hold different experts, so the experts' names are not needed.
-    Estimated on evenly spaced tokens, SAMPLED_VECTORS vectors in all, and cut off at 0: with far more tokens than that, what is left of the
-    estimate's own error makes null_sd too wide on average, and z too small.
-    """
-    n, k, width = h.shape
-    single = null_variance(dimensions) if dimensions > 1 else 0.0
-    if n < 2 or dimensions < 2:
-        return single / pairs
-    sample = min(n, max(2, SAMPLED_VECTORS // k))
-    picked = (torch.arange(sample) * (n - 1) // (sample - 1)).to(h.device)
-    v = h[picked].double()
-    largest = v.abs().amax(-1, keepdim=True)
-    v = v / torch.where(largest > 0, largest, 1.0)
-    v = v / v.norm(dim=-1, keepdim=True).clamp(min=1)
-    m = len(picked)
-    flat = v.reshape(m * k, width)
-    exists = (largest > 0).double().reshape(m * k)
-    q = ((flat @ flat.T).square() - 1 / dimensions) * exists[:, None] * exists
-    q = q.view(m, k, m, k).permute(0, 2, 1, 3)
-    # Sum over i < j and i' != j' of q_ii' q_jj': all index pairs, less those that share a row, a column, or both.
-    total = q.sum((2, 3)).square() - q.sum(3).square().sum(2) - q.sum(2).square().sum(2) + q.square().sum((2, 3))
-    covered = float(total.sum() - total.diagonal().sum()) / 2
-    # The same sum over the pairs that exist, which is what the covariance is a mean over; each is at most the variance of one pair, and
-    # at most one pair of t' can match a pair of t.
-    present = exists.view(m, k).sum(1)
-    existing = present * (present - 1) / 2
-    couples = float(existing.sum() ** 2 - existing.square().sum())
-    if couples == 0:
-        return single / pairs
-    matched = float(torch.minimum(existing[:, None], existing).sum() - existing.sum()) / couples
-    covariance = 2 / ((dimensions + 2) * (dimensions - 1)) * covered / couples
-    share = 1 - float(existing.square().sum() / existing.sum() ** 2) if n <= m else (n - 1) / n
-    return single / pairs + min(max(covariance, 0.0), single * matched) * share
+def _refuse_not_finite(h: Tensor, kept: np.ndarray) -> None:
+    """ValueError that names the first kept vector that is not finite, if there is one."""
+    for start in range(0, math.prod(h.shape[:-2]), TOKENS_AT_ONCE):
+        _undefined(h, start, kept)
 
 
 def _check_kind(kind: str) -> None:
@@ -243,30 +244,3 @@ def _overlap(mean: float, sem: float | None, pairs: int, width: int, variance: f
     proper = 0 < variance < null * (1 - null)
     p = moment_matched_p(mean, null, sd) if proper else 1.0
     return Overlap(mean, sem, pairs, null, sd, mean / null, z, p, dropped, where)
-
-
-def _tensor(name: str, value: Any) -> Tensor:
-    """A numeric tensor over the user's memory, without a copy of floats of 64 bits and fewer; whole numbers as float64."""
-    if isinstance(value, Tensor):
-        tensor = value.detach()
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-            raise ValueError(f"{name}: expected a plain dense tensor, got {tensor.layout}, {tensor.dtype} on {tensor.device.type}")
-    else:
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"{name}: expected an array, got {' '.join(str(error).split())}") from None
-        if array.dtype.kind not in "fiu":
-            raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}")
-        if array.dtype.byteorder == ">" or array.dtype.itemsize > 8 or any(stride < 0 for stride in array.strides):
-            native = array.dtype.itemsize <= 8 and array.dtype.byteorder != ">"
-            array = np.ascontiguousarray(array, dtype=array.dtype if native else np.float64 if array.dtype.kind == "f" else np.int64)
-        with warnings.catch_warnings():
-            # torch warns of a read-only array, because one could write through its tensor; nothing here does.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-            tensor = torch.from_numpy(array)
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise ValueError(f"{name}: expected real numbers, got dtype {tensor.dtype}")
-    if tensor.is_floating_point() and tensor.element_size() == 1:
-        return tensor.float()
-    return tensor if name == "routing" or tensor.is_floating_point() else tensor.double()
