@@ -200,9 +200,11 @@ def _refuse_not_finite(h: Tensor, kept: np.ndarray) -> None:
         _undefined(h, start, kept)
 
 
-def _check_kind(kind: str) -> None:
+def _check_kind(kind: Any) -> None:
+    if not isinstance(kind, str):
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got a {type(kind).__name__}; give routing and mask by name")
     if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}{nearest(str(kind), KINDS)}")
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}{nearest(kind, KINDS)}")
 
 
 def _dimensions(width: int, kind: str) -> int:

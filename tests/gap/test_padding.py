@@ -250,6 +250,12 @@ def test_what_does_not_fit_is_refused(given, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_routing_in_the_place_of_the_kind_is_refused():
+    """As `mean_mso` takes it; typed wrongly, so that the check of types at run time may come first."""
+    with pytest.raises((ValueError, TypeError), match=r"kind: expected one of output, normed, got a ndarray|(?s:Type-check error.*)"):
+        sg.token_mso(np.ones((4, 2, 3)), np.tile([0, 1], (4, 1)))
+
+
 def test_a_mask_that_keeps_no_routed_vector_is_refused():
     with pytest.raises(ValueError, match="routing: expected indices from 0, or -1 for none, got none that the mask keeps"):
         sg.mean_mso(np.ones((4, 2, 3)), np.tile([0, 1], (4, 1)), mask=np.zeros(4, bool))
