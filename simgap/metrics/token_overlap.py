@@ -78,31 +78,35 @@ def token_overlap(
         kept = kept.reshape(len(tokens), k)
         tokens = np.flatnonzero(kept.any(1))
     n = len(tokens)
-    in_place = on_cpu(vectors) and is_readable(vectors)
+    cpu = on_cpu(vectors)
+    in_place = cpu and is_readable(vectors)
     # One view of it all, because operations on tensors in every task cost more than a kernel.
     whole = run(vectors) if in_place else None
     per_token = max(1, k * max(k, width))
     numbers = min(IN_PLACE, max(WORTH_A_THREAD, n * k * width // PARTS))
-    step = max(1, numbers // per_token if on_cpu(vectors) else n)
+    step = max(1, numbers // per_token if cpu else n)
     # What must be copied is copied a part of a task at a time; the layout then changes no bit.
-    at_once = step if in_place or not on_cpu(vectors) else max(1, AT_ONCE // per_token)
+    at_once = step if in_place or not cpu else max(1, AT_ONCE // per_token)
 
     def task(start: int) -> Moments:
         moments = np.zeros(5)
         for first in range(start, min(start + step, n), at_once):
             part = tokens[first : min(first + at_once, start + step)]
             at = slice(part.start, part.stop) if isinstance(part, range) else part
-            if not on_cpu(vectors):
+            if not cpu:
                 rows = tokens_at(vectors, part).reshape(-1, width)
                 index = torch.arange(len(rows), device=rows.device).view(-1, k)
                 if kept is not None:
                     index = index.masked_fill(torch.from_numpy(~kept[at]).to(rows.device), -1)
                 cos2[at], pairs[at] = token_cos2_torch(rows, index)
                 return _moments(cos2[at], pairs[at])
-            found, counts = np.empty(len(part)), np.empty(len(part), np.int64)
             flat, starts = runs(readable(tokens_at(vectors, part))) if whole is None else (whole, token_places(vectors, part))
-            token_cos2_kernel(flat, starts if kept is None else np.where(kept[at], starts, -1), width, -1, found, counts, moments)
-            cos2[at], pairs[at] = found, counts
+            if kept is None:
+                token_cos2_kernel(flat, starts, width, -1, cos2[at], pairs[at], moments)
+            else:
+                found, counts = np.empty(len(part)), np.empty(len(part), np.int64)
+                token_cos2_kernel(flat, np.where(kept[at], starts, -1), width, -1, found, counts, moments)
+                cos2[at], pairs[at] = found, counts
         return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4]))
 
     parts = list(shared(task_map, vectors)(task, range(0, n, step)))
