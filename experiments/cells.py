@@ -13,6 +13,7 @@ from tqdm import tqdm
 from simgap import LayerSpec, RunSpec, Weights, measure, predict
 from simgap.cli import TRIALS_BAR
 from simgap.gap import Gap
+from simgap.moe.canary import canary
 from simgap.records import Records, provenance
 from simgap.stats import Estimate
 
@@ -43,7 +44,7 @@ class Bench:
     seed: int = 0
     tokens: int = 1024
     quiet: bool = False
-    origin: dict[str, Any] = field(default_factory=provenance)
+    origin: dict[str, Any] = field(default_factory=lambda: provenance(canary=canary()))
 
     def run(self, cells: Sequence[Cell]) -> list[Record]:
         """Measure the cells that this code has not yet recorded in `out`, and return the records of all of them, in order."""

@@ -13,7 +13,7 @@ from simgap.cli import main
 from simgap.report.sweep import cell_lines, law_lines
 from simgap.specs import LayerSpec
 from simgap.stats import normal_p
-from simgap.sweeps import LeftOut, grid, runner, sweep
+from simgap.sweeps import LeftOut, grid, runner, store, sweep
 from simgap.sweeps.command import judged, resuming
 from simgap.sweeps.worker import Outcome, Report, compute
 
@@ -140,7 +140,7 @@ def test_cells_set_aside_are_named(capsys, monkeypatch, file, out):
     def failing(task):
         report = compute(task)
         bad = [Outcome(each.number, why="trial 1: no\ngood") if each.number == 3 else each for each in report.outcomes]
-        return Report(tuple(bad), report.source, report.seconds)
+        return Report(tuple(bad), report.source, report.canary, report.seconds)
 
     monkeypatch.setattr(runner, "compute", failing)
     assert main(["sweep", file, "--out", out]) == 1
@@ -193,20 +193,19 @@ def test_a_dry_run_says_what_would_be_refused(capsys, file, out, tmp_path):
 
 def test_a_dry_run_looks_at_the_folder_as_the_run_does(capsys, monkeypatch, file, out, tmp_path):
     assert main(["sweep", file, "--out", out]) == 0
-    manifest, records = tmp_path / "run" / "manifest.json", tmp_path / "run" / "records.jsonl"
-    plain = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(plain | {"source": "0" * 16}))
+    records = tmp_path / "run" / "records.jsonl"
     capsys.readouterr()
-    assert "was begun by another simgap" in refusal(capsys, file, "--out", out, "--dry-run")
-    assert main(["sweep", file, "--out", out, "--dry-run", "--any-version"]) == 0
-    manifest.write_text(json.dumps(plain))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "source_digest", lambda: "0" * 16)
+        assert "was begun by another simgap" in refusal(capsys, file, "--out", out, "--dry-run")
+        assert main(["sweep", file, "--out", out, "--dry-run", "--any-version"]) == 0
     with open(records, "a") as file_of_records:
         file_of_records.write('{"torn')
     capsys.readouterr()
     assert main(["sweep", file, "--out", out, "--dry-run"]) == 0
-    assert "records.jsonl: 1 line is no whole record" in capsys.readouterr().err
+    assert "records.jsonl: line 8: without a whole checksum at the end" in capsys.readouterr().err
     assert main(["sweep", file, "--out", out, "--dry-run", "--json"]) == 0
-    assert "1 line is no whole record" in json.loads(capsys.readouterr().out)["notes"][0]
+    assert "line 8: without a whole checksum at the end" in json.loads(capsys.readouterr().out)["notes"][0]
     records.rename(tmp_path / "elsewhere")
     records.symlink_to(tmp_path / "elsewhere")
     assert "records.jsonl' is a link" in refusal(capsys, file, "--out", out, "--dry-run")
@@ -270,7 +269,9 @@ def test_a_manifest_that_is_none(capsys, file, out):
     os.mkdir(out)
     with open(f"{out}/manifest.json", "w") as manifest:
         manifest.write("[]")
-    assert refusal(capsys, "--out", out, "--resume").endswith("is not a manifest: expected one JSON object")
+    assert refusal(capsys, "--out", out, "--resume").endswith(
+        "is no whole manifest: without a whole checksum at the end (torn, damaged, or of an earlier simgap)"
+    )
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])

@@ -35,8 +35,8 @@ from tqdm import tqdm
 from experiments.benchmarks.phases import DONE, PHASES, Board, Session, marked
 from experiments.benchmarks.unharmed import Kind, complaints, kinds
 from simgap.cli import Parser, finish
-from simgap.records import Records, line_of, provenance
-from simgap.records.jsonl import record_of
+from simgap.moe.canary import canary
+from simgap.records import Records, line_of, provenance, record_of
 from simgap.report.table import Table
 from simgap.seeding import stream
 from simgap.sweeps import collect
@@ -271,11 +271,11 @@ def kill(count: int, out: Path, seed: int = 0, lanes: int = 2, dwell: float = DW
     file = Records(out / "kills.jsonl")
     if file.path.exists():
         raise ValueError(f"out: {str(out)!r} has kills already; choose another folder")
-    described = {"what": "begun", "count": count, "seed": seed, "lanes": lanes, "provenance": provenance(command)}
-    file.append(described)
-    records, known = [described], kinds()
     # More of them would not survive a fork, and lanes share the cores.
     torch.set_num_threads(1)
+    described = {"what": "begun", "count": count, "seed": seed, "lanes": lanes, "provenance": provenance(command, canary())}
+    file.append(described)
+    records, known = [described], kinds()
     # tqdm's own lock is shared by all processes forked from here: one that is killed holding it would stop all others.
     tqdm.set_lock(threading.RLock())
     with tempfile.TemporaryDirectory(prefix="kills-", dir=out, ignore_cleanup_errors=True) as name:
@@ -283,7 +283,9 @@ def kill(count: int, out: Path, seed: int = 0, lanes: int = 2, dwell: float = DW
         next(iter(known.values())).run(Path(name, "warm"))
         lane_of = partial(Lane, seed=seed, dwell=dwell, kinds=known)
         with _at_work(count, Path(name), lanes, lane_of) as lines, tqdm(total=count, desc="kills", unit="kill", disable=None) as bar:
-            for record in map(json.loads, lines):
+            for line in lines:
+                if (record := record_of(line.encode())) is None:
+                    raise ValueError(f"kills: a lane said {line[:100]!r}, which is no record")
                 records.append(record)
                 file.append(record)
                 bar.update(record["what"] == "kill")

@@ -18,12 +18,13 @@ from tqdm import tqdm
 from experiments.benchmarks.rates import Times, quartiles
 from experiments.cells import Bench, Record
 from simgap import LayerSpec, RunSpec, calibrate, measure, predict
-from simgap.records import Records, line_of, source_digest
+from simgap.moe.canary import canary
+from simgap.records import Records, line_of, record_of, source_digest
 from simgap.report.table import Table
 from simgap.seeding import derived
 from simgap.sweeps import Cells, engines, grid, plan, sweep, worker
 from simgap.sweeps.quantities import quantities
-from simgap.sweeps.worker import Cell, Outcome, Report, Task, peak_since, reset_peak
+from simgap.sweeps.worker import OF_RUN, Cell, Outcome, Report, Task, peak_since, reset_peak
 
 DEVICES = ("cpu",)
 # The records of the run whose figures are told.
@@ -62,18 +63,18 @@ class Instant(Executor):
         start, task = time.perf_counter(), args[0]
         outcomes = [Outcome(cell.number, self.line(cell), 1.0) for cell in task.cells]
         future: Future = Future()
-        future.set_result(Report(tuple(outcomes), source_digest(), 0.0))
+        future.set_result(Report(tuple(outcomes), source_digest(), canary(), 0.0))
         self.seconds += time.perf_counter() - start
         return future
 
     def line(self, cell: Cell) -> bytes:
-        return line_of({**self.example, "cell": cell.key, "trials": cell.run.trials, "seed": cell.run.seed})
+        return line_of({**self.example, "cell": cell.key} | {name: getattr(cell.run, name) for name in OF_RUN})
 
 
 def example() -> dict[str, Any]:
     """The record of a small cell, as a worker makes it."""
     (outcome,) = worker.compute(Task((Cell(0, SMALL.key(), SMALL, RunSpec(tokens=64, trials=2)),), quantities())).outcomes
-    return json.loads(outcome.line)
+    return record_of(outcome.line) or {}
 
 
 def sharing(n: int) -> Cells:

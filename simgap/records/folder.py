@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from simgap.records.jsonl import record_of, sync_folder
+from simgap.records.jsonl import fault_of, record_of, sync_folder, with_checksum
 from simgap.records.provenance import now
 
 
@@ -113,21 +114,26 @@ def _alive(pid: str) -> bool:
     return True
 
 
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Put a manifest in place whole, or leave what was there. Raises OSError that names the file."""
-    text = json.dumps(manifest, allow_nan=False) + "\n"
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> str:
+    """Put a manifest in place whole, with its checksum, or leave what was there; its digest. Raises OSError that names the file."""
+    text = with_checksum(json.dumps(manifest, allow_nan=False).encode())
     with replacing(path) as beside:
-        beside.write_text(text)
+        beside.write_bytes(text)
+    return _digest(text)
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest, or None where there is none. Raises ValueError for a file that is not one JSON object."""
+def read_manifest(path: Path) -> tuple[dict[str, Any], str] | None:
+    """The manifest and its digest, or None where there is none. Raises ValueError for a file that is damaged or none of ours."""
     if not path.exists():
         return None
     if not path.is_file():
         raise ValueError(f"{str(path)!r} cannot be read: not a regular file")
     text = path.read_bytes()
-    found = record_of(text + b"\n")
+    found = record_of(text)
     if found is None:
-        raise ValueError(f"{str(path)!r} is not a manifest: expected one JSON object")
-    return found
+        raise ValueError(f"{str(path)!r} is no whole manifest: {fault_of(text)}")
+    return found, _digest(text)
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]

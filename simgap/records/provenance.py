@@ -25,9 +25,13 @@ def command_line() -> str:
     return shlex.join(sys.argv)
 
 
-def provenance(command: str = "") -> dict[str, Any]:
-    """Commit (with "dirty" if the tree has changes), versions, machine, threads, time and command: where a record came from."""
-    return {**_of_process(), "time": now(), "command": command}
+def provenance(command: str = "", canary: str | None = None) -> dict[str, Any]:
+    """Commit (with "dirty" if the tree has changes), versions, machine, threads, time and command: where a record came from.
+
+    canary: `simgap.moe.canary.canary()`, which tells machines of different arithmetic apart; the CPU's name is for people, and does not.
+    Given by who may load torch. A record without it is never taken for one that need not be done again.
+    """
+    return {**_of_process(), "canary": canary, "time": now(), "command": command}
 
 
 @cache

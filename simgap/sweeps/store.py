@@ -12,15 +12,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from simgap.records import Records, command_line, locked, now, provenance, read_manifest, source_digest, write_manifest
+from simgap.records import Records, command_line, locked, now, numbered, provenance, read_manifest, source_digest, write_manifest
+from simgap.seeding import derived
 from simgap.specs import RunSpec, shown
 from simgap.sweeps.cells import PATH, Cells, differing
 from simgap.sweeps.quantities import Quantities, quantities
 
-FORMAT = 1
+# 2: every line and the manifest carry a checksum, and sessions the manifest's digest.
+FORMAT = 2
 RECORDS, MANIFEST, LOG = "records.jsonl", "manifest.json", "sweep.log"
 # What must be as it was for a sweep to go on.
 FIXED = ("tokens", "seed", "dtype", "device", "metrics")
+UNKNOWN = "of a cell that this sweep does not have"
+# How to go on with what other code or another machine began.
+MIX = "go on with that, or add --any-version (any_version=True) to mix them"
 
 
 @dataclass(eq=False)
@@ -28,8 +33,9 @@ class Store:
     """A folder opened for writing, or for reading alone.
 
     begun: whether the folder holds it already; if not, nothing is written before the first session. trials (n,): the trials that are
-    recorded of each cell, 0 for none. offsets (n,): where the newest record of each begins. notes: what was found that a user should
-    know: a torn line, records of unknown cells, another CPU. held: whether the folder still is the one that was opened.
+    recorded of each cell, 0 for none. offsets (n,): where the newest record of each begins. digest: of the manifest's file, which sessions
+    name. any_version: whether other versions and machines of other arithmetic may go on with it. notes: what was found that a user should
+    know: torn and damaged lines, records of unknown cells. held: whether the folder still is the one that was opened.
     """
 
     path: Path
@@ -39,7 +45,9 @@ class Store:
     manifest: dict[str, Any]
     trials: Int[np.ndarray, " n"]
     offsets: Int[np.ndarray, " n"]
+    digest: str = ""
     begun: bool = True
+    any_version: bool = False
     notes: list[str] = field(default_factory=list)
     held: Callable[[], bool] = lambda: True
 
@@ -55,16 +63,16 @@ class Store:
         """The number and newest record of every cell that has one, in the order of the cells."""
         for at in np.flatnonzero(self.trials).tolist():
             record = self.earlier(at)
-            if record is None or not _is_whole(record):
+            if record is None or record.get("cell") != self.cells.key(at) or self.fault(record):
                 raise ValueError(f"out: the record of {self.cells.name(at)} in {str(self.path)!r} changed while it was read")
             yield at, record
 
     def begin(self, trials: int, command: str, engine: str, workers: int) -> None:
         """Note that a session begins: whatever is recorded after it, up to the next, came from it. The first puts the manifest in place."""
         if not self.begun:
-            write_manifest(self.path / MANIFEST, self.manifest)
-        session = {"trials": trials, "engine": engine, "workers": workers, "source": source_digest(), "provenance": provenance(command)}
-        self.records.append({"session": session})
+            self.digest = write_manifest(self.path / MANIFEST, self.manifest)
+        session = {"manifest": self.digest, "trials": trials, "engine": engine, "workers": workers, "source": source_digest()}
+        self.records.append({"session": session | {"provenance": _origin(command)}})
 
     def record(self, cells: Sequence[int], lines: Sequence[bytes]) -> None:
         """Write the lines of these cells, and count them as done once they are on the disk.
@@ -82,6 +90,15 @@ class Store:
             self.trials[at], self.offsets[at] = self.run.trials, offset
             offset += len(line)
 
+    def fault(self, record: Mapping[str, Any]) -> str:
+        """Why a record is none of a cell of this sweep, whatever its cell, as the end of a sentence about a line; "" for one that is."""
+        if not _is_whole(record):
+            return "not of the form of a record"
+        if record["seed"] != derived(self.run.seed, record["cell"]):
+            return f"of another seed than {self.run.seed} gives its cell"
+        other = next((name for name in ("tokens", "dtype") if record.get(name) != getattr(self.run, name)), "")
+        return f"of other {other} than this sweep's" if other else ""
+
     def done(self, trials: int) -> int:
         """Cells that have at least so many trials."""
         return int((self.trials >= trials).sum())
@@ -92,9 +109,10 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
 
     Raises ValueError where there is none, or something else is in its place.
     """
-    manifest = read_manifest(path / MANIFEST)
-    if manifest is None:
+    found = read_manifest(path / MANIFEST)
+    if found is None:
         raise ValueError(f"out: {str(path)!r} holds no sweep (no {MANIFEST})")
+    manifest, digest = found
     if manifest.get("format") != FORMAT or manifest["format"] is True:
         raise ValueError(f"out: {str(path)!r} holds a sweep of format {manifest.get('format')!r}, this simgap reads format {FORMAT}")
     if cells is None or cells.to_plain() != manifest.get("cells"):
@@ -106,7 +124,8 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
         run = RunSpec(**{name: value for name, value in plain.items() if name != "metrics"})
     except TypeError as error:
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run: {error}") from None
-    store = Store(path, cells, run, quantities(plain["metrics"]), manifest, np.zeros(len(cells), np.int32), np.zeros(len(cells), np.int64))
+    n, wanted = len(cells), quantities(plain["metrics"])
+    store = Store(path, cells, run, wanted, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), digest)
     _index(store)
     return store
 
@@ -128,7 +147,7 @@ def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_v
             # It may have lacked nothing but its end.
             _index(store)
             store.notes.insert(0, f"{RECORDS}: its last line was torn after {torn} bytes by a crash or a full disk")
-        store.run, store.held = run, held
+        store.run, store.any_version, store.held = run, any_version, held
         yield store
 
 
@@ -182,34 +201,51 @@ def holds_results(path: Path) -> bool:
 
 
 def _manifest(cells: Cells, run: RunSpec, wanted: Quantities) -> dict[str, Any]:
-    origin = provenance(command_line())
+    origin = _origin(command_line())
     described = {name: value for name, value in run.to_dict().items() if name != "memory"} | {"metrics": wanted.names}
     return {"format": FORMAT, "begun": now(), "source": source_digest(), "provenance": origin, "run": described, "cells": cells.to_plain()}
 
 
+def _origin(command: str = "") -> dict[str, Any]:
+    from simgap.moe.canary import canary
+
+    return provenance(command, canary())
+
+
 def _index(store: Store) -> None:
-    """Find the newest record of every cell."""
+    """Find the newest record of every cell, and note the lines that are none. Raises ValueError for records of another manifest."""
     store.notes.clear()
     order = np.argsort(store.cells.keys)
     keys = store.cells.keys[order]
-    unknown = spoiled = 0
-    for entry in store.records.entries():
-        if entry.record is None:
-            spoiled += entry.size > 1
-        elif "session" not in entry.record:
-            key, trials = _key(entry.record), entry.record.get("trials")
+    faults: dict[str, list[int]] = {}
+    # Of the session that the lines are of; None where that is not known, as after a damaged line, which may have begun another.
+    digest: object = None
+    for number, entry in enumerate(store.records.entries(), 1):
+        record, fault = entry.record, entry.fault
+        if record is None:
+            if entry.size == 1:
+                continue
+            digest = None
+        elif "session" in record:
+            session = record["session"]
+            digest = session.get("manifest") if isinstance(session, dict) else None
+        elif digest not in (None, store.digest):
+            raise ValueError(
+                f"out: {MANIFEST} in {str(store.path)!r} is not the one that line {number} of {RECORDS} was recorded under: it was "
+                f"changed or exchanged since"
+            )
+        else:
+            key = _key(record)
             at = int(np.searchsorted(keys, np.uint64(key))) if key is not None else len(keys)
             if at == len(keys) or keys[at] != key:
-                unknown += 1
-            elif not _is_whole(entry.record):
-                spoiled += 1
-            elif trials >= store.trials[order[at]]:
+                fault = UNKNOWN
+            elif not (fault := store.fault(record)) and (trials := record["trials"]) >= store.trials[order[at]]:
                 store.trials[order[at]], store.offsets[order[at]] = trials, entry.offset
-    if spoiled:
-        lines = "1 line is no whole record" if spoiled == 1 else f"{spoiled} lines are no whole records"
-        store.notes.append(f"{RECORDS}: {lines}; left as found, their cells are done again unless they were since")
-    if unknown:
-        store.notes.append(f"{RECORDS}: {unknown} record{'s' * (unknown > 1)} of cells that this sweep does not have; left as found")
+        if fault:
+            faults.setdefault(fault, []).append(number)
+    for fault, numbers in faults.items():
+        again = "" if fault == UNKNOWN else ", the cells done again unless they were since"
+        store.notes.append(f"{RECORDS}: {numbered(numbers)}: {fault}; left as found{again}")
 
 
 def _key(record: Mapping[str, Any]) -> int | None:
@@ -250,22 +286,24 @@ def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) ->
 
 
 def _same_code(store: Store) -> None:
-    """Refuse what may give other bits; note another CPU, which may too, but which a cluster cannot always avoid."""
-    origin = provenance()
+    """Refuse what may give other bits: other versions, other code, and a machine of other arithmetic."""
+    origin = _origin()
     before = store.manifest.get("provenance")
     before = before if isinstance(before, dict) else {}
-    way = "go on with that, or add --any-version (any_version=True) to mix them"
     mine, theirs = origin["versions"], before.get("versions")
     theirs = theirs if isinstance(theirs, dict) else {}
     for name in mine:
         if mine[name] != theirs.get(name):
-            raise ValueError(f"out: {str(store.path)!r} was begun with {name} {theirs.get(name)}, this is {mine[name]}; {way}")
+            raise ValueError(f"out: {str(store.path)!r} was begun with {name} {theirs.get(name)}, this is {mine[name]}; {MIX}")
     if store.manifest.get("source") != source_digest():
         was, here = (str(commit or "no commit")[:12] for commit in (before.get("commit"), origin["commit"]))
         begun = store.manifest.get("source")
         raise ValueError(
             f"out: {str(store.path)!r} was begun by another simgap {mine['simgap']} (source {begun}, {was}), this is {source_digest()}, "
-            f"{here}; {way}"
+            f"{here}; {MIX}"
         )
-    if before.get("cpu") != origin["cpu"]:
-        store.notes.append(f"begun on {before.get('cpu')!r}, this is {origin['cpu']!r}: the last bits of new cells may differ")
+    if before.get("canary") != origin["canary"]:
+        raise ValueError(
+            f"out: {str(store.path)!r} was begun on a machine of other arithmetic (canary {before.get('canary')}, {before.get('cpu')}), "
+            f"this is {origin['canary']}, {origin['cpu']}; {MIX}"
+        )

@@ -16,6 +16,8 @@ from simgap.sweeps.quantities import Quantities
 
 # How a refusal begins that another machine might not have.
 OF_MACHINE = ("inputs.path:", "device:")
+# Fields of its run that a record holds: it is one of no other sweep.
+OF_RUN = ("trials", "seed", "tokens", "dtype")
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcomes of a task, and which code gave them."""
+    """The outcomes of a task, and which code and which machine's arithmetic gave them."""
 
     outcomes: tuple[Outcome, ...]
     source: str
+    canary: str
     seconds: float
 
 
 def ready() -> str:
     """Load and compile what a task needs, so that no cell's seconds count it; which code this worker runs."""
     from simgap.gap.together import Request, measure_together
+    from simgap.moe.canary import canary
 
+    canary()
     measure_together([Request(LayerSpec(d_model=2, d_ff=2, n_experts=2), RunSpec(tokens=2, trials=1))])
     return source_digest()
 
@@ -70,6 +75,8 @@ def ready() -> str:
 def compute(task: Task) -> Report:
     """Measure the cells of a task. One that fails is reported with its reason, and does not stop the others."""
     import torch
+
+    from simgap.moe.canary import canary
 
     threads = torch.get_num_threads()
     if task.threads is not None:
@@ -84,7 +91,7 @@ def compute(task: Task) -> Report:
     finally:
         if task.threads is not None:
             torch.set_num_threads(threads)
-    return Report(tuple(outcomes), source_digest(), time.perf_counter() - start)
+    return Report(tuple(outcomes), source_digest(), canary(), time.perf_counter() - start)
 
 
 def _alone(cell: Cell, wanted: Quantities) -> Outcome:
@@ -120,7 +127,7 @@ def _together(cells: Sequence[Cell], wanted: Quantities) -> list[Outcome]:
     common |= {"seconds": (time.perf_counter() - start) / len(cells), "peak_memory": peak_since(held, device)}
     outcomes = []
     for cell, tallies, (quantities, worst) in zip(cells, whole, rows, strict=True):
-        record = {"cell": cell.key, "trials": cell.run.trials, "seed": cell.run.seed}
+        record = {"cell": cell.key} | {name: getattr(cell.run, name) for name in OF_RUN}
         record |= {"idle_experts": int((tallies.taken == 0).sum()), "dropped_tokens": int(tallies.dropped.sum()), **common}
         outcomes.append(Outcome(cell.number, line_of(record | {"quantities": quantities, "tallies": tallies.to_plain()}), worst))
     return outcomes

@@ -19,7 +19,7 @@ from simgap import LayerSpec
 from simgap.records import Records
 from tests.reference import token_overlap
 
-ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "cpu": "x"}
+ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
 SMALL = {
     kernels: {"NUMBERS": {"smoke": {"cpu": 1 << 14}}, "ROUNDS": {"smoke": 2}, "WIDTHS": {"smoke": (64,)}},
     layer: {"SIZES": {"smoke": ((16, 2), (32, 1))}, "ROUNDS": {"smoke": 2}},

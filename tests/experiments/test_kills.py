@@ -1,6 +1,5 @@
 """Sweeps under SIGKILL: a few kills as a whole, the marking and the plan by themselves, and damage that the comparison must see."""
 
-import json
 import os
 import subprocess
 import sys
@@ -139,7 +138,8 @@ def test_what_a_death_leaves_of_a_line(tmp_path):
     lane, path = kills.Lane(0, tmp_path, 0, 0, 0.0, {}), tmp_path / "records"
     dead, going = (kills.Session(0, phases.Board(), "local", status) for status in (9, None))
     found = []
-    for text in (None, b"", b'{"a": 1}\n', b'{"a": 1}\n{"b', b'{"a": 1}\n{"b', b'{"a": 1}\n{"b\n{"c": 3}', b'{"a": 1}\n{"b\n{"c": 3}\n'):
+    one, three = jsonl.line_of({"a": 1}), jsonl.line_of({"c": 3})
+    for text in (None, b"", one, one + b'{"b', one + b'{"b', one + b'{"b\n' + three[:-1], one + b'{"b\n' + three):
         if text is not None:
             path.write_bytes(text)
         assert lane.torn(path, going) == {"torn": False, "whole": False}, "whoever lives goes on writing"
@@ -205,7 +205,7 @@ def test_a_cell_recorded_once_more_is_seen(pair):
 
 def test_one_bit_of_a_record_is_seen(pair):
     def change(lines):
-        record = json.loads(lines[-2])
+        record = jsonl.record_of(lines[-2] + b"\n")
         record["quantities"]["gap"]["mean"] = float(np.nextafter(record["quantities"]["gap"]["mean"], np.inf))
         return [*lines[:-2], jsonl.line_of(record)]
 
@@ -217,7 +217,7 @@ def test_one_bit_of_a_record_is_seen(pair):
 
 def test_what_a_cell_cost_may_differ(pair):
     def change(lines):
-        return [*lines[:-2], jsonl.line_of(json.loads(lines[-2]) | {"seconds": 5.0, "host": "elsewhere"})]
+        return [*lines[:-2], jsonl.line_of(jsonl.record_of(lines[-2] + b"\n") | {"seconds": 5.0, "host": "elsewhere"})]
 
     edit(pair[1], change)
     assert told(pair) == []
@@ -228,7 +228,7 @@ def test_a_sweep_that_cannot_be_read_or_did_not_end_is_seen(pair):
     log.write_text("\n".join(log.read_text().splitlines()[:-1]))
     assert told(pair) == ["sweep.log does not end with the sweep done"]
     (pair[1] / "manifest.json").write_text("{")
-    assert "is not a manifest" in told(pair)[0]
+    assert "is no whole manifest" in told(pair)[0]
 
 
 def test_frames_that_differ(pair):

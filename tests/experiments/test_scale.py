@@ -19,7 +19,7 @@ from simgap.gap.reported import FIVE_SIGMA
 from simgap.records import Records
 
 # A clean commit, so that what is recorded is found again.
-ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "cpu": "x"}
+ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
 
 
 def bench(out, name="scale") -> Bench:

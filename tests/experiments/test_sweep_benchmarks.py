@@ -9,12 +9,12 @@ from experiments.__main__ import artefacts
 from experiments.benchmarks import sweeps
 from experiments.cells import Bench
 from simgap import RunSpec, calibrate, collect
-from simgap.records import Records
+from simgap.records import Records, record_of
 from simgap.sweeps import engines, plan
 from simgap.sweeps.runner import Runner
 from simgap.sweeps.worker import Cell
 
-ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "cpu": "x"}
+ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
 LIKE = {"cell": "", "trials": 1, "seed": 0, "quantities": {}, "tallies": {}, "together": 7}
 
 
@@ -121,7 +121,8 @@ def test_designs():
 def test_an_instant_answer_is_a_record_of_its_cell_and_its_time_is_kept(tmp_path):
     executor = sweeps.Instant(LIKE)
     cell = Cell(3, "0" * 15 + "a", sweeps.SMALL, RunSpec(trials=5, seed=9))
-    assert json.loads(executor.line(cell)) == LIKE | {"cell": cell.key, "trials": 5, "seed": 9}
+    own = {"cell": cell.key, "trials": 5, "seed": 9, "tokens": 1024, "dtype": "float32"}
+    assert record_of(executor.line(cell)) == LIKE | own
     found = sweeps.overhead(sweeps.apart(2), LIKE, tmp_path)
     assert 0 < found["work"] < found["seconds"]
     keys = [record["cell"] for record in Records(tmp_path / "records.jsonl") if "session" not in record]

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from simgap.records import Records, jsonl, line_of, locked, read_manifest, replacing, write_manifest
+from simgap.records.jsonl import with_checksum
 
 
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
@@ -89,10 +90,11 @@ def test_a_holder_knows_whether_the_folder_is_the_one_it_holds(tmp_path, change)
 def test_a_manifest_comes_back_as_it_was_written(tmp_path):
     path = tmp_path / "manifest.json"
     assert read_manifest(path) is None
-    write_manifest(path, {"a": [1, 0.1, None, "é"]})
-    assert read_manifest(path) == {"a": [1, 0.1, None, "é"]}
-    write_manifest(path, {"b": 2})
-    assert read_manifest(path) == {"b": 2}
+    digest = write_manifest(path, {"a": [1, 0.1, None, "é"]})
+    assert read_manifest(path) == ({"a": [1, 0.1, None, "é"]}, digest)
+    other = write_manifest(path, {"b": 2})
+    assert read_manifest(path) == ({"b": 2}, other)
+    assert other != digest
     assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
 
 
@@ -100,8 +102,23 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path):
 def test_what_is_no_manifest_is_refused(tmp_path, text):
     path = tmp_path / "manifest.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"manifest.json' is not a manifest: expected one JSON object"):
+    with pytest.raises(ValueError, match=r"manifest.json' is no whole manifest: without a whole checksum"):
         read_manifest(path)
+    path.write_bytes(with_checksum(text.encode()))
+    with pytest.raises(ValueError, match=r"manifest.json' is no whole manifest: not a JSON object"):
+        read_manifest(path)
+
+
+def test_a_flipped_bit_of_a_manifest_is_seen_wherever_it_is(tmp_path):
+    path = tmp_path / "manifest.json"
+    write_manifest(path, {"run": {"seed": 3, "tokens": 48}, "cells": [0.25, "é"]})
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 9):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"is no whole manifest: (damaged, the checksum is of other|without a whole checksum)"):
+            read_manifest(path)
 
 
 @contextlib.contextmanager
@@ -120,7 +137,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     write_manifest(path, {"old": 1})
     with small_disk(), pytest.raises(OSError, match=r"cannot write '.*manifest.json': File too large"):
         write_manifest(path, {"new": "x" * 10_000})
-    assert read_manifest(path) == {"old": 1}
+    assert read_manifest(path)[0] == {"old": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
 
 
@@ -159,7 +176,12 @@ def test_what_fails_leaves_nothing_beside_the_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("last, torn, found", [(b"", 0, [1]), (b'{"n": 2}', 8, [1, 2]), (b'{"n": ', 6, [1]), (b"\xff", 1, [1])])
+WHOLE = line_of({"n": 2})
+
+
+@pytest.mark.parametrize(
+    "last, torn, found", [(b"", 0, [1]), (WHOLE[:-1], len(WHOLE) - 1, [1, 2]), (WHOLE[:-2], len(WHOLE) - 2, [1]), (b"\xff", 1, [1])]
+)
 def test_a_torn_line_is_ended(tmp_path, last, torn, found):
     records = Records(tmp_path / "records.jsonl")
     assert records.mend() == 0
@@ -169,7 +191,7 @@ def test_a_torn_line_is_ended(tmp_path, last, torn, found):
     assert records.mend() == torn
     assert records.mend() == 0
     assert [record["n"] for record in records] == found
-    assert records.path.read_bytes().startswith(b'{"n": 1}\n' + last)
+    assert records.path.read_bytes().startswith(line_of({"n": 1}) + last)
 
 
 def test_a_device_that_is_always_full_is_named(tmp_path):
@@ -186,14 +208,15 @@ def test_what_is_written_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *paths: (calls.append(("replace", 0)), replace(*paths)))
     records = Records(tmp_path / "records.jsonl")
     records.append({"n": 1})
-    assert calls[0] == ("fsync", 9)
+    size = len(WHOLE)
+    assert calls[0] == ("fsync", size)
     assert len(calls) == 2, "the folder too, that has a new name in it"
     records.append({"n": 2})
-    assert calls[2:] == [("fsync", 18)]
+    assert calls[2:] == [("fsync", 2 * size)]
     calls.clear()
     write_manifest(tmp_path / "manifest.json", {})
     assert [call for call, _ in calls] == ["fsync", "replace", "fsync"]
-    assert calls[0] == ("fsync", 3)
+    assert calls[0] == ("fsync", len(with_checksum(b"{}")))
 
 
 def test_a_record_that_would_not_be_read_again_is_not_written(tmp_path, monkeypatch):

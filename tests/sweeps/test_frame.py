@@ -1,10 +1,9 @@
 """The frame: rows and columns by hand, and records that are not of their form."""
 
-import json
-
 import pytest
 
 import simgap as sg
+from simgap.records import line_of, record_of
 from simgap.sweeps import grid, sweep
 from simgap.sweeps.frame import collect, frame
 from simgap.sweeps.store import read_store
@@ -20,13 +19,13 @@ def folder(tmp_path):
 
 
 def edit(folder, change):
-    """Change the record of the first cell."""
+    """Change the record of the first cell, with a checksum that says it is right."""
     path = folder / "records.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    at = next(at for at, line in enumerate(lines) if json.loads(line).get("cell") == CELLS.key(0))
-    record = json.loads(lines[at])
+    at = next(at for at, line in enumerate(lines) if record_of(line).get("cell") == CELLS.key(0))
+    record = record_of(lines[at])
     change(record)
-    lines[at] = json.dumps(record).encode() + b"\n"
+    lines[at] = line_of(record)
     path.write_bytes(b"".join(lines))
 
 
@@ -60,7 +59,7 @@ def test_a_record_without_its_table_is_none(folder, change, caplog):
     edit(folder, change)
     found = collect(folder)
     assert set(before["cell"]) - set(found["cell"]) == {CELLS.key(0)}
-    assert "records.jsonl: 1 line is no whole record" in caplog.text
+    assert "records.jsonl: line 4: not of the form of a record; left as found, the cells done again" in caplog.text
 
 
 @pytest.mark.parametrize(

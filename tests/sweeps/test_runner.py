@@ -244,6 +244,15 @@ def test_a_worker_of_another_version_is_refused(tmp_path):
         run(tmp_path, Scripted(source="0000"))
 
 
+def test_a_worker_of_other_arithmetic_is_refused_unless_it_is_allowed(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"engine: a worker's machine is of other arithmetic \(canary 0000\) than this one .*--any-version"
+    ):
+        run(tmp_path, Scripted(arithmetic="0000"))
+    assert run(tmp_path, Scripted(arithmetic="0000"), any_version=True).computed == 6
+    assert (tmp_path / "sweep.log").read_text().count("(canary 0000) than this one") == 1, "once for all of its cells"
+
+
 class Slow(Scripted):
     """Answers a little later, and notes how much memory is out at once."""
 
