@@ -148,7 +148,7 @@ def test_an_artefact_from_end_to_end(monkeypatch, capsys, tmp_path, name):
 def test_a_stopped_run_goes_on_where_it_stopped(tmp_path):
     """Cells recorded by the same code are read back, not measured again, and hold the same bits."""
     cells = [Cell({"d": d}, expert(d, 16, 4), 3) for d in (6, 8, 10)]
-    origin = {"commit": "abc", "dirty": False, "versions": {}, "cpu": "x"}
+    origin = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
     whole = Bench(tmp_path / "whole", "t", tokens=20, quiet=True, origin=origin).run(cells)
     broken = Bench(tmp_path / "broken", "t", tokens=20, quiet=True, origin=origin)
     broken.run(cells[:2])

@@ -22,7 +22,7 @@ from simgap.stats import Estimate
 
 NAMES = ("dual_maps", "norm_maps", "threshold", "null_laws", "independence", "futility", "gram_flow", "finite_width")
 # A clean commit, so that what is recorded is found again.
-ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "cpu": "x"}
+ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
 
 
 def bench(out, name) -> Bench:
