@@ -19,7 +19,7 @@ from simgap.sweeps.file import read_file
 from simgap.sweeps.frame import FRAME
 from simgap.sweeps.plan import cost_line, plan_cells
 from simgap.sweeps.quantities import quantities
-from simgap.sweeps.run import Run
+from simgap.sweeps.run import Run, admitted_here
 from simgap.sweeps.store import MANIFEST, RECORDS, begun_store, folder_of, holds_results, read_store
 
 if TYPE_CHECKING:
@@ -97,7 +97,10 @@ def forecast(job: Job, engine: str | None, workers: int | None, any_version: boo
     if (store := begun_store(job.out, job.cells, job.run, wanted, any_version)) is not None:
         trials = dict(zip(store.cells.keys.tolist(), store.trials.tolist(), strict=True))
         share = 1 - np.array([trials[key] for key in job.cells.keys.tolist()]) / job.run.trials
-        left, share, notes = job.cells.take(np.flatnonzero(share > 0)), share[share > 0], tuple(store.notes)
+        left, share = job.cells.take(np.flatnonzero(share > 0)), share[share > 0]
+        if len(left):
+            admitted_here(store, engine)
+        notes = tuple(store.notes)
     done = len(job.cells) - len(left)
     plan = plan_cells(left, job.run, wanted, progress=progress)
     if plan.too_large or not len(left):

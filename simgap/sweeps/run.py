@@ -114,6 +114,7 @@ def sweep(
         if len(numbers):
             plan = plan or _plan(store.cells, run, wanted, numbers.tolist(), progress)
             chosen = engine or _worth_an_engine(float(plan.seconds[numbers].sum()), run.device, workers)
+            admitted_here(store, engine)
             with open_engine(chosen, workers, run.device, scheduler) as opened:
                 # Nothing is written before there is an engine to do it.
                 store.begin(trials, command_line(), _name(chosen), opened.workers)
@@ -138,6 +139,13 @@ def _begun(store: Store, cells: Cells, log: logging.Logger) -> None:
         log.warning("left out: %s", cell)
     for note in store.notes:
         log.warning(note)
+
+
+def admitted_here(store: Store, engine: str | Executor | None) -> str:
+    """`Store.admit` for this machine, where the engine is one of its own."""
+    from simgap.moe.canary import canary
+
+    return store.admit(canary()) if engine in (None, "inprocess", "local") else ""
 
 
 def _plan(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Sequence[int], progress: bool | None) -> Plan:

@@ -50,7 +50,6 @@ class Runner:
     _deaths: Counter[int] = field(default_factory=Counter)
     _again: deque[Unit] = field(default_factory=deque)
     _suspects: deque[Unit] = field(default_factory=deque)
-    _strange: set[str] = field(default_factory=set)
 
     def run(self, numbers: np.ndarray) -> None:
         """Do the given cells. What is done is on disk whenever this ends, and however."""
@@ -144,19 +143,9 @@ class Runner:
             raise ValueError(
                 f"engine: a worker runs another simgap (source {report.source}), this is {source_digest()}; install the same one everywhere"
             )
-        self._check_canary(report.canary)
+        if said := self.store.admit(report.canary):
+            self.log.warning(said)
         return report
-
-    def _check_canary(self, found: str) -> None:
-        from simgap.moe.canary import canary
-
-        if found == canary() or found in self._strange:
-            return
-        said = f"a worker's machine is of other arithmetic (canary {found}) than this one ({canary()})"
-        if not self.store.any_version:
-            raise ValueError(f"engine: {said}; use machines that are alike, or add --any-version (any_version=True) to mix them")
-        self._strange.add(found)
-        self.log.warning("%s: the last bits of its cells may differ", said)
 
     def _record(self, good: list[Outcome], seconds: float) -> None:
         numbers = [outcome.number for outcome in good]

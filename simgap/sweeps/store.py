@@ -34,8 +34,9 @@ class Store:
 
     begun: whether the folder holds it already; if not, nothing is written before the first session. trials (n,): the trials that are
     recorded of each cell, 0 for none. offsets (n,): where the newest record of each begins. digest: of the manifest's file, which sessions
-    name. any_version: whether other versions and machines of other arithmetic may go on with it. notes: what was found that a user should
-    know: torn and damaged lines, records of unknown cells. held: whether the folder still is the one that was opened.
+    name. canaries: of the machines that measured what is recorded. any_version: whether other versions and machines of other arithmetic may
+    go on with it. notes: what was found that a user should know: torn and damaged lines, records of unknown cells. held: whether the folder
+    still is the one that was opened.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Store:
     offsets: Int[np.ndarray, " n"]
     digest: str = ""
     begun: bool = True
+    canaries: set[str] = field(default_factory=set)
     any_version: bool = False
     notes: list[str] = field(default_factory=list)
     held: Callable[[], bool] = lambda: True
@@ -89,6 +91,23 @@ class Store:
         for at, line in zip(cells, lines, strict=True):
             self.trials[at], self.offsets[at] = self.run.trials, offset
             offset += len(line)
+
+    def admit(self, canary: str) -> str:
+        """Let a machine measure cells; what is noted of it, "" where it computes as those do that measured the others.
+
+        It is the machines that measure which are compared: a coordinator of a cluster may be of any kind. Raises ValueError where the
+        arithmetic is another (unless any_version).
+        """
+        if canary in self.canaries or not self.canaries:
+            self.canaries.add(canary)
+            return ""
+        others = ", ".join(sorted(self.canaries))
+        said = f"cells of {str(self.path)!r} were measured by machines of other arithmetic (canary {others}) than {canary}"
+        if not self.any_version:
+            raise ValueError(f"out: {said}; {MIX}")
+        self.canaries.add(canary)
+        self.notes.append(f"{said}: last bits may differ")
+        return self.notes[-1]
 
     def fault(self, record: Mapping[str, Any]) -> str:
         """Why a record is none of a cell of this sweep, whatever its cell, as the end of a sentence about a line; "" for one that is."""
@@ -142,12 +161,16 @@ def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_v
         if store is None:
             n = len(cells)
             manifest = _manifest(cells, run, wanted)
-            store = Store(path, cells, run, wanted, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), begun=False)
+            store = Store(
+                path, cells, run, wanted, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), begun=False, any_version=any_version
+            )
         elif torn := store.records.mend():
             # It may have lacked nothing but its end.
             _index(store)
             store.notes.insert(0, f"{RECORDS}: its last line was torn after {torn} bytes by a crash or a full disk")
-        store.run, store.any_version, store.held = run, any_version, held
+    name. canaries: of the machines that measured what is recorded. any_version: whether other versions and machines of other arithmetic may
+    go on with it. notes: what was found that a user should know: torn and damaged lines, records of unknown cells. held: whether the folder
+    still is the one that was opened.
         yield store
 
 
@@ -163,10 +186,9 @@ def begun_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_
         return None
     store = read_store(path, cells)
     _same_sweep(store, cells, run, wanted)
-    if store.cells.base.inputs != cells.base.inputs or PATH in store.cells.columns:
-        # The same cells, but the files of their inputs lie where they are said to lie now.
-        numbers = {key: at for at, key in enumerate(cells.keys.tolist())}
-        store.cells = cells.take([numbers[key] for key in store.cells.keys.tolist()])
+    name. canaries: of the machines that measured what is recorded. any_version: whether other versions and machines of other arithmetic may
+    go on with it. notes: what was found that a user should know: torn and damaged lines, records of unknown cells. held: whether the folder
+    still is the one that was opened.
     if not any_version:
         _same_code(store)
     if run.trials < (most := int(store.trials.max(initial=0))):
@@ -239,8 +261,10 @@ def _index(store: Store) -> None:
             at = int(np.searchsorted(keys, np.uint64(key))) if key is not None else len(keys)
             if at == len(keys) or keys[at] != key:
                 fault = UNKNOWN
-            elif not (fault := store.fault(record)) and (trials := record["trials"]) >= store.trials[order[at]]:
-                store.trials[order[at]], store.offsets[order[at]] = trials, entry.offset
+            elif not (fault := store.fault(record)):
+                store.canaries.add(record["canary"])
+                if (trials := record["trials"]) >= store.trials[order[at]]:
+                    store.trials[order[at]], store.offsets[order[at]] = trials, entry.offset
         if fault:
             faults.setdefault(fault, []).append(number)
     for fault, numbers in faults.items():
@@ -255,7 +279,9 @@ def _key(record: Mapping[str, Any]) -> int | None:
 
 def _is_whole(record: Mapping[str, Any]) -> bool:
     """Whether a record has what a frame shows and what more trials are added to."""
-    trials, seed, rows = record.get("trials"), record.get("seed"), record.get("quantities")
+    trials, seed, rows, canary = (record.get(name) for name in ("trials", "seed", "quantities", "canary"))
+    if not isinstance(canary, str) or not re.fullmatch("[0-9a-f]{1,64}", canary):
+        return False
     counted = type(trials) is int and 1 <= trials < 1 << 31 and type(seed) is int and 0 <= seed < 1 << 63
     return (
         counted
@@ -286,8 +312,8 @@ def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) ->
 
 
 def _same_code(store: Store) -> None:
-    """Refuse what may give other bits: other versions, other code, and a machine of other arithmetic."""
-    origin = _origin()
+    """Refuse what may give other bits: other versions and other code. Machines are compared when they measure; see `Store.admit`."""
+    origin = provenance()
     before = store.manifest.get("provenance")
     before = before if isinstance(before, dict) else {}
     mine, theirs = origin["versions"], before.get("versions")
@@ -301,9 +327,4 @@ def _same_code(store: Store) -> None:
         raise ValueError(
             f"out: {str(store.path)!r} was begun by another simgap {mine['simgap']} (source {begun}, {was}), this is {source_digest()}, "
             f"{here}; {MIX}"
-        )
-    if before.get("canary") != origin["canary"]:
-        raise ValueError(
-            f"out: {str(store.path)!r} was begun on a machine of other arithmetic (canary {before.get('canary')}, {before.get('cpu')}), "
-            f"this is {origin['canary']}, {origin['cpu']}; {MIX}"
         )

@@ -111,6 +111,7 @@ def _failed(cell: Cell, error: Exception) -> Outcome:
 
 def _together(cells: Sequence[Cell], wanted: Quantities) -> list[Outcome]:
     from simgap.gap.together import Request, check_device, check_tallies, estimates, measure_together
+    from simgap.moe.canary import canary
 
     device = cells[0].run.device
     check_device(device)
@@ -123,7 +124,7 @@ def _together(cells: Sequence[Cell], wanted: Quantities) -> list[Outcome]:
     check_files(cells)
     nulls = _nulls(cells, wanted)
     rows = _rows(cells, estimates(whole), nulls, wanted)
-    common: dict[str, Any] = {"device": device_name(device), "host": socket.gethostname(), "together": len(cells)}
+    common: dict[str, Any] = {"canary": canary(), "device": device_name(device), "host": socket.gethostname(), "together": len(cells)}
     common |= {"seconds": (time.perf_counter() - start) / len(cells), "peak_memory": peak_since(held, device)}
     outcomes = []
     for cell, tallies, (quantities, worst) in zip(cells, whole, rows, strict=True):

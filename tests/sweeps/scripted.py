@@ -10,12 +10,12 @@ from simgap.sweeps.worker import OF_RUN, Cell, Outcome, Report, Task
 Act = Callable[[Cell, Task], str]
 
 
-def record(cell: Cell) -> dict:
+def record(cell: Cell, arithmetic: str = "0" * 16) -> dict:
     """A record with numbers that depend on the cell and its trials alone."""
     row = {"mean": cell.run.seed / 3, "n": cell.run.trials, "predicted_kind": "exact", "predicted_sd_kind": "leading", "law": "N3"}
     row |= {"z": 0.5, "z_unit": "null sd", "why": ""}
     found = {"cell": cell.key} | {name: getattr(cell.run, name) for name in OF_RUN}
-    found |= {"seconds": 0.1, "device": "cpu", "host": "here"}
+    found |= {"canary": arithmetic, "seconds": 0.1, "device": "cpu", "host": "here"}
     return found | {"quantities": {"gap": row}, "tallies": {"from": cell.recorded}}
 
 
@@ -32,7 +32,7 @@ class Scripted(Executor):
             outcomes = []
             for cell in task.cells:
                 why = self.act(cell, task)
-                outcomes.append(Outcome(cell.number, why=why) if why else Outcome(cell.number, line_of(record(cell)), 0.5))
+                outcomes.append(Outcome(cell.number, why=why) if why else Outcome(cell.number, line_of(record(cell, self.canary)), 0.5))
             future.set_result(Report(tuple(outcomes), self.source, self.canary, 0.01))
         except Exception as error:
             future.set_exception(error)

@@ -1,6 +1,7 @@
 """The runner: what it hands out and takes in, and what becomes of cells that fail, kill their workers, or do not fit."""
 
 import logging
+import re
 import threading
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 
 import simgap as sg
+from simgap.moe.canary import canary
+from simgap.records import Records
 from simgap.sweeps import grid, sweep
+from simgap.sweeps.command import Job, forecast
 from simgap.sweeps.engines import Engine
 from simgap.sweeps.plan import Plan, plan_cells, run_of
 from simgap.sweeps.quantities import quantities
@@ -244,13 +248,46 @@ def test_a_worker_of_another_version_is_refused(tmp_path):
         run(tmp_path, Scripted(source="0000"))
 
 
-def test_a_worker_of_other_arithmetic_is_refused_unless_it_is_allowed(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"engine: a worker's machine is of other arithmetic \(canary 0000\) than this one .*--any-version"
-    ):
-        run(tmp_path, Scripted(arithmetic="0000"))
-    assert run(tmp_path, Scripted(arithmetic="0000"), any_version=True).computed == 6
-    assert (tmp_path / "sweep.log").read_text().count("(canary 0000) than this one") == 1, "once for all of its cells"
+SAYS = r"cells of '.*' were measured by machines of other arithmetic \(canary {}\) than {}"
+
+
+def test_workers_of_other_arithmetic_than_the_first_are_refused_unless_they_are_allowed(tmp_path):
+    run(tmp_path, Scripted(arithmetic="aaaa"))
+    before = (tmp_path / "records.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="out: " + SAYS.format("aaaa", "bbbb") + "; go on with that, or add --any-version"):
+        run(tmp_path, Scripted(arithmetic="bbbb"), trials=3)
+    assert {record["canary"] for record in Records(tmp_path / "records.jsonl") if "cell" in record} == {"aaaa"}
+    assert (tmp_path / "records.jsonl").read_bytes().startswith(before)
+    mixed = run(tmp_path, Scripted(arithmetic="bbbb"), trials=3, any_version=True)
+    assert mixed.computed == 6
+    says = SAYS.format("aaaa", "bbbb") + ": last bits may differ"
+    assert [re.match(says, note) is not None for note in mixed.notes] == [True]
+    assert len(re.findall(says, (tmp_path / "sweep.log").read_text())) == 1, "once for all of its cells"
+    assert run(tmp_path, Scripted(arithmetic="bbbb"), trials=4).computed == 6, "both have measured by now"
+
+
+def test_workers_of_two_kinds_are_refused(tmp_path):
+    class Changing(Scripted):
+        def submit(self, function, /, task, **kwargs):
+            self.canary = "bbbb" if self.tasks else "aaaa"
+            return super().submit(function, task)
+
+    # Whichever is taken in first.
+    with pytest.raises(ValueError, match="out: " + SAYS.format("(aaaa|bbbb)", "(aaaa|bbbb)")):
+        run(tmp_path, Changing())
+    assert len({record["canary"] for record in Records(tmp_path / "records.jsonl") if "cell" in record}) == 1
+
+
+@pytest.mark.parametrize("engine", [None, "inprocess", "local"])
+def test_this_machine_is_refused_before_anything_is_done_where_others_measured(tmp_path, engine):
+    run(tmp_path, Scripted(arithmetic="aaaa"))
+    before = (tmp_path / "records.jsonl").read_bytes()
+    job = Job(CELLS, sg.RunSpec(tokens=8, trials=3), None, tmp_path)
+    for look in (lambda: run(tmp_path, engine, trials=3, workers=None), lambda: forecast(job, engine, None)):
+        with pytest.raises(ValueError, match="out: " + SAYS.format("aaaa", canary())):
+            look()
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+    assert run(tmp_path, engine, workers=None).computed == 0, "where nothing is left to do, nothing is compared"
 
 
 class Slow(Scripted):
