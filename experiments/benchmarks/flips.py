@@ -204,8 +204,10 @@ def edited(folder: Folder) -> Iterator[tuple[str, str, str]]:
     for what, (change, expected) in edits_of_lines(lines.splitlines(keepends=True)).items():
         (folder.path / RECORDS).write_bytes(b"".join(change(folder.files[RECORDS].splitlines(keepends=True))))
         found, said = outcome(folder)
-        # Where another sweep's sessions are among the lines, it can only be refused.
-        why = f"{found}, not {expected}: {said}" if found != expected else "" if RECORDS in said and MANIFEST in said else resumed(folder)
+        why = f"{found}, not {expected}: {said}" if found != expected else ""
+        # Where another sweep's sessions are among the lines, it can only be refused; where nothing was lost, there is nothing to do.
+        if not why and found != HARMLESS and MANIFEST not in said:
+            why = resumed(folder)
         yield f"{RECORDS}: {what}", found, why
         folder.restore()
     for what, put in edits_of_manifest(manifest).items():

@@ -44,6 +44,14 @@ def test_what_is_believed_is_seen_to_be_wrong(folder):
     assert flips.outcome(folder) == (flips.HARMLESS, "")
 
 
+def test_the_record_that_is_kept():
+    (record,) = Records(flips.KEPT)
+    assert record["count"] == 1000 == sum(sum(found.values()) for found in record["flips"].values())
+    assert (record["wrong"], record["provenance"]["dirty"]) == ([], False)
+    assert {*record["flips"][RECORDS], *record["flips"][MANIFEST]} == {flips.NAMED}
+    assert flips.verdict(record).endswith("Wrong: nothing.")
+
+
 def test_the_command(tmp_path, capsys, monkeypatch):
     made = {"count": 3, "flips": {RECORDS: {"named": 2, "wrong": 1}}, "edits": {}, "wrong": ["bit 3: a row"]}
     monkeypatch.setattr(flips, "damage", lambda *given: made)
