@@ -168,9 +168,7 @@ def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_v
             # It may have lacked nothing but its end.
             _index(store)
             store.notes.insert(0, f"{RECORDS}: its last line was torn after {torn} bytes by a crash or a full disk")
-    name. canaries: of the machines that measured what is recorded. any_version: whether other versions and machines of other arithmetic may
-    go on with it. notes: what was found that a user should know: torn and damaged lines, records of unknown cells. held: whether the folder
-    still is the one that was opened.
+        store.run, store.held = run, held
         yield store
 
 
@@ -186,9 +184,11 @@ def begun_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_
         return None
     store = read_store(path, cells)
     _same_sweep(store, cells, run, wanted)
-    name. canaries: of the machines that measured what is recorded. any_version: whether other versions and machines of other arithmetic may
-    go on with it. notes: what was found that a user should know: torn and damaged lines, records of unknown cells. held: whether the folder
-    still is the one that was opened.
+    if store.cells.base.inputs != cells.base.inputs or PATH in store.cells.columns:
+        # The same cells, but the files of their inputs lie where they are said to lie now.
+        numbers = {key: at for at, key in enumerate(cells.keys.tolist())}
+        store.cells = cells.take([numbers[key] for key in store.cells.keys.tolist()])
+    store.any_version = any_version
     if not any_version:
         _same_code(store)
     if run.trials < (most := int(store.trials.max(initial=0))):
