@@ -18,6 +18,8 @@ from simgap.training import RegulariseGram, RegularisePairs
 # Odd sizes, whole vectors and their neighbours; a few beyond the terms of one product.
 WIDTHS = (1, 2, 3, 5, 8, 9, 12, 15, 16, 17, 31, 33, 48, 63, 65, 100, 127, 129)
 HIDDEN = (*WIDTHS, 255, 257, 300, 515, 1030)
+# Layers that differed one way or another (29 of 200 did) where products and decompositions were left to the library as they came.
+QUICK = (13, 18, 47, 59, 62, 93, 119, 168, 185, 189, 192)
 
 
 def odd_layer(seed: int) -> tuple[sg.LayerSpec, sg.RunSpec, dict[str, Any]]:
@@ -87,8 +89,8 @@ def beside_others(spec: sg.LayerSpec, run: sg.RunSpec, asked: dict) -> list[str]
 @pytest.mark.parametrize(
     "seed",
     [
-        *(pytest.param(seed, marks=pytest.mark.bits) for seed in range(6)),
-        *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 200)),
+        *(pytest.param(seed, marks=pytest.mark.bits) for seed in QUICK),
+        *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(200) if seed not in QUICK),
     ],
 )
 def test_however_it_is_measured_it_has_the_same_bits(torch_threads, seed):

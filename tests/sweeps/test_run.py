@@ -3,10 +3,12 @@
 import os
 import shutil
 
+import pandas as pd
 import pytest
 
 import simgap as sg
-from simgap.sweeps import engines, grid
+from simgap.specs import INITS
+from simgap.sweeps import COSTS, engines, grid
 from tests.sweeps.scripted import Scripted
 from tests.sweeps.test_runner import SPEC, run
 
@@ -87,3 +89,14 @@ def test_escape_codes_are_shown_and_not_obeyed(tmp_path, caplog):
     assert "\\x1b[31mred" in log
     for text in (str(found), log, *(record.name for record in caplog.records)):
         assert "\x1b" not in text
+
+
+@pytest.mark.bits
+def test_odd_layers_of_every_init_that_grew_are_those_that_began_so(tmp_path):
+    cells = grid(sg.LayerSpec(n_experts=3, top_k=2), d_model=[9, 33], d_ff=[17, 50], init=list(INITS))
+    options = {"tokens": 20, "seed": 3, "engine": "inprocess"}
+    at_once = sg.sweep(cells, trials=4, out=tmp_path / "at once", **options).frame()
+    for trials in (1, 2, 4):
+        grown = sg.sweep(cells, trials=trials, out=tmp_path / "grown", **options)
+    assert grown.computed == len(cells) == 24
+    pd.testing.assert_frame_equal(grown.frame().drop(columns=list(COSTS)), at_once.drop(columns=list(COSTS)), check_exact=True)
