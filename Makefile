@@ -32,7 +32,7 @@ test-slow: .venv/kernels
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 # A setting to a word; a slash stands for the space between the variables of one.
-SETTINGS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2/MKL_ENABLE_INSTRUCTIONS=AVX2 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+SETTINGS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2/MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	MKL_CBWR=AUTO/OMP_NUM_THREADS=1 MKL_CBWR=COMPATIBLE/OMP_NUM_THREADS=2
 
 bits: .venv/kernels
