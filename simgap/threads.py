@@ -5,10 +5,11 @@ thread, and the threads only decide how many tasks run at once: the same bits fo
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+
+from simgap.settings import adopt_thread, torch_settings
 
 Map = Callable[..., Iterable]
 
@@ -30,50 +31,16 @@ def worth(task_map: Map, numbers: int) -> Map:
 def pool(workers: int | None = None) -> Iterator[tuple[Map, int]]:
     """A map over tasks and the number of threads behind it; by default torch's own thread count, so torch.set_num_threads steers it.
 
-    Inside, torch computes each operation on the calling thread alone, and float32 products in float32 whatever the global setting (TF32,
-    bfloat16). The caller's settings are put back when the last pool is left, whatever happens.
+    Inside, here and in every task, `torch_settings` hold. The caller's are put back when the last pool is left, whatever happens.
     """
-    import torch
-
-    with _settings() as threads:
+    with torch_settings() as threads:
         workers = min(workers or threads, os.cpu_count() or 1)
         if workers == 1:
             yield in_order, 1
             return
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        with ThreadPoolExecutor(workers, initializer=adopt_thread) as executor:
             try:
                 yield (lambda function, *items: list(executor.map(function, *items))), workers
             except BaseException:
                 executor.shutdown(cancel_futures=True)
                 raise
-
-
-@contextmanager
-def _settings() -> Iterator[int]:
-    """torch's thread count and matmul precision as simgap needs them; yields the thread count that the user had set.
-
-    Both belong to the whole process, so pools that overlap share one change: the first makes it, the last takes it back.
-    """
-    import torch
-
-    with _lock:
-        if not _open:
-            _before[:] = [torch.get_num_threads(), torch.get_float32_matmul_precision()]
-            torch.set_float32_matmul_precision("highest")
-        _open.append(None)
-        threads = int(_before[0])
-    # torch keeps the count per thread, and as the default of threads not yet born: both have to be one.
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        with _lock:
-            _open.pop()
-            torch.set_num_threads(threads)
-            if not _open:
-                torch.set_float32_matmul_precision(str(_before[1]))
-
-
-_lock = threading.Lock()
-_open: list[None] = []
-_before: list[int | str] = []

@@ -24,6 +24,7 @@ from simgap.gap.padding import expert_indices, indices_of_kept, kept_by_all, kep
 from simgap.gap.token_null import token_null_variance
 from simgap.metrics import between, means_by_routing, pair_cos2, token_overlap, undefined_vectors
 from simgap.metrics.memory import tokens_at
+from simgap.settings import own_settings
 from simgap.specs import nearest
 from simgap.stats import moment_matched_p
 from simgap.theory.mso_law import mso_p
@@ -66,6 +67,7 @@ class Overlap:
         )
 
 
+@own_settings
 def weight_mso(weights: Any) -> Overlap:
     """Mean squared overlap of E experts' flattened weights, beside the null 1/N of independent matrices (law N1).
 
@@ -86,6 +88,7 @@ def weight_mso(weights: Any) -> Overlap:
     return overlap
 
 
+@own_settings
 def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = None) -> Overlap:
     """Mean squared overlap of experts' mean vectors over the tokens routed to them, beside the null 1/width (law N2).
 
@@ -127,6 +130,7 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = No
     return overlap
 
 
+@own_settings
 def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: Any = None) -> Overlap:
     """Mean squared overlap of the k vectors that share a token, over n tokens, beside the null 1/width (laws N1, N2).
 

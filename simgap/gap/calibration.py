@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from simgap.gap.predicted import Prediction
 from simgap.gap.shape import Gap
+from simgap.settings import numpy_settings
 from simgap.stats import Estimate, moment_matched_p, normal_p, student_p
 from simgap.theory import calibrated as laws
 from simgap.theory.mso_law import mso_p
@@ -52,6 +53,7 @@ class Calibrated(NamedTuple):
         return {name: getattr(self, name) for name in names} | ({"why": self.why} if self.why else {})
 
 
+@numpy_settings
 def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction]) -> Gap[Calibrated]:
     """Each measured quantity against its prediction: excess, z, p, effective dimension.
 
@@ -108,6 +110,7 @@ def calibrated(measured: Estimate, null: Prediction, overlap: bool = True, exper
     return calibrated_all([Asked(measured, null, overlap, experts)])[0]
 
 
+@numpy_settings
 def calibrated_all(asked: Sequence[Asked]) -> list[Calibrated]:
     """Each estimate against its prediction, with the bits that it has alone: many at once take a fraction of the time."""
     # None is nan here.

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap
 from simgap.gap.together import Request, chosen, estimated, tallied
 from simgap.moe import Weights
+from simgap.settings import own_settings
 from simgap.specs import LayerSpec, RunSpec
 from simgap.stats import Estimate
 
 
+@own_settings
 def measure(
     spec: LayerSpec,
     *,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from simgap.gap.predicted_sites import TOKENS_SHARE, UPCYCLED, SiteNull, sign_symmetric, site_null, token_variance
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap, chosen_names
+from simgap.settings import numpy_settings
 from simgap.specs import GAUSSIAN_INITS, LayerSpec, RunSpec
 from simgap.theory import gap_law, output_null, weight_null
 
@@ -51,6 +52,7 @@ class Prediction:
         return plain | {name: getattr(self, name) for name in ("order", "why") if getattr(self, name)}
 
 
+@numpy_settings
 def predict(
     spec: LayerSpec,
     *,

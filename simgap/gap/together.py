@@ -29,6 +29,7 @@ from simgap.moe import (
 )
 from simgap.moe.budget import cuts
 from simgap.moe.inputs import TOKEN_BLOCK
+from simgap.settings import own_settings
 from simgap.specs import LayerSpec, RunSpec, format_bytes
 from simgap.stats import Estimate, difference, ratio_of_means
 from simgap.threads import Map, in_order, pool, worth
@@ -70,6 +71,7 @@ def extent(spec: LayerSpec, run: RunSpec) -> tuple[Hashable, ...]:
     return *program(spec, run), spec.init == "orthogonal", spec.inputs.kind == "clusters" and spec.inputs.n_clusters
 
 
+@own_settings
 def measure_together(
     requests: Sequence[Request],
     *,

@@ -2,6 +2,9 @@
 regularisers can do. `predict` puts them together; `proofs/` proves them.
 """
 
+from types import FunctionType
+
+from simgap.settings import numpy_settings
 from simgap.theory.activations import Activation
 from simgap.theory.compression import compression_threshold, dual_slope
 from simgap.theory.correlation import correlation_t, false_positive_rate, implied_n, pearson_p
@@ -68,3 +71,8 @@ __all__ = [
     # arithmetic
     "FLOAT",
 ]
+
+# A tail that underflows to 0 is part of every integral here: whoever calls by these names may have numpy raise errors for his own sums.
+for _name in __all__:
+    if isinstance(_law := globals()[_name], FunctionType):
+        globals()[_name] = numpy_settings(_law)

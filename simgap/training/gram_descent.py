@@ -10,9 +10,11 @@ from torch import Tensor
 from simgap.kernels.spectrum import descend_spectrum
 from simgap.moe import Weights
 from simgap.moe.batch_invariant import matmul, one_by_one
+from simgap.settings import own_settings
 from simgap.training.checks import check_descent
 
 
+@own_settings
 def gram_descent(
     weight: Float[Tensor, "... f d"], strength: float, steps: int = 50, rate: float = 1e-3, plain: bool = False
 ) -> Float[Tensor, "... f d"]:

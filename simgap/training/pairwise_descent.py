@@ -8,12 +8,14 @@ from torch import Tensor
 
 from simgap.moe import Weights
 from simgap.moe.batch_invariant import matmul, one_by_one
+from simgap.settings import own_settings
 from simgap.training.checks import check_descent
 
 # A direction this much shorter than the longest is round-off of the E x E table, whose squares it comes from.
 RANK_TOLERANCE = 1e-7
 
 
+@own_settings
 def pairwise_descent(
     weight: Float[Tensor, "... E f d"], strength: float, steps: int = 50, rate: float = 1e-3, plain: bool = False
 ) -> Float[Tensor, "... E f d"]:
