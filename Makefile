@@ -13,22 +13,22 @@ BIN := .venv/bin
 
 .PHONY: reproduce figures atlas cluster-demo test test-slow bits lint format bench clean
 
-reproduce: .venv/kernels
+reproduce: .venv/installed
 	$(BIN)/python -m experiments persistence --preset $(PRESET) --device $(DEVICE) --out $(OUT)
 
-figures: .venv/kernels
+figures: .venv/installed
 	$(BIN)/python -m experiments theory --preset $(PRESET) --out runs/theory
 
-atlas: .venv/kernels
+atlas: .venv/installed
 	$(BIN)/python -m experiments sweeps atlas --preset $(if $(filter cpu,$(DEVICE)),cpu,full) --device $(DEVICE) --out runs/sweeps
 
-cluster-demo: .venv/kernels
+cluster-demo: .venv/installed
 	$(BIN)/python -m experiments.sweeps.cluster
 
-test: .venv/kernels
+test: .venv/installed
 	$(BIN)/python -m pytest
 
-test-slow: .venv/kernels
+test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 # A setting to a word; a slash stands for the space between the variables of one.
@@ -48,13 +48,8 @@ format: .venv/installed
 	$(BIN)/ruff format simgap experiments proofs tests
 	$(BIN)/ruff check --fix simgap experiments proofs tests
 
-bench: .venv/kernels
+bench: .venv/installed
 	$(BIN)/python -m experiments benchmarks --device $(DEVICE) --out runs/benchmarks
-
-# numba knows a compiled kernel by its own file alone; one that calls into an edited file must be compiled anew.
-.venv/kernels: .venv/installed $(wildcard simgap/kernels/*.py)
-	find simgap/kernels experiments/benchmarks -name '*.nb[ci]' -delete
-	touch $@
 
 # The stamp is written last, so an interrupted install is done again.
 .venv/installed: pyproject.toml constraints.txt
@@ -63,4 +58,5 @@ bench: .venv/kernels
 	touch $@
 
 clean:
+	find simgap experiments -name '*.kernel' -delete
 	rm -rf .venv runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from numba import njit
 from torch import Tensor
 
+from simgap.kernels.compiled import kernel
 from simgap.threads import pool
 
 Expression = Callable[[Tensor], Tensor]
@@ -142,7 +142,7 @@ def _over_pairs_numpy(table: Float[np.ndarray, "n k k"]) -> Float[np.ndarray, " 
     return (cos2.sum((1, 2)) - np.diagonal(cos2, axis1=1, axis2=2).sum(-1)) / (k * (k - 1))
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@kernel(fastmath={"reassoc", "contract"})
 def _dot(a, b):
     total = 0.0
     for i in range(a.size):
@@ -150,7 +150,7 @@ def _dot(a, b):
     return total
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _loop(h, cos2):
     n, k, _ = h.shape
     squares = np.empty(k)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit
 from torch import Tensor
 
+from simgap.kernels.compiled import kernel
 from simgap.kernels.tiles import tile
 
 Rates = dict[str, float]
@@ -107,7 +107,7 @@ def readers(flat: Float[Tensor, " N"]) -> Iterator[dict[str, Callable[[], object
         }
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@kernel(fastmath={"reassoc", "contract"})
 def _sum(part):
     total = np.float32(0.0)
     for i in range(part.size):
@@ -115,7 +115,7 @@ def _sum(part):
     return total
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _one_stream(part, columns):
     total = 0.0
     for start in range(0, part.size, columns):
@@ -123,7 +123,7 @@ def _one_stream(part, columns):
     return total
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _four_streams(part, columns):
     total, apart = 0.0, part.size // 4
     for start in range(0, apart, columns):

@@ -1,9 +1,9 @@
 """Counting tokens into experts' lists: a sort by expert in two passes, where a general sort would take ten times as long."""
 
-from numba import njit
+from simgap.kernels.compiled import kernel
 
 
-@njit(cache=True)
+@kernel()
 def rank_tokens(indices, rank, load):
     """The place of every assignment in its expert's list, tokens in order, and the length of every list.
 
@@ -19,7 +19,7 @@ def rank_tokens(indices, rank, load):
                     load[a, e] += 1
 
 
-@njit(cache=True)
+@kernel()
 def list_tokens(indices, rank, tokens, index):
     """Fill the lists: tokens[s, e, c] is the token at place c of expert e, index[s, t, j] the row e C + c of an assignment.
 

@@ -1,13 +1,12 @@
 """Sums of vectors by expert: what mean vectors are made of."""
 
 import numpy as np
-from numba import njit
 
-from simgap.kernels.borrowed import BORROWED
+from simgap.kernels.compiled import BORROWED, kernel
 from simgap.kernels.products import widened
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def add_by_expert(flat, starts, experts, width, sums):
     """sums[experts[i]] += row i, in float64 and in the order of the rows; rows of expert -1 are passed over.
 
@@ -20,7 +19,7 @@ def add_by_expert(flat, starts, experts, width, sums):
             _add_row(flat, np.uint64(starts[row]), total, np.uint64(experts[row] * width), np.uint64(width))
 
 
-@njit(**BORROWED)
+@kernel(**BORROWED)
 def _add_row(flat, start, total, to, width):
     # Unsigned places: a signed one might count from the end, and the test for that keeps the loop from being vectorised.
     for i in range(width):

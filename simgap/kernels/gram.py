@@ -1,14 +1,13 @@
 """Inner products of a few long vectors, each read once."""
 
-from numba import njit
-
+from simgap.kernels.compiled import kernel
 from simgap.kernels.products import add_products
 
 # Columns that are multiplied at a time, and asked for ahead of that. Part of the order of summation: another number gives other last bits.
 COLUMNS = 1024
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def add_grams(flat, starts, width, tables):
     """tables[s, i, j] += <row i, row j> of batch s for i <= j, summed in float64 over COLUMNS columns at a time, in their order.
 

@@ -3,7 +3,8 @@
 import math
 
 import numpy as np
-from numba import njit
+
+from simgap.kernels.compiled import kernel
 
 # Uniform numbers taken apart at a time, in three arrays that stay in the nearest cache.
 BLOCK = 2048
@@ -15,7 +16,7 @@ MANTISSA_BITS = np.int32(23)
 QUARTER_TURN = math.pi / 2
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def box_muller(uniform, out, std):
     """out[i], out[h + i] = std sqrt(-2 ln u) (cos a, sin a), both u and a from the 53 bits of uniform[i], h = len(uniform).
 
@@ -35,7 +36,7 @@ def box_muller(uniform, out, std):
             _turn(u[paired:], angle[paired:], quadrant[paired:], std, out[start + paired : stop], last)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def fill_normals(seeds, out, std):
     """Each row of `out` from its own SFC64 stream: N(0, std^2), the bits that `fill_normal` would draw from numpy's generator.
 
@@ -58,7 +59,7 @@ def fill_normals(seeds, out, std):
             box_muller(uniform[:half], piece, std)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _next_word(a, b, c, counter):
     """One step of SFC64: the word it gives, and the state after it."""
     word = a + b + counter
@@ -66,7 +67,7 @@ def _next_word(a, b, c, counter):
     return word, b ^ (b >> np.uint64(11)), c + (c << np.uint64(3)), mixed, counter + np.uint64(1)
 
 
-@njit(nogil=True, cache=True, fastmath={"contract"})
+@kernel(fastmath={"contract"})
 def _take_apart(uniform, u, angle, quadrant):
     """float64 in, float32 out: a loop of its own, because one loop over both widths runs at half the speed."""
     for i in range(uniform.size):
@@ -79,7 +80,7 @@ def _take_apart(uniform, u, angle, quadrant):
         angle[i] = np.float32((turn - whole - 0.5) * QUARTER_TURN)
 
 
-@njit(nogil=True, cache=True, fastmath={"contract"})
+@kernel(fastmath={"contract"})
 def _turn(u, angle, quadrant, std, first, second):
     """first, second = std sqrt(-2 ln u) (cos, sin) of the angle in its quadrant, mirrored in the odd ones.
 

@@ -5,10 +5,10 @@ float64 are taken as they are, bfloat16 as the uint16 of its bits.
 """
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
-from simgap.kernels.borrowed import BORROWED
+from simgap.kernels.compiled import BORROWED, kernel
 from simgap.kernels.tiles import STEP, tile
 
 # Rows to the side of a tile.
@@ -27,7 +27,7 @@ def _widened(x):
     return lambda x: x
 
 
-@njit(**BORROWED)
+@kernel(**BORROWED)
 def add_products(flat, places, soon, count, first, last, table):
     """table[i, j] += the product over columns first to last of rows i <= j < count; beyond `count` the table's tiles hold no meaning.
 
@@ -47,7 +47,7 @@ def add_products(flat, places, soon, count, first, last, table):
 
 
 # A function to each shape: in one, the registers of the largest are saved and restored for a pair, which costs more than the pair.
-@njit(**BORROWED)
+@kernel(**BORROWED)
 def _add_two(flat, places, soon, count, first, columns, table):
     end = count - 1
     rows, next_rows = (places[0] + first, places[end] + first), (soon[0] + first, soon[end] + first)
@@ -57,7 +57,7 @@ def _add_two(flat, places, soon, count, first, columns, table):
     table[1, 1] += bb
 
 
-@njit(**BORROWED)
+@kernel(**BORROWED)
 def _add_four(flat, places, soon, i, end, first, columns, table):
     """Rows i to i + 3 with themselves; beyond `end` the last row again."""
     i1, i2, i3 = min(i + 1, end), min(i + 2, end), min(i + 3, end)
@@ -76,7 +76,7 @@ def _add_four(flat, places, soon, i, end, first, columns, table):
     table[i + 3, i + 3] += own[9]
 
 
-@njit(**BORROWED)
+@kernel(**BORROWED)
 def _add_across(flat, places, i, j, end, first, columns, table):
     """Rows i to i + 3, all of which there are, with rows j to j + 3; beyond `end` the last row again."""
     j1, j2, j3 = min(j + 1, end), min(j + 2, end), min(j + 3, end)
@@ -90,7 +90,7 @@ def _add_across(flat, places, i, j, end, first, columns, table):
         table[i + u, j + 3] += cross[TILE * u + 3]
 
 
-@njit(**BORROWED)
+@kernel(**BORROWED)
 def _add_tail(flat, places, count, first, last, table):
     """The columns that do not fill a step of a tile."""
     # Pair by pair, each in its register: with the table in the inner loop, every product waits for the sum before it to be stored.

@@ -1,10 +1,11 @@
 """Gradient descent on ||W'W - I||_F, seen from the singular values of W."""
 
 import numpy as np
-from numba import njit
+
+from simgap.kernels.compiled import kernel
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def descend_spectrum(squared, step, steps, scale):
     """How much each singular value has grown after `steps` steps: scale <- scale (1 - 2 step (s^2 - 1) / ||s^2 - 1||), s = scale s_0.
 

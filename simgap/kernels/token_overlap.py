@@ -1,9 +1,8 @@
 """Squared cosines of the vectors that share a token, each read from memory once, wherever it lies: no (n, k, width) copy is made."""
 
 import numpy as np
-from numba import njit
 
-from simgap.kernels.borrowed import BORROWED
+from simgap.kernels.compiled import BORROWED, kernel
 from simgap.kernels.products import TILE, add_products
 
 # Outside this range of squared norms a product of two of them could leave float64; such a token is done again with its rows scaled.
@@ -14,7 +13,7 @@ COLUMNS = 1024
 AHEAD_BYTES = 1 << 13
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _scaled_dot(a, b):
     """<a, b> after each is divided by its largest entry; 0 if either is zero, NaN if either is not finite."""
     top_a, top_b = 0.0, 0.0
@@ -31,7 +30,7 @@ def _scaled_dot(a, b):
     return total
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _rescale(flat, at, count, width, table):
     """The same products of rows divided by their largest entries."""
     for i in range(count):
@@ -39,7 +38,7 @@ def _rescale(flat, at, count, width, table):
             table[i, j] = _scaled_dot(flat[at[i] : at[i] + width], flat[at[j] : at[j] + width])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def token_cos2(flat, starts, width, lead, cos2, pairs, moments):
     """Per token, the mean cos^2 over its pairs of defined vectors and how many pairs that is; over tokens, their moments.
 
@@ -56,7 +55,7 @@ def token_cos2(flat, starts, width, lead, cos2, pairs, moments):
     _each_token(flat, starts, width, lead, cos2, pairs, moments, places, np.empty((size, size)), np.empty(size), ahead)
 
 
-@njit(**BORROWED)
+@kernel(**BORROWED)
 def _each_token(flat, starts, width, lead, cos2, pairs, moments, places, table, inverse, ahead):
     n, m = starts.shape
     at, soon = places[0], places[1]
@@ -96,7 +95,7 @@ def _each_token(flat, starts, width, lead, cos2, pairs, moments, places, table, 
         moments[2] += deviation * (cos2[t] - moments[1])
 
 
-@njit(**BORROWED)
+@kernel(**BORROWED)
 def _over_pairs(table, count, leading, inverse):
     """Sum of cos^2 over pairs of non-zero rows, NaN where any norm is, and how many pairs there are.
 
