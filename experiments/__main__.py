@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import logging
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -75,5 +77,13 @@ def run(options: argparse.Namespace, parser: Parser) -> int:
     return 0
 
 
+def _without_a_display() -> None:
+    """Keep matplotlib, which is not imported yet, from what it would do for a user at a screen: a notebook's backend, which may not even
+    be installed here, and words about a folder of settings that cannot be written."""
+    os.environ["MPLBACKEND"] = "Agg"
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
 if __name__ == "__main__":
+    _without_a_display()
     sys.exit(main())

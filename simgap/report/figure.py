@@ -85,16 +85,20 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel], title: str, stem: Path, columns: int | None = None) -> list[Path]:
-    """Draw the panels into STEM.png and STEM.pdf, side by side or in rows of `columns`."""
-    import matplotlib
+    """Draw the panels into STEM.png and STEM.pdf, side by side or in rows of `columns`.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    matplotlib's defaults hold, whatever the user's matplotlibrc, rcParams and backend, which stay as they are.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
 
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.4 * columns, 5.2 * rows), layout="constrained", squeeze=False)
-    try:
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        # Not by pyplot, which would choose a backend: a figure of its own is written by the one that its format needs.
+        figure = Figure(figsize=(5.4 * columns, 5.2 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw_panel(axis, panel)
         for axis in axes.flat[len(panels) :]:
@@ -105,8 +109,6 @@ def draw(panels: Sequence[Panel], title: str, stem: Path, columns: int | None = 
             write_whole(with_ending(stem, ".png"), lambda path: figure.savefig(path, dpi=150, metadata={"Software": None})),
             write_whole(with_ending(stem, ".pdf"), lambda path: figure.savefig(path, metadata={"CreationDate": None})),
         ]
-    finally:
-        plt.close(figure)
 
 
 def _draw_panel(axis: Any, panel: Panel) -> None:

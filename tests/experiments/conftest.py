@@ -1,11 +1,11 @@
-import matplotlib.pyplot as plt
 import pytest
+from matplotlib import figure
 
 
 @pytest.fixture(scope="module")
 def quick_figures():
     """Figures without matplotlib's constrained layout, which takes most of the time they need and says nothing of what is in them."""
-    whole = plt.subplots
+    whole = figure.Figure
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plt, "subplots", lambda *shape, layout, **options: whole(*shape, **options))
+        patch.setattr(figure, "Figure", lambda layout, **options: whole(**options))
         yield

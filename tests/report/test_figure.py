@@ -1,5 +1,7 @@
 """Figures: both formats, the same bytes twice, error bars where given, and nothing left open or behind."""
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import pytest
 
@@ -64,6 +66,24 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
     first, second, third = (draw([p], "Title", tmp_path / n)[0].read_bytes() for p, n in ((numbers(), "a"), (numbers(), "b"), (wider, "c")))
     assert first == second
     assert first != third
+
+
+DARK = {"axes.facecolor": "black", "text.color": "white", "savefig.facecolor": "black", "savefig.transparent": True}
+TYPE = {"text.usetex": True, "text.latex.preamble": "\\nonsense", "font.family": "No Such Font", "font.size": 23.0, "pdf.fonttype": 42}
+LAYOUT = {"savefig.bbox": "tight", "figure.autolayout": True, "axes.prop_cycle": mpl.cycler(marker=["x"]), "axes.unicode_minus": False}
+
+
+def test_the_users_settings_and_backend_do_not_enter_and_stay(tmp_path, monkeypatch):
+    plain = [path.read_bytes() for path in draw([numbers()], "Title", tmp_path / "plain")]
+    for of, name in ((mpl, "use"), (plt, "figure"), (plt, "switch_backend")):
+        monkeypatch.setattr(of, name, lambda *_, name=name, **__: pytest.fail(f"{name} is the user's"))
+    with mpl.rc_context(DARK | TYPE | LAYOUT):
+        before = dict(mpl.rcParams)
+        assert [path.read_bytes() for path in draw([numbers()], "Title", tmp_path / "found")] == plain
+        assert dict(mpl.rcParams) == before
+        with pytest.raises(ValueError, match="must have the same size"):
+            draw([replace(numbers(), ours=[Series("ours", [64], [0.1, 0.2])])], "Title", tmp_path / "broken")
+        assert dict(mpl.rcParams) == before
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_nothing(tmp_path):
