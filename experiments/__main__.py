@@ -51,7 +51,9 @@ def run(options: argparse.Namespace, parser: Parser) -> int:
         for folder, modules in found.items():
             say(folder)
             for name, module in modules.items():
-                say(f"  {name:<14} {(module.__doc__ or '').splitlines()[0]}")
+                # `python -OO` leaves no docstring.
+                about = (module.__doc__ or "").partition("\n")[0]
+                say(f"  {name:<14} {about}".rstrip())
         return 0
     if options.folder not in found:
         parser.error(f"no folder {options.folder!r}{nearest(options.folder, list(found))}")

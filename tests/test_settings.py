@@ -1,13 +1,15 @@
 """Numbers do not see the settings of torch and numpy that a user works under, and those come out as they went in."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -69,7 +71,6 @@ SETTINGS = {
     "flushed denormals": lambda: put(lambda: False, torch.set_flush_denormal, True),
     "function mode": Nudging,
     "dispatch mode": NudgingEach,
-    "fake tensors": lambda: FakeTensorMode(allow_non_fake_inputs=True),
     "numpy raises": lambda: np.errstate(all="raise"),
     "small buffers": lambda: put(np.getbufsize, np.setbufsize, 16),
 }
@@ -207,3 +208,23 @@ def test_laws_expect_their_own_underflow():
     with np.errstate(all="raise"):
         found = theory.dual_map("gelu", 0.5, 100.0), theory.kappa("silu", 0.3), theory.mso_p(1e-4, 64, 28, 10, 8)
     assert found == expected
+
+
+PROCESS = """
+import simgap as sg
+spec = sg.LayerSpec(d_model=12, d_ff=40)
+measured, laws = sg.measure(spec, tokens=48, trials=3), sg.predict(spec, tokens=48, trials=3)
+text = repr((measured.as_dict(), laws.as_dict(), sg.calibrate(measured, laws).as_dict()))
+"""
+
+
+def test_the_surroundings_of_a_process_move_no_bit(tmp_path):
+    """No home, no temporary files, an ASCII locale, every warning an error, another order of sets."""
+    nowhere = {"HOME": "/proc", "TMPDIR": "/proc", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ} | nowhere
+    command = [sys.executable, "-W", "error", "-c", f"{PROCESS}print(text.encode('ascii', 'backslashreplace').decode())"]
+    ran = subprocess.run(command, env=environment | {"PYTHONHASHSEED": "77"}, cwd="/", capture_output=True, text=True, check=False)
+    here: dict[str, str] = {}
+    exec(PROCESS, here)  # noqa: S102
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == here["text"] + "\n"
