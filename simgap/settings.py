@@ -6,6 +6,7 @@ thread; what torch keeps for the whole process is changed once for all that is u
 """
 
 import functools
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -101,6 +102,16 @@ class _Process:
     def __init__(self) -> None:
         self.lock, self.inside, self.threads = threading.Lock(), 0, 1
         self.before = ExitStack()
+        self.forks_are_seen = False
+
+    def after_fork(self) -> None:
+        """In a forked child only the thread that forked lives on: nobody else is inside any more, and nobody holds the lock."""
+        import torch
+
+        left, self.lock, self.inside = self.inside, threading.Lock(), int(_here.inside)
+        if left and not self.inside:
+            torch.set_num_threads(self.threads)
+            self.before.close()
 
 
 class _Here(threading.local):
@@ -116,6 +127,9 @@ def _of_process() -> Iterator[int]:
     import torch
 
     with _process.lock:
+        if not _process.forks_are_seen:
+            os.register_at_fork(after_in_child=_process.after_fork)
+            _process.forks_are_seen = True
         if not _process.inside:
             _process.threads = torch.get_num_threads()
             with ExitStack() as stack:

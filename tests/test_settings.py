@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -208,6 +209,55 @@ def test_laws_expect_their_own_underflow():
     with np.errstate(all="raise"):
         found = theory.dual_map("gelu", 0.5, 100.0), theory.kappa("silu", 0.3), theory.mso_p(1e-4, 64, 28, 10, 8)
     assert found == expected
+
+
+def forked(look) -> str:
+    """What a forked child finds; it has half a minute."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, look().encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as answer:
+        patience = threading.Timer(30, os.kill, (child, signal.SIGKILL))
+        patience.start()
+        found = answer.read().decode()
+        patience.cancel()
+    os.waitpid(child, 0)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_after_use_and_in_the_midst_of_it(plain, torch_threads):
+    """A child whose parent has used pools, and one that was born while another thread was in one: the same bits, the user's settings."""
+    torch_threads(2)
+
+    def look():
+        precision = torch.get_float32_matmul_precision()
+        return f"{bits(numbers()) == plain} {torch.get_num_threads()} {precision}"
+
+    assert bits(numbers()) == plain
+    assert forked(look) == "True 2 highest"
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with pool(2) as (task_map, _):
+            task_map(abs, [1, 2])
+            entered.set()
+            leave.wait(60)
+
+    with SETTINGS["matmul medium"]():
+        thread = threading.Thread(target=other)
+        thread.start()
+        entered.wait(30)
+        found = forked(look)
+        leave.set()
+        thread.join()
+        assert found == "True 2 medium"
+        assert forked(look) == "True 2 medium"
 
 
 PROCESS = """
