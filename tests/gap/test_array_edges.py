@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import simgap as sg
+from simgap.settings import torch_settings
 
 
 def test_zero_vectors_do_not_widen_the_null():
@@ -147,7 +148,8 @@ def test_a_memory_map_is_read_in_pieces(tmp_path, torch_threads, dtype):
     written.flush()
     h = np.lib.format.open_memmap(tmp_path / "h.npy", "r")
     routing = np.arange(2 * 6144).reshape(6144, 2) % 4
-    with LargestTensor() as made:
+    # Inside the settings that these functions compute under, which take a mode of the caller's away.
+    with torch_settings(), LargestTensor() as made:
         found = sg.token_mso(h), sg.mean_mso(h, routing), sg.weight_mso(h.reshape(8, 768, 4096).transpose(0, 2, 1))
     assert 1 << 20 < made.bytes <= (1 << 22) * 8
     assert [overlap.pairs for overlap in found] == [6144, 6, 28]
