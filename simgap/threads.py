@@ -4,11 +4,11 @@ A library that splits one product or one sum over threads rounds differently at 
 thread, and the threads only decide how many tasks run at once: the same bits for any number of them.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from simgap.machine import cores
 from simgap.settings import adopt_thread, torch_settings
 
 Map = Callable[..., Iterable]
@@ -34,7 +34,7 @@ def pool(workers: int | None = None) -> Iterator[tuple[Map, int]]:
     Inside, here and in every task, `torch_settings` hold. The caller's are put back when the last pool is left, whatever happens.
     """
     with torch_settings() as threads:
-        workers = min(workers or threads, os.cpu_count() or 1)
+        workers = min(workers or threads, cores())
         if workers == 1:
             yield in_order, 1
             return

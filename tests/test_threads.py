@@ -1,12 +1,12 @@
 """The pool: order kept, one thread to a task, and torch's thread count put back whatever happens."""
 
-import os
 import threading
 import time
 
 import pytest
 import torch
 
+from simgap.machine import cores
 from simgap.threads import WORTH_A_THREAD, in_order, pool, worth
 
 
@@ -49,17 +49,14 @@ def test_the_number_of_workers_follows_torch():
 
 
 def test_workers_never_outnumber_the_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("simgap.threads.cores", lambda: 2)
     with pool(64) as (_, workers):
         assert workers == 2
-    monkeypatch.setattr("os.cpu_count", lambda: None)
-    with pool(64) as (_, workers):
-        assert workers == 1
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_inside_each_task_has_one_torch_thread(workers, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("simgap.threads.cores", lambda: 2)
     met = threading.Barrier(workers)
 
     def look(_):
@@ -95,7 +92,7 @@ def test_an_exception_in_a_task_comes_out_as_it_is(workers):
 
 
 def test_waiting_tasks_are_dropped_after_an_exception(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("simgap.threads.cores", lambda: 2)
     started = []
 
     def task(i):
@@ -141,7 +138,7 @@ def test_overlapping_pools_share_one_change_of_settings(torch_settings):
         leave.set()
         other.join()
         seen.append(torch.get_float32_matmul_precision())
-    assert seen == [min(2, os.cpu_count()), "highest", "highest"]
+    assert seen == [min(2, cores()), "highest", "highest"]
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "medium")
     born_later = []
     later = threading.Thread(target=lambda: born_later.append(torch.get_num_threads()))

@@ -12,6 +12,7 @@ import torch
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap, chosen_names
 from simgap.gap.tallies import ROUTED, SHARED, GroupTallies, Path, Tallies, cut
 from simgap.gap.tallying import Wanted, tally_layer
+from simgap.machine import memory
 from simgap.moe import (
     Draw,
     Weights,
@@ -20,7 +21,6 @@ from simgap.moe import (
     group_numbers,
     group_trials,
     open_inputs,
-    physical_bytes,
     plan_block,
     plan_stream,
     shape,
@@ -210,7 +210,7 @@ def check_device(device: str) -> None:
 
 def check_memory(spec: LayerSpec, run: RunSpec, needed: int, why: str = "") -> int:
     """How many times so many bytes fit the budget; ValueError where they do not, or not the machine, and why less would not do."""
-    budget, machine = run.memory_bytes, physical_bytes() if run.device == "cpu" else math.inf
+    budget, machine = run.memory_bytes, memory() if run.device == "cpu" else math.inf
     if needed <= budget and needed <= machine:
         return int(min(budget, machine) // needed)
     size = f"{spec.parameters:.3g} parameters, {run.tokens} tokens, {run.dtype}"

@@ -1,12 +1,12 @@
 """What fits: trials computed together, and what a group of them or a streamed trial holds at its peak."""
 
-import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from simgap import machine
 from simgap.kernels.normal import NORMALS_AT_ONCE
 from simgap.moe.batch_invariant import ALIGNED, rounded_up
 from simgap.moe.experts import experts_at_once
@@ -43,12 +43,8 @@ def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int | Non
 
 
 def budget_bytes(run: RunSpec) -> int:
-    """The budget, or what the machine has where that is less."""
-    return min(run.memory_bytes, physical_bytes()) if run.device == "cpu" else run.memory_bytes
-
-
-def physical_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """The budget, or what this process may use of the machine where that is less."""
+    return min(run.memory_bytes, machine.memory()) if run.device == "cpu" else run.memory_bytes
 
 
 def group_bytes(

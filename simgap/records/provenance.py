@@ -1,7 +1,6 @@
 """Where a record came from: commit, versions, machine, time and command."""
 
 import hashlib
-import os
 import platform
 import shlex
 import subprocess
@@ -11,6 +10,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from simgap.machine import cores
 
 PACKAGES = ("simgap", "numpy", "torch", "scipy", "numba")
 
@@ -43,7 +44,7 @@ def _of_process() -> dict[str, Any]:
         "dirty": dirty,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "cpu": _cpu(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "platform": platform.platform(),
     }
 

@@ -1,7 +1,6 @@
 """Where tasks run: in this process, on local processes, on a Dask cluster, or on any Executor that a user brings. One seam for all."""
 
 import contextlib
-import os
 import signal
 import sys
 import time
@@ -13,6 +12,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any
 
+from simgap.machine import cores
 from simgap.specs import nearest
 from simgap.sweeps.stopping import LEFT_TO_COORDINATOR, LOOK_EVERY
 from simgap.sweeps.worker import ready, start_local
@@ -219,11 +219,6 @@ def check_here(engine: str | Executor | None, device: str) -> None:
         from simgap.gap.together import check_device
 
         check_device(device)
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cards() -> int:
