@@ -22,7 +22,7 @@ from simgap.gap.calibration import verdict
 from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.padding import expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
 from simgap.gap.token_null import token_null_variance
-from simgap.metrics import between, means_by_routing, pair_cos2, token_overlap, undefined_vectors
+from simgap.metrics import Moments, between, means_by_routing, over_pairs, token_overlap, undefined_vectors
 from simgap.metrics.memory import tokens_at
 from simgap.settings import own_settings
 from simgap.specs import nearest
@@ -224,24 +224,35 @@ def _of_vectors(name: str, vectors: Tensor, numbers: list[int] | None = None, ki
     held = set(experts)
     idle = experts[-1] + 1 - len(experts)
     unreached = list(itertools.islice((e for e in range(experts[-1]) if e not in held), 3))
+    undefined: list[int] = []
+    moments = Moments(0, 0.0, 0.0, 0.0, 0)
     with pool() as (task_map, _):
-        table = pair_cos2(vectors[None], task_map)
-    undefined = np.flatnonzero(np.isnan(np.diagonal(table[0]))).tolist()
+        for own, of_table in over_pairs(vectors[None], _moments_of_pairs, task_map):
+            undefined += own
+            moments = moments.plus(of_table)
     for e in undefined:
         if not bool(torch.isfinite(vectors[e]).all()):
             raise ValueError(f"{name}: expert {experts[e]} holds a value that is not finite")
-    missing = [experts[e] for e in undefined]
-    values = between(table, len(vectors))[0]
-    values = values[~np.isnan(values)]
-    if not values.size:
+    missing, pairs = [experts[e] for e in undefined], moments.pairs
+    if not pairs:
         raise ValueError(f"{name}: fewer than 2 experts have a non-zero vector")
     width = _dimensions(vectors.shape[1], kind)
-    variance = (null_variance(width) if width > 1 else 0.0) / values.size
-    sem = float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
+    variance = (null_variance(width) if width > 1 else 0.0) / pairs
+    sem = math.sqrt(moments.squares / (pairs - 1)) / math.sqrt(pairs) if pairs > 1 else None
     places = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])
-    found = _overlap(float(values.mean()), sem, values.size, width, variance, len(missing) + idle, places)
-    p = mso_p(min(found.mean, 1.0), width, values.size, 1, len(vectors) - len(missing)) if width > 1 else 1.0
+    found = _overlap(moments.mean, sem, pairs, width, variance, len(missing) + idle, places)
+    p = mso_p(min(found.mean, 1.0), width, pairs, 1, len(vectors) - len(missing)) if width > 1 else 1.0
     return replace(found, p=p)
+
+
+def _moments_of_pairs(_: str, cos2: np.ndarray, rows: range, columns: range) -> tuple[list[int], Moments]:
+    """Of one table of pairs: the numbers of undefined vectors, where they meet themselves, and the moments of the pairs of others."""
+    undefined = np.flatnonzero(np.isnan(np.diagonal(cos2[0]))) + rows.start if rows == columns else np.zeros(0, np.int64)
+    values = between(cos2, columns.stop, first=(rows.start, columns.start))[0]
+    values = values[~np.isnan(values)]
+    mean = float(values.mean()) if values.size else 0.0
+    apart = values - mean
+    return undefined.tolist(), Moments(values.size, mean, float((apart * apart).sum()), float(values.sum()), values.size)
 
 
 def _overlap(mean: float, sem: float | None, pairs: int, width: int, variance: float, dropped: int, where: str) -> Overlap:

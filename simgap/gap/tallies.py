@@ -1,5 +1,6 @@
 """What trials add up to: sums of cos^2 and counts of pairs, quantity by quantity and trial by trial, kept so that more may follow."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -27,29 +28,6 @@ MOST = 1 << 24
 SLACK = 1e-6
 
 
-@dataclass
-class Tally:
-    """One quantity over the trials of a group: sums of cos^2 and counts of pairs, and in each trial where vectors were left out."""
-
-    total: Float[np.ndarray, " s"]
-    pairs: Int[np.ndarray, " s"]
-    expected: Int[np.ndarray, " s"]
-    at: dict[int, list[str]] = field(default_factory=dict)
-
-    @classmethod
-    def empty(cls, trials: int) -> "Tally":
-        return cls(np.zeros(trials), np.zeros(trials, np.int64), np.zeros(trials, np.int64))
-
-
-@dataclass(frozen=True)
-class GroupTallies:
-    """Of one group: every quantity, the tokens that each routed expert took, and those that none did."""
-
-    quantities: dict[Path, Tally]
-    taken: Int[np.ndarray, "s E"]
-    dropped: Int[np.ndarray, " s"]
-
-
 @dataclass(frozen=True)
 class Places:
     """Where vectors were left out: in how many places, and the first of them by name."""
@@ -62,6 +40,38 @@ class Places:
 
     def __str__(self) -> str:
         return ", ".join(self.names) + (f" and {self.count - NAMED} more" if self.count > NAMED else "")
+
+
+@dataclass
+class Tally:
+    """One quantity over the trials of a group: sums of cos^2 and counts of pairs, and in each trial where vectors were left out."""
+
+    total: Float[np.ndarray, " s"]
+    pairs: Int[np.ndarray, " s"]
+    expected: Int[np.ndarray, " s"]
+    at: dict[int, Places] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, trials: int) -> "Tally":
+        return cls(np.zeros(trials), np.zeros(trials, np.int64), np.zeros(trials, np.int64))
+
+    def add(self, other: "Tally") -> None:
+        """Add other pairs of the same trials."""
+        self.total, self.pairs, self.expected = self.total + other.total, self.pairs + other.pairs, self.expected + other.expected
+        for trial, places in other.at.items():
+            self.add_places(trial, places)
+
+    def add_places(self, trial: int, places: Places) -> None:
+        self.at[trial] = self.at.get(trial, Places()).plus(places)
+
+
+@dataclass(frozen=True)
+class GroupTallies:
+    """Of one group: every quantity, the tokens that each routed expert took, and those that none did."""
+
+    quantities: dict[Path, Tally]
+    taken: Int[np.ndarray, "s E"]
+    dropped: Int[np.ndarray, " s"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,10 +198,9 @@ def cut(groups: Sequence[GroupTallies], firsts: Sequence[int], lengths: Sequence
     return found
 
 
-def _together(places: dict[int, list[str]], trials: range) -> Places:
+def _together(places: dict[int, Places], trials: range) -> Places:
     """The places of some trials."""
-    names = [name for trial in trials for name in places.get(trial, ())]
-    return Places(len(names), tuple(names[:NAMED]))
+    return functools.reduce(Places.plus, (places[trial] for trial in trials if trial in places), Places())
 
 
 def _short(values: list) -> Any:

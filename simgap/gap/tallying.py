@@ -1,6 +1,7 @@
 """One group of trials, tallied: the pairs of its weights, of its mean vectors, and of the vectors that meet on its tokens."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,21 +10,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.gap.shape import SITES
-from simgap.gap.tallies import NAMED, ROUTED, SHARED, GroupTallies, Path, Tally
+from simgap.gap.tallies import NAMED, ROUTED, SHARED, GroupTallies, Path, Places, Tally
 from simgap.metrics import (
     add_sums,
     between,
-    cos2_of_gram,
     counts,
+    cross_gram,
     dropped_tokens,
-    gram_of_pieces,
-    pair_cos2,
+    over_pairs,
+    over_tables,
     token_cos2,
     total,
     undefined_vectors,
+    waves,
 )
+from simgap.metrics.pair_tables import Products, Reduce
 from simgap.moe import HIDDEN_BLOCK, Block, Layer, StreamedWeights, Weights, matrices
 from simgap.moe.inputs import TOKEN_BLOCK
+from simgap.seeding import Role
 from simgap.specs import LayerSpec
 from simgap.threads import Map, worth
 
@@ -87,19 +91,22 @@ class Meeting:
         return index if self.own is None else torch.cat([index[:, : self.own[t]], index[:, self.lead :]], 1)
 
 
-def tally_layer(layer: Layer, wanted: Wanted, task_map: Map, block_tokens: int, progress: Callable[[float], object]) -> GroupTallies:
+def tally_layer(
+    layer: Layer, wanted: Wanted, task_map: Map, block_tokens: int, progress: Callable[[float], object], tables: int = 1
+) -> GroupTallies:
     """Tallies of one group of trials, and what its router did.
 
-    progress is told of the shares of a trial that are done: one for the weights, one for each block of tokens. Raises ValueError naming
-    the trial for vectors that are not finite.
+    progress is told of the shares of a trial that are done: one for the weights, one for each block of tokens. tables: of pairs of many
+    experts, so many are made side by side. Raises ValueError naming the trial for vectors that are not finite.
     """
     spec, trials = layer.spec, [draw.trial for draw in layer.draws]
     sites, first = wanted.computed(spec), 0
     steps = 1 + (-(-layer.x.shape[1] // block_tokens) if sites else 0)
     found: dict[Path, Tally] = {}
     spots: Spots = {}
-    for kind, products in _weight_grams(layer.weights, spec, wanted.weights, task_map).items():
-        _tally_pairs(found, ("weight_mso", kind), cos2_of_gram(products), spec, trials)
+    by_side, products = _by_side(spec, trials), _weight_grams(layer.weights, spec, wanted.weights)
+    for kind, tallies in over_tables(spec.n_experts + spec.n_shared_experts, products, by_side, task_map, tables):
+        _add_pairs(found, ("weight_mso", kind), tallies)
     taken = counts(layer.routing.indices, spec.n_experts)
 
     progress(1 / steps)
@@ -112,10 +119,11 @@ def tally_layer(layer: Layer, wanted: Wanted, task_map: Map, block_tokens: int, 
         del block
         progress(1 / steps)
     for path, (t, part) in ((path, key) for path, own in spots.items() for key in sorted(own)):
-        found[path].at.setdefault(t, []).append(f"trial {trials[t]}: {', '.join(spots[path][t, part][:NAMED])}")
+        found[path].add_places(t, Places(1, (f"trial {trials[t]}: {', '.join(spots[path][t, part][:NAMED])}",)))
     if sums:
         for site, vectors in _means(layer, taken, sums, wanted, task_map).items():
-            _tally_pairs(found, ("activation_mso", "mean", site), pair_cos2(vectors), spec, trials)
+            for tallies in over_pairs(vectors, by_side, task_map, tables):
+                _add_pairs(found, ("activation_mso", "mean", site), tallies)
     return GroupTallies(found, taken, dropped_tokens(layer.routing.indices))
 
 
@@ -193,15 +201,33 @@ def _tally_tokens(
             spots.setdefault(path, {}).setdefault(key, []).extend(names)
 
 
-def _tally_pairs(found: dict[Path, Tally], path: Path, cos2: Float[np.ndarray, "s E E"], spec: LayerSpec, trials: Sequence[int]) -> None:
-    """Tally a table of pairs, for routed pairs and for shared-with-routed ones; NaN marks an undefined vector, named by its expert."""
-    at: dict[int, list[str]] = {}
-    for t, e in np.argwhere(np.isnan(np.diagonal(cos2, axis1=1, axis2=2))).tolist():
-        at.setdefault(t, []).append(f"trial {trials[t]} expert {e}")
-    for name in (ROUTED, SHARED) if spec.n_shared_experts else (ROUTED,):
-        values = between(cos2, spec.n_experts, shared=name == SHARED)
-        defined = ~np.isnan(values)
-        found[name, *path] = Tally(np.where(defined, values, 0.0).sum(1), defined.sum(1), np.full(len(trials), values.shape[1]), at)
+def _by_side(spec: LayerSpec, trials: Sequence[int]) -> Reduce[dict[str, Tally]]:
+    """A function that tallies a table of pairs: the routed ones, and those of a shared with a routed expert. NaN marks an undefined vector,
+    named by its expert where it meets itself."""
+
+    def by_side(_: str, cos2: Float[np.ndarray, "s a b"], rows: range, columns: range) -> dict[str, Tally]:
+        at: dict[int, list[str]] = {}
+        for t, e in np.argwhere(np.isnan(np.diagonal(cos2, axis1=1, axis2=2))).tolist() if rows == columns else ():
+            at.setdefault(t, []).append(f"trial {trials[t]} expert {rows[e]}")
+        places = {t: Places(len(names), tuple(names[:NAMED])) for t, names in at.items()}
+        tallies = {}
+        for side in (ROUTED, SHARED) if spec.n_shared_experts else (ROUTED,):
+            values = between(cos2, spec.n_experts, side == SHARED, (rows.start, columns.start))
+            undefined = np.isnan(values)
+            pairs = values.shape[1] - undefined.sum(1)
+            tallies[side] = Tally(np.where(undefined, 0.0, values).sum(1), pairs, np.full(len(trials), values.shape[1]), dict(places))
+        return tallies
+
+    return by_side
+
+
+def _add_pairs(found: dict[Path, Tally], path: Path, tallies: dict[str, Tally]) -> None:
+    """Add what one table of pairs holds of a quantity."""
+    for side, tally in tallies.items():
+        if (side, *path) in found:
+            found[side, *path].add(tally)
+        else:
+            found[side, *path] = tally
 
 
 def _no_sums(layer: Layer, site: str) -> Float[Tensor, "s E width"]:
@@ -242,16 +268,35 @@ def _means(
     return {site: means[site] for site in wanted.sites}
 
 
-def _weight_grams(
-    weights: Weights | StreamedWeights, spec: LayerSpec, kinds: tuple[str, ...], task_map: Map
-) -> dict[str, Float[Tensor, "s E E"]]:
-    """Inner products of flattened weights for each wanted matrix, and under "all" for their concatenation, by block of hidden units."""
+def _weight_grams(weights: Weights | StreamedWeights, spec: LayerSpec, kinds: tuple[str, ...]) -> Products:
+    """A function that gives inner products of some experts' flattened weights with others': of each wanted matrix, and under "all" of their
+    concatenation, each by block of hidden units."""
     roles = [role for role in matrices(spec) if role in kinds or "all" in kinds]
     blocks = -(-spec.d_ff // HIDDEN_BLOCK)
     tasks = [(role, block) for role in roles for block in range(blocks)]
-    tables = worth(task_map, spec.parameters * len(weights.trials))(lambda task: gram_of_pieces(weights.pieces(*task)), tasks)
-    by_block = dict(zip(tasks, tables, strict=True))
-    grams = {str(role): total(by_block[role, block] for block in range(blocks)) for role in roles}
-    if "all" in kinds:
-        grams["all"] = total(grams.values())
-    return {kind: grams[kind] for kind in kinds if kind in grams}
+
+    def products(rows: range, columns: range, task_map: Map) -> Iterator[tuple[str, Float[Tensor, "s a b"]]]:
+        def table(task: tuple[Role, int]) -> Tensor:
+            if isinstance(weights, Weights):
+                return cross_gram(weights.pieces(*task), rows, columns)
+            # Only the experts of this table are drawn.
+            some, others = range(len(rows)), range(len(rows), len(rows) + len(columns))
+            return (
+                cross_gram(weights.pieces(*task, rows), some, some)
+                if rows == columns
+                else cross_gram(weights.pieces(*task, [*rows, *columns]), some, others)
+            )
+
+        trials = len(weights.trials)
+        shared = waves(worth(task_map, spec.parameters * trials), trials * len(rows) * len(columns))
+        tables, every = iter(shared(table, tasks)), None
+        for role in roles:
+            one = total(itertools.islice(tables, blocks))
+            if "all" in kinds:
+                every = one.clone() if every is None else every.add_(one)
+            if role in kinds:
+                yield role, one
+        if every is not None:
+            yield "all", every
+
+    return products

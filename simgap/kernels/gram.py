@@ -1,10 +1,16 @@
 """Inner products of a few long vectors, each read once."""
 
-from simgap.kernels.compiled import kernel
-from simgap.kernels.products import add_products
+import numpy as np
+
+from simgap.kernels.compiled import BORROWED, kernel
+from simgap.kernels.products import TILE, add_products, widened
+from simgap.kernels.tiles import STEP, tile
 
 # Columns that are multiplied at a time, and asked for ahead of that. Part of the order of summation: another number gives other last bits.
 COLUMNS = 1024
+# Vectors to the side of a table of inner products: those of more are taken table by table, so that what is held does not grow with the
+# square of their number. Part of the order of summation.
+SIDE = 512
 
 
 @kernel()
@@ -19,3 +25,44 @@ def add_grams(flat, starts, width, tables):
     for s in range(starts.shape[0]):
         for first in range(0, width, COLUMNS):
             add_products(flat, starts[s], soon[s], starts.shape[1], first, min(first + COLUMNS, width), tables[s])
+
+
+@kernel()
+def add_cross_grams(flat, starts, others, width, tables):
+    """tables[s, i, j] += <row i of starts, row j of others> of batch s, in the order of summation of `add_grams`.
+
+    starts (S, A), others (S, B): int64 as in `add_grams`, A and B multiples of TILE: a row that there is not is given by any other's place.
+    tables: (S, A, B) float64.
+    """
+    for s in range(starts.shape[0]):
+        for first in range(0, width, COLUMNS):
+            last = min(first + COLUMNS, width)
+            whole = (last - first) // STEP * STEP
+            _add_whole(flat, starts[s], others[s], first, whole, tables[s])
+            if first + whole < last:
+                _add_tail(flat, starts[s], others[s], first + whole, last, tables[s])
+
+
+@kernel(**BORROWED)
+def _add_whole(flat, starts, others, first, columns, table):
+    for i in range(0, starts.size, TILE):
+        rows = (starts[i] + first, starts[i + 1] + first, starts[i + 2] + first, starts[i + 3] + first)
+        for j in range(0, others.size, TILE):
+            right = (others[j] + first, others[j + 1] + first, others[j + 2] + first, others[j + 3] + first)
+            sums = tile(flat, rows, right, None, columns)
+            for u in range(TILE):
+                table[i + u, j] += sums[TILE * u]
+                table[i + u, j + 1] += sums[TILE * u + 1]
+                table[i + u, j + 2] += sums[TILE * u + 2]
+                table[i + u, j + 3] += sums[TILE * u + 3]
+
+
+@kernel(**BORROWED)
+def _add_tail(flat, starts, others, first, last, table):
+    """The columns that do not fill a step of a tile."""
+    for i in range(starts.size):
+        for j in range(others.size):
+            total = table[i, j]
+            for column in range(first, last):
+                total += np.float64(widened(flat[starts[i] + column])) * np.float64(widened(flat[others[j] + column]))
+            table[i, j] = total

@@ -1,7 +1,8 @@
 """The bare numbers: overlaps of arrays and tensors, without a null. `simgap.weight_mso` and its kin put the null beside them."""
 
 from simgap.metrics.mean_vectors import add_sums, means_by_routing
-from simgap.metrics.pair_overlap import between, cos2_of_gram, gram, gram_of_pieces, pair_cos2, total
+from simgap.metrics.pair_overlap import between, cos2_of_gram, gram, gram_of_pieces, pair_cos2, total, waves
+from simgap.metrics.pair_tables import cross_gram, over_pairs, over_tables
 from simgap.metrics.routing import counts, dropped_tokens, load
 from simgap.metrics.token_overlap import Moments, TokenOverlap, token_cos2, token_cos2_torch, token_overlap, undefined_vectors
 
@@ -10,12 +11,15 @@ __all__ = [
     "between",
     "cos2_of_gram",
     "counts",
+    "cross_gram",
     "dropped_tokens",
     "gram",
     "gram_of_pieces",
     "load",
     "means_by_routing",
     "Moments",
+    "over_pairs",
+    "over_tables",
     "pair_cos2",
     "token_cos2",
     "token_cos2_torch",
@@ -23,4 +27,5 @@ __all__ = [
     "TokenOverlap",
     "total",
     "undefined_vectors",
+    "waves",
 ]

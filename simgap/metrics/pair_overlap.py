@@ -1,7 +1,7 @@
 """Overlap of E vectors, one to each expert: flattened weights, or mean activations."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,10 @@ from simgap.threads import Map, in_order
 # Columns multiplied at a time on other devices, where they are laid out in float64; a power of two, so that it divides every piece of a
 # stream.
 CHUNK = 1 << 14
+# Numbers in the tables that are held until they are added up.
+TABLES = 1 << 21
+# Experts whose pairs are picked by an index to each, which for more takes several times the memory of their table.
+FEW = 64
 
 
 def gram(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Float[Tensor, "s E E"]:
@@ -28,8 +32,17 @@ def gram(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Float[Ten
     _, experts, width = vectors.shape
     # From the number of experts alone, so that a trial's bits do not depend on the trials beside.
     span = columns_at_once(experts, CHUNK)
-    tables = shared(task_map, vectors)(lambda start: gram_of_pieces([vectors[..., start : start + span]]), range(0, max(width, 1), span))
-    return total(list(tables))
+    starts = range(0, max(width, 1), span)
+    few = waves(shared(task_map, vectors), len(vectors) * experts * experts)
+    return total(few(lambda start: gram_of_pieces([vectors[..., start : start + span]]), starts))
+
+
+def waves(task_map: Map, numbers: int) -> Callable[[Callable, Sequence], Iterator]:
+    """The given map over tasks that each leave a table of so many numbers: in waves of no more than hold TABLES numbers, or of one."""
+    size = max(1, TABLES // max(1, numbers))
+    return lambda function, tasks: (
+        found for start in range(0, len(tasks), size) for found in task_map(function, tasks[start : start + size])
+    )
 
 
 def columns_at_once(rows: int, step: int) -> int:
@@ -60,22 +73,30 @@ def gram_of_pieces(pieces: Iterable[Float[Tensor, "s E m"]]) -> Float[Tensor, "s
                 tables.baddbmm_(wide, wide.mT)
     if tables is None:
         raise ValueError("pieces: expected at least one")
-    upper = tables[:, :experts, :experts].triu()
-    return upper + upper.triu(1).mT
+    upper = tables[:, :experts, :experts].triu_()
+    return upper.add_(upper.triu(1).mT)
 
 
-def total(tables: Iterable[Float[Tensor, "s E E"]]) -> Float[Tensor, "s E E"]:
+def total(tables: Iterable[Float[Tensor, "s a b"]]) -> Float[Tensor, "s a b"]:
     """The sum of tables, in their order."""
     return functools.reduce(torch.add, tables)
 
 
-def cos2_of_gram(products: Float[Tensor, "s E E"]) -> Float[np.ndarray, "s E E"]:
-    """cos^2 of every pair from inner products, in [0, 1]; NaN where either vector is zero or not finite. A small table, on the host."""
+def cos2_of_gram(
+    products: Float[Tensor, "s a b"], norms: tuple[Float[np.ndarray, "s a"], Float[np.ndarray, "s b"]] | None = None
+) -> Float[np.ndarray, "s a b"]:
+    """cos^2 of every pair from inner products, in [0, 1]; NaN where either vector is zero or not finite. A small table, on the host.
+
+    norms: of the rows and of the columns, where these are not the same vectors; otherwise the diagonal has them.
+    """
     table = products.cpu().numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
-        norms = np.sqrt(np.diagonal(table, axis1=-2, axis2=-1))
-        cos = table / norms[..., :, None] / norms[..., None, :]
-    return np.minimum(cos * cos, 1.0)
+        own = np.sqrt(np.diagonal(table, axis1=-2, axis2=-1)) if norms is None else None
+        rows, columns = (own, own) if norms is None else norms
+        cos2 = table / rows[..., :, None]
+        cos2 /= columns[..., None, :]
+        cos2 *= cos2
+    return np.minimum(cos2, 1.0, out=cos2)
 
 
 def pair_cos2(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Float[np.ndarray, "s E E"]:
@@ -106,10 +127,21 @@ def pair_cos2(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Floa
     return np.where(np.all(safe, axis=-1)[:, None, None], found, scaled)
 
 
-def between(cos2: Float[np.ndarray, "s E E"], routed: int, shared: bool = False) -> Float[np.ndarray, "s P"]:
-    """The pairs i < j of routed experts, or (shared) every pair of a routed with a shared expert, from a symmetric (E, E) table."""
+def between(
+    cos2: Float[np.ndarray, "s a b"], routed: int, shared: bool = False, first: tuple[int, int] = (0, 0)
+) -> Float[np.ndarray, "s P"]:
+    """The pairs i < j of routed experts, or (shared) every pair of a routed with a shared expert, from a symmetric (E, E) table.
+
+    first: the numbers of the first row and of the first column, where the table is one of several of a layer: then it holds the pairs of
+    some experts with each other, or with later ones.
+    """
+    rows, columns = (min(max(routed - start, 0), size) for start, size in zip(first, cos2.shape[-2:], strict=True))
     if shared:
-        return cos2[..., :routed, routed:].reshape(len(cos2), -1)
-    i, j = np.triu_indices(routed, k=1)
+        return cos2[..., :rows, columns:].reshape(len(cos2), -1)
+    if first[0] != first[1]:
+        return cos2[..., :rows, :columns].reshape(len(cos2), -1)
+    if rows > FEW:
+        return np.concatenate([cos2[..., i, i + 1 : rows] for i in range(rows)], -1)
+    i, j = np.triu_indices(rows, k=1)
     # Indexing may lay pairs before trials; numpy sums a row in another order then.
     return np.ascontiguousarray(cos2[..., i, j])

@@ -1,6 +1,6 @@
 """Weights that are never held: each block of hidden units is drawn from its stream whenever it is wanted, and forgotten."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,13 +40,16 @@ class StreamedWeights:
                 filler(self.draw, role, expert, block)(part)
             yield drawn.to(self.device)
 
-    def pieces(self, role: Role, block: int) -> Iterator[Float[Tensor, "1 E m"]]:
-        """As of `Weights`, NORMALS_AT_ONCE entries of each expert at a time, in memory that the next piece overwrites."""
+    def pieces(self, role: Role, block: int, numbers: Sequence[int] | None = None) -> Iterator[Float[Tensor, "1 E m"]]:
+        """As of `Weights`, NORMALS_AT_ONCE entries of each expert at a time, in memory that the next piece overwrites.
+
+        numbers: of the experts that are drawn; all of them by default.
+        """
         spec = self.draw.spec
-        experts = spec.n_experts + spec.n_shared_experts
+        experts = range(spec.n_experts + spec.n_shared_experts) if numbers is None else numbers
         units = min(HIDDEN_BLOCK, spec.d_ff - block * HIDDEN_BLOCK)
-        fillers = [filler(self.draw, role, expert, block) for expert in range(experts)]
-        piece = np.empty((experts, min(NORMALS_AT_ONCE, units * spec.d_model)), self.dtype)
+        fillers = [filler(self.draw, role, expert, block) for expert in experts]
+        piece = np.empty((len(experts), min(NORMALS_AT_ONCE, units * spec.d_model)), self.dtype)
         for start in range(0, units * spec.d_model, NORMALS_AT_ONCE):
             width = min(NORMALS_AT_ONCE, units * spec.d_model - start)
             for part, fill in zip(piece, fillers, strict=True):

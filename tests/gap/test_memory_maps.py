@@ -99,7 +99,7 @@ def test_a_file_cut_short_within_its_last_page_while_it_is_read(saved, monkeypat
     """No read dies of it, and some see zeros: refused afterwards."""
     from simgap.gap import arrays as module
 
-    name = {"weight_mso": "pair_cos2", "token_mso": "token_overlap", "mean_mso": "means_by_routing"}[call]
+    name = {"weight_mso": "over_pairs", "token_mso": "token_overlap", "mean_mso": "means_by_routing"}[call]
     inner = getattr(module, name)
 
     def cut(*given):

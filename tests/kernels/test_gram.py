@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from simgap.kernels.gram import COLUMNS, add_grams
+from simgap.kernels.gram import COLUMNS, add_cross_grams, add_grams
 from simgap.kernels.products import TILE
 
 EPS = np.finfo(np.float64).eps
@@ -65,3 +65,18 @@ def test_stretches_of_columns_add_up_to_the_same_bits():
     for start in range(0, width, 2 * COLUMNS):
         add_grams(vectors.reshape(-1), np.arange(6)[None] * width + start, min(2 * COLUMNS, width - start), tables)
     np.testing.assert_array_equal(np.triu(tables[:, :6, :6]), grams(vectors))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
+@pytest.mark.parametrize("width", [1, 40, COLUMNS + 100])
+def test_products_of_some_rows_with_others(dtype, width):
+    """Those of the triangle over all of them, within round-off, whatever lies beside in memory."""
+    vectors = np.random.default_rng(width).standard_normal((2, 12, width)).astype(np.float32)
+    vectors = (vectors.view(np.uint32) >> 16).astype(np.uint16) if dtype == np.uint16 else vectors.astype(dtype)
+    starts = np.arange(24).reshape(2, 12) * width
+    tables = np.zeros((2, 4, 8))
+    add_cross_grams(vectors.reshape(-1), starts[:, :4], starts[:, 4:], width, tables)
+    np.testing.assert_allclose(tables, grams(vectors)[:, :4, 4:], rtol=0, atol=width * 20 * EPS)
+    # Called again, it adds.
+    add_cross_grams(vectors.reshape(-1), starts[:, :4], starts[:, 4:], width, tables)
+    np.testing.assert_allclose(tables, 2 * grams(vectors)[:, :4, 4:], rtol=0, atol=width * 40 * EPS)
