@@ -5,16 +5,23 @@ and `memory.limit_in_bytes` in version 1 (https://docs.kernel.org/admin-guide/cg
 system are those of the whole machine. No file is trusted: one that is missing, unreadable or not of this form limits nothing.
 """
 
+import ctypes
 import functools
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # More than any of these files holds; what is longer is cut, and then not of the form that is read here.
 MOST_READ = 1 << 16
 # Groups within groups that are looked at, from the top.
 MOST_DEEP = 64
+# mallopt's names for the size from which an array is memory of its own, and for what may stay free at the end of the rest; the largest
+# array that glibc learns to keep; and the size from which they are given back instead.
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+MOST_KEPT, RETURNED = 32 << 20, 1 << 20
 
 
 def cores(root: str = "/") -> int:
@@ -32,6 +39,42 @@ def cores(root: str = "/") -> int:
 def memory(root: str = "/") -> int:
     """Bytes that this process may use: those of the machine, or the limit of its control groups where that is less."""
     return min(_physical_bytes(), *_memory_limits(root))
+
+
+@contextmanager
+def freed_at_once() -> Iterator[None]:
+    """Inside, arrays of a MiB and more go back to the system when they are freed, where the C library can be told so (glibc).
+
+    On its own it learns to keep memory for arrays to come, in pieces that may fit none of them: several times what is in use. What it has
+    learned by then holds again afterwards, at its most. A user who has set this in the environment is let be.
+    """
+    library = None if _is_set_by_user() else _c_library()
+    if library is None:
+        yield
+        return
+    library.malloc_trim(0)
+    library.mallopt(MMAP_THRESHOLD, RETURNED)
+    try:
+        yield
+    finally:
+        library.mallopt(MMAP_THRESHOLD, MOST_KEPT)
+        library.mallopt(TRIM_THRESHOLD, 2 * MOST_KEPT)
+        library.malloc_trim(0)
+
+
+def _is_set_by_user() -> bool:
+    return "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ)
+
+
+@functools.cache
+def _c_library() -> Any:
+    """The C library, where it is glibc; None otherwise."""
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version, library.mallopt, library.malloc_trim  # noqa: B018 looked up, not called
+    except (OSError, AttributeError, TypeError):
+        return None
+    return library
 
 
 def _physical_bytes() -> int:

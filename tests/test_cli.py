@@ -118,7 +118,7 @@ def test_sites_and_readings_can_be_chosen(capsys):
         (["--device", "tpu"], "device: expected 'cpu', 'cuda' or 'cuda:N', got 'tpu'"),
         (["--device", "cuda:99"], "device: 'cuda:99' asked for"),
         (["--memory", "lots"], "memory: expected bytes"),
-        (["--trials", "100000000000"], "trials: the values of 100000000000 trials need"),
+        (["--trials", "100000000000"], "trials: what is kept of 100000000000 trials needs"),
         (["--memory", "1KiB"], "memory: one trial of this layer"),
         (["--d-model", "300000", "--d-ff", "300000"], "memory: one trial of this layer"),
         (["--router", "soft"], "top_k: the soft router uses every expert"),

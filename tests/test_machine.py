@@ -148,3 +148,46 @@ def test_this_machine_has_cores_and_memory(monkeypatch):
     machine._quotas.cache_clear()
     assert cores() >= 1
     assert memory() > 1 << 27
+
+
+class Library:
+    """What a C library was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def mallopt(self, name, value):
+        self.told.append((name, value))
+
+    def malloc_trim(self, pad):
+        self.told.append(("trim", pad))
+
+
+def test_freed_arrays_are_given_back_inside_and_kept_again_afterwards(monkeypatch):
+    library = Library()
+    monkeypatch.setattr(machine, "_c_library", lambda: library)
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
+        monkeypatch.delenv(name)
+
+    def fails():
+        with machine.freed_at_once():
+            assert library.told == [("trim", 0), (-3, 1 << 20)]
+            raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        fails()
+    assert library.told[2:] == [(-3, 32 << 20), (-1, 64 << 20), ("trim", 0)]
+
+
+@pytest.mark.parametrize("name, value", [("MALLOC_ARENA_MAX", "2"), ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1")])
+def test_a_user_who_has_set_malloc_is_let_be(monkeypatch, name, value):
+    library = Library()
+    monkeypatch.setattr(machine, "_c_library", lambda: library)
+    monkeypatch.setenv(name, value)
+    with machine.freed_at_once():
+        pass
+    monkeypatch.setattr(machine, "_c_library", lambda: None)
+    monkeypatch.delenv(name)
+    with machine.freed_at_once():
+        pass
+    assert library.told == []

@@ -33,9 +33,11 @@ def measure(
     progress is called with the trials just finished, those of a streamed layer in fractions. The same request gives the same bits on a CPU
     of one model with one set of library versions, whatever the memory budget and the number of threads (torch.set_num_threads).
 
-    memory bounds the arrays that are held, not the libraries (some 0.4 GiB). A layer whose weights do not fit is streamed: trial by trial,
-    each block of weights drawn when it is used and forgotten, again for every block of tokens. Orthogonal weights, which are drawn whole,
-    and prepared ones must fit.
+    memory bounds all that is held beside the loaded libraries (some 0.4 GiB): arrays and tables of pairs, what a library keeps of its
+    products, what is kept of each trial. What the machine or the container has bounds it too. A layer whose weights do not fit is streamed:
+    trial by trial, each block of weights drawn when it is used and forgotten, again for every block of tokens. Orthogonal weights, which
+    are drawn whole, and prepared ones must fit. Where the budget has little room to spare, freed arrays go back to the system at once
+    (glibc's mallopt, which acts on the whole process; with a MALLOC_ variable set it is let be).
 
     Raises ValueError naming the argument for a request that cannot be met: an absent device, too small a budget, a bad file of inputs,
     a name of a site, reading or matrix that does not exist, vectors that are not finite.

@@ -59,6 +59,11 @@ class Wanted:
         last = "normed" if spec.norm != "none" else "hidden"
         return tuple(site for site in SITES if site == last or (site in self.sites and site != "output"))
 
+    @property
+    def quantities(self) -> int:
+        """How many there are, those of shared experts apart."""
+        return len(self.weights) + len(self.readings) * len(self.sites)
+
     def computed(self, spec: LayerSpec) -> tuple[str, ...]:
         """Sites whose vectors must be computed token by token."""
         return tuple(site for site in SITES if site in {*self.by_token(), *self.summed(spec)})
@@ -92,7 +97,13 @@ class Meeting:
 
 
 def tally_layer(
-    layer: Layer, wanted: Wanted, task_map: Map, block_tokens: int, progress: Callable[[float], object], tables: int = 1
+    layer: Layer,
+    wanted: Wanted,
+    task_map: Map,
+    block_tokens: int,
+    progress: Callable[[float], object],
+    tables: int = 1,
+    tight: bool = False,
 ) -> GroupTallies:
     """Tallies of one group of trials, and what its router did.
 

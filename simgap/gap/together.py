@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,20 +13,23 @@ import torch
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap, chosen_names
 from simgap.gap.tallies import ROUTED, SHARED, GroupTallies, Path, Tallies, cut
 from simgap.gap.tallying import Wanted, tally_layer
-from simgap.machine import memory
+from simgap.machine import freed_at_once
 from simgap.moe import (
     Draw,
     Weights,
     budget_bytes,
     group_bytes,
     group_numbers,
+    group_size,
     group_trials,
+    kept_bytes,
     open_inputs,
     plan_block,
     plan_stream,
     shape,
     simulate,
     stream_bytes,
+    task_bytes,
 )
 from simgap.moe.budget import cuts
 from simgap.moe.inputs import TOKEN_BLOCK
@@ -68,7 +72,8 @@ def program(spec: LayerSpec, run: RunSpec) -> tuple[Hashable, ...]:
 
 def extent(spec: LayerSpec, run: RunSpec) -> tuple[Hashable, ...]:
     """What memory and time are estimated from: layers that are equal in it need the same."""
-    return *program(spec, run), spec.init == "orthogonal", spec.inputs.kind == "clusters" and spec.inputs.n_clusters
+    inputs = spec.inputs.kind == "file" or (spec.inputs.kind == "clusters" and spec.inputs.n_clusters)
+    return *program(spec, run), spec.init == "orthogonal", inputs
 
 
 @own_settings
@@ -105,12 +110,14 @@ def memory_needed(
     """Bytes of one trial held whole, and the least that will do where its weights can be streamed. Raises ValueError where the budget or
     the machine has less than that."""
     wanted = chosen(sites, readings, weights).of(spec)
-    computed = wanted.computed(spec)
+    computed, kept, whole = wanted.computed(spec), kept_of(spec, run, wanted), why_whole(spec, None)
     held = group_bytes(spec, run, 1, computed, wanted.all_pairs)
-    whole = why_whole(spec, None)
-    least = held if whole else min(held, least_streamed(spec, run, computed, wanted.all_pairs))
-    check_memory(spec, run, least, why=whole)
-    return held, least
+    if not whole:
+        least, beside = least_streamed(spec, run, computed, wanted.all_pairs), kept_of(spec, run, wanted, streamed=True)
+    if whole or held + kept <= least + beside:
+        least, beside = held, kept
+    check_memory(spec, run, least, beside, whole)
+    return held + kept, least + beside
 
 
 def tallied(
@@ -145,45 +152,70 @@ def _measured(
         group_bytes(inputs_of, run, 1, computed, wanted.all_pairs) for inputs_of in {r.spec.inputs: r.spec for r in requests}.values()
     )
     whole = next(filter(None, (why_whole(request.spec, prepare) for request in requests)), "")
-    streamed = one_trial > budget_bytes(run) and not whole
-    if streamed:
+    kept = kept_of(spec, run, wanted)
+    streamed = False
+    if one_trial + kept > budget_bytes(run) and not whole:
         # Refused before anything is drawn.
-        one_trial = least_streamed(spec, run, computed, wanted.all_pairs)
-    most = check_memory(spec, run, one_trial, why=whole)
-    # A sum and a count for every quantity, and some 120 bytes to say whose trial it is.
-    kept = count * (120 + 16 * (len(wanted.weights) + len(wanted.readings) * len(wanted.sites)))
-    if kept > run.memory_bytes:
-        raise ValueError(f"trials: the values of {count} trials need {format_bytes(kept)}, the budget is {format_bytes(run.memory_bytes)}")
+        least, beside = least_streamed(spec, run, computed, wanted.all_pairs), kept_of(spec, run, wanted, streamed=True)
+        streamed = least + beside < one_trial + kept
+        one_trial, kept = (least, beside) if streamed else (one_trial, kept)
+    budget = budget_bytes(run) - kept
+    most = check_memory(spec, run, one_trial, kept, whole)
     draws = [Draw(request.spec, request.run.seed, trial) for request in requests for trial in range(request.first, request.run.trials)]
     groups = [range(t, t + 1) for t in range(count)] if streamed else group_trials(spec, run, wanted.all_pairs, most)
-    at_once = 1 if streamed else budget_bytes(run) // (one_trial * max(map(len, groups)))
+    largest = max(map(len, groups))
+    at_once = 1 if streamed else budget // (one_trial * largest)
     source = open_inputs(draws)
 
-    with pool() as (task_map, workers):
+    # What is freed must be there for what comes next where the budget has room for little else.
+    tight = streamed or 2 * one_trial * largest > budget
+    with pool() as (task_map, workers), freed_at_once() if tight else nullcontext():
         side_by_side = max(1, min(workers, at_once, len(groups))) if run.device == "cpu" else 1
         if len(groups) < workers:
             side_by_side = 1
+        # Threads that work on one group together: as many as there is memory for.
+        able = 1 + (budget - one_trial * largest) // task_bytes(spec, run, largest, wanted.all_pairs)
 
-        def measured(group: range, task_map: Map = in_order) -> GroupTallies:
-            layer = simulate(draws[group.start : group.stop], run, source, prepare, task_map, streamed)
+        def measured(group: range, threads: int = 1) -> GroupTallies:
+            with _share(task_map, workers, threads) as shared:
+                layer = simulate(draws[group.start : group.stop], run, source, prepare, shared, streamed)
             tokens = TOKEN_BLOCK
             if streamed:
-                plan = plan_stream(spec, run, computed, wanted.all_pairs, workers, layer.longest_list)
-                check_memory(spec, run, plan.bytes)
-                tokens, task_map = plan.tokens, task_map if plan.workers > 1 else in_order
+                plan = plan_stream(spec, run, computed, wanted.all_pairs, workers, layer.longest_list, budget)
+                check_memory(spec, run, plan.bytes, kept)
+                tokens, threads = plan.tokens, plan.workers
             elif not wanted.all_pairs:
                 # Only now is it known how unevenly the router loads the experts: smaller blocks where the usual ones would not fit.
-                plan = plan_block(spec, run, len(group), computed, budget_bytes(run) // side_by_side, layer.longest_list)
-                check_memory(spec, run, plan.bytes)
+                plan = plan_block(spec, run, len(group), computed, budget // side_by_side, layer.longest_list)
+                check_memory(spec, run, plan.bytes, kept)
                 tokens = plan.tokens
-            found = tally_layer(layer, wanted, task_map, tokens, progress if streamed else lambda _: None)
+            with _share(task_map, workers, threads) as shared:
+                found = tally_layer(layer, wanted, shared, tokens, progress if streamed else lambda _: None, threads)
             if not streamed:
                 progress(len(group))
             return found
 
         if side_by_side > 1:
             return list(worth(task_map, group_numbers(spec, run, wanted.all_pairs) * run.trials)(measured, groups))
-        return [measured(group, task_map) for group in groups]
+        return [measured(group, 1 if streamed else min(workers, able)) for group in groups]
+
+
+@contextmanager
+def _share(task_map: Map, workers: int, threads: int) -> Iterator[Map]:
+    """A map over so many threads: that of a pool of `workers`, or where these are more, one of a pool of its own."""
+    if threads >= workers:
+        yield task_map
+    elif threads == 1:
+        yield in_order
+    else:
+        with pool(threads) as (fewer, _):
+            yield fewer
+
+
+def kept_of(spec: LayerSpec, run: RunSpec, wanted: Wanted, streamed: bool = False) -> int:
+    """Bytes that are kept of all trials of a run."""
+    group = 1 if streamed else group_size(spec, run, wanted.all_pairs)
+    return kept_bytes(spec, run.trials, wanted.quantities * (2 if spec.n_shared_experts else 1), group)
 
 
 def why_whole(spec: LayerSpec, prepare: object) -> str:
@@ -208,17 +240,18 @@ def check_device(device: str) -> None:
         raise ValueError(f"device: {device!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
 
 
-def check_memory(spec: LayerSpec, run: RunSpec, needed: int, why: str = "") -> int:
-    """How many times so many bytes fit the budget; ValueError where they do not, or not the machine, and why less would not do."""
-    budget, machine = run.memory_bytes, memory() if run.device == "cpu" else math.inf
-    if needed <= budget and needed <= machine:
-        return int(min(budget, machine) // needed)
+def check_memory(spec: LayerSpec, run: RunSpec, needed: int, kept: int = 0, why: str = "") -> int:
+    """How many times so many bytes fit the budget, or the machine, beside what is `kept` of all trials; ValueError where they do not, and
+    why less would not do."""
+    budget = budget_bytes(run)
+    if needed + kept <= budget:
+        return int((budget - kept) // needed)
+    limit = f"the {'machine has' if budget < run.memory_bytes else 'budget is'} {format_bytes(budget)}"
+    if needed <= budget < 2 * kept:
+        raise ValueError(f"trials: what is kept of {run.trials} trials needs {format_bytes(kept)}, {limit}")
     size = f"{spec.parameters:.3g} parameters, {run.tokens} tokens, {run.dtype}"
-    needs = f"memory: one trial of this layer ({size}) needs {'' if why else 'at least '}{format_bytes(needed)}"
-    reason = f"; {why}" if why else ""
-    if needed > machine:
-        raise ValueError(f"{needs}, the machine has {format_bytes(machine)}{reason}")
-    raise ValueError(f"{needs}, the budget is {format_bytes(budget)}{reason}")
+    needs = f"memory: one trial of this layer ({size}) needs {'' if why else 'at least '}{format_bytes(needed + kept)}"
+    raise ValueError(f"{needs}, {limit}{f'; {why}' if why else ''}")
 
 
 def gathered(
@@ -270,11 +303,11 @@ def estimate_at(spec: LayerSpec, found: Mapping[Path, Estimate], side: str, path
 def _routing(run: RunSpec, tallies: Tallies) -> dict[str, Any]:
     """What the router did: each expert's share of the assignments, averaged over trials, and the experts and tokens that went without."""
     shares = tallies.taken / np.maximum(tallies.taken.sum(1, keepdims=True), 1)
-    idle = [] if tallies.taken.all() else np.argwhere(tallies.taken == 0).tolist()
+    idle = np.flatnonzero(tallies.taken == 0)
     return {
         "load": shares.mean(0).tolist(),
         "idle_experts": len(idle),
-        "idle_at": [f"trial {t} expert {e}" for t, e in idle[:3]],
+        "idle_at": [f"trial {at // tallies.taken.shape[1]} expert {at % tallies.taken.shape[1]}" for at in idle[:3].tolist()],
         "dropped_tokens": int(tallies.dropped.sum()),
         "tokens": run.tokens * run.trials,
     }

@@ -11,6 +11,8 @@ COLUMNS = 1024
 # Vectors to the side of a table of inner products: those of more are taken table by table, so that what is held does not grow with the
 # square of their number. Part of the order of summation.
 SIDE = 512
+# Numbers in the tables of stretches of columns that are held until they are added up.
+TABLES = 1 << 21
 
 
 @kernel()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simgap.kernels.gram import COLUMNS, add_grams
+from simgap.kernels.gram import COLUMNS, TABLES, add_grams
 from simgap.kernels.products import TILE
 from simgap.kernels.token_overlap import SAFE_HIGH, SAFE_LOW
 from simgap.metrics.memory import AT_ONCE, is_readable, on_cpu, readable, runs, shared
@@ -17,8 +17,6 @@ from simgap.threads import Map, in_order
 # Columns multiplied at a time on other devices, where they are laid out in float64; a power of two, so that it divides every piece of a
 # stream.
 CHUNK = 1 << 14
-# Numbers in the tables that are held until they are added up.
-TABLES = 1 << 21
 # Experts whose pairs are picked by an index to each, which for more takes several times the memory of their table.
 FEW = 64
 
@@ -38,8 +36,9 @@ def gram(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Float[Ten
 
 
 def waves(task_map: Map, numbers: int) -> Callable[[Callable, Sequence], Iterator]:
-    """The given map over tasks that each leave a table of so many numbers: in waves of no more than hold TABLES numbers, or of one."""
-    size = max(1, TABLES // max(1, numbers))
+    """The given map over tasks that each leave a table of so many numbers: in waves of no more than hold TABLES numbers, or of one; one by
+    one where nothing is shared."""
+    size = 1 if task_map is in_order else max(1, TABLES // max(1, numbers))
     return lambda function, tasks: (
         found for start in range(0, len(tasks), size) for found in task_map(function, tasks[start : start + size])
     )
@@ -91,8 +90,7 @@ def cos2_of_gram(
     """
     table = products.cpu().numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
-        own = np.sqrt(np.diagonal(table, axis1=-2, axis2=-1)) if norms is None else None
-        rows, columns = (own, own) if norms is None else norms
+        rows, columns = (np.sqrt(np.diagonal(table, axis1=-2, axis2=-1)),) * 2 if norms is None else norms
         cos2 = table / rows[..., :, None]
         cos2 /= columns[..., None, :]
         cos2 *= cos2

@@ -5,10 +5,13 @@ from simgap.moe.budget import (
     budget_bytes,
     group_bytes,
     group_numbers,
+    group_size,
     group_trials,
+    kept_bytes,
     plan_block,
     plan_stream,
     stream_bytes,
+    task_bytes,
 )
 from simgap.moe.group import Draw, draws_of, shape
 from simgap.moe.inputs import open_inputs
@@ -32,7 +35,9 @@ __all__ = [
     "draws_of",
     "group_bytes",
     "group_numbers",
+    "group_size",
     "group_trials",
+    "kept_bytes",
     "matrices",
     "open_inputs",
     "plan_block",
@@ -41,4 +46,5 @@ __all__ = [
     "shape",
     "simulate",
     "stream_bytes",
+    "task_bytes",
 ]

@@ -35,13 +35,15 @@ class Unit:
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Every cell's cost: seconds (n,) on one core, least (n,) and liked (n,) bytes: with which it can be done, and beyond which more buys
-    nothing; program (n,): cells of one number may be measured together. too_large: cells that the budget cannot hold."""
+    nothing; program (n,): cells of one number may be measured together. too_large: cells that the budget cannot hold. kept: the bytes of a
+    cell's trials, which each cell of a unit adds."""
 
     seconds: Float[np.ndarray, " n"]
     least: Int[np.ndarray, " n"]
     liked: Int[np.ndarray, " n"]
     program: Int[np.ndarray, " n"]
     too_large: tuple[LeftOut, ...]
+    kept: int = 0
 
     def units(self, numbers: Sequence[int] | Int[np.ndarray, " m"], memory: int, workers: int) -> Iterator[Unit]:
         """The given cells, longest first: small ones of one program together, large ones alone.
@@ -58,11 +60,14 @@ class Plan:
         while start < len(order):
             first = order[start]
             most = min(MOST_TOGETHER, max(1, int(UNIT_SECONDS / self.seconds[first])))
+            if self.kept:
+                most = min(most, max(1, 1 + (share - int(self.least[first])) // self.kept))
             stop = start + 1
             while stop < len(order) and stop - start < most and self.program[order[stop]] == self.program[first]:
                 stop += 1
             part = order[start:stop]
-            liked, least = int(self.liked[part].max()), int(self.least[part].max())
+            others = self.kept * (len(part) - 1)
+            liked, least = int(self.liked[part].max()) + others, int(self.least[part].max()) + others
             yield Unit(tuple(part.tolist()), liked if liked <= share else max(share, least))
             start = stop
 
@@ -77,7 +82,7 @@ def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Sequence
     """The cost of every cell, or of those of these numbers, before anything is drawn."""
     from simgap.gap.together import extent, program
 
-    n = len(cells)
+    n, kept = len(cells), 0
     seconds, sizes, programs, too_large = np.zeros(n), np.zeros((n, 2), np.int64), np.zeros(n, np.int64), []
     numbered: dict[int, int] = {}
     before, costs, why, number = None, (0.0, 0, 0), "", 0
@@ -86,28 +91,30 @@ def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Sequence
         spec = cells[at]
         # Neighbours are often of one extent, and a comparison costs next to nothing beside an estimate.
         if (alike := extent(spec, run)) != before:
-            before, (costs, why) = alike, _costs(spec, run, wanted)
+            before, (costs, of_trials, why) = alike, _costs(spec, run, wanted)
+            kept = max(kept, of_trials)
             # By its hash, which is small: two programs of one hash are told apart when they are measured.
             number = numbered.setdefault(hash(program(spec, run)), len(numbered))
         programs[at] = number
         seconds[at], *sizes[at] = costs
         if why:
             too_large.append(LeftOut(cells.name(at), why))
-    return Plan(seconds, sizes[:, 0], sizes[:, 1], programs, tuple(too_large))
+    return Plan(seconds, sizes[:, 0], sizes[:, 1], programs, tuple(too_large), kept)
 
 
-def _costs(spec: LayerSpec, run: RunSpec, wanted: Quantities) -> tuple[tuple[float, int, int], str]:
-    """A cell's seconds, least and liked bytes, and why the budget cannot hold it."""
-    from simgap.gap.together import memory_needed
+def _costs(spec: LayerSpec, run: RunSpec, wanted: Quantities) -> tuple[tuple[float, int, int], int, str]:
+    """A cell's seconds, least and liked bytes, those of its trials among them, and why the budget cannot hold it."""
+    from simgap.gap.together import chosen, kept_of, memory_needed
     from simgap.moe.budget import group_size
 
     seconds = estimated_seconds(spec, run, wanted)
     try:
+        kept = kept_of(spec, run, chosen(**wanted.looked_at).of(spec))
         held, least = memory_needed(spec, run, **wanted.looked_at)
     except ValueError as error:
-        return (seconds, 0, 0), str(error)
+        return (seconds, 0, 0), 0, str(error)
     # As many trials at once as share a group, and two groups side by side; a layer that is streamed uses half of what it is given.
-    return (seconds, least, 2 * held * group_size(spec, run, "all" in wanted.readings)), ""
+    return (seconds, least, kept + 2 * (held - kept) * group_size(spec, run, "all" in wanted.readings)), kept, ""
 
 
 def estimated_seconds(spec: LayerSpec, run: RunSpec, wanted: Quantities) -> float:

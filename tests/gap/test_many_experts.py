@@ -1,6 +1,8 @@
 """More experts than one table of pairs holds: the numbers of the whole table, the same bits however they are come by."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -72,3 +74,23 @@ def test_a_users_many_experts_against_the_whole_table(dtype):
     weights[SIDE + 9, 2] = np.nan
     with pytest.raises(ValueError, match=f"weights: expert {SIDE + 9} holds a value that is not finite"):
         sg.weight_mso(weights)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_memory_of_a_users_weights_does_not_grow_with_their_square():
+    """8,000 experts, whose table of pairs would take half a gigabyte."""
+    script = """
+import re, numpy as np, torch, simgap as sg
+def memory(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+torch.set_num_threads(2)
+weights = np.random.default_rng(5).standard_normal((8_000, 4)).astype(np.float32)
+sg.weight_mso(weights[:700])
+open("/proc/self/clear_refs", "w").write("5")
+before = memory("VmRSS")
+print(sg.weight_mso(weights).pairs, memory("VmHWM") - before)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    pairs, peak = map(int, ran.stdout.split())
+    assert pairs == 8_000 * 7_999 // 2
+    assert peak < 48 << 20

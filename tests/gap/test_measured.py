@@ -10,7 +10,8 @@ import torch
 
 import simgap as sg
 from simgap.gap import together as module
-from simgap.moe import SITES, draw_weights, draws_of, group_bytes, open_inputs, plan_stream, simulate, stream_bytes
+from simgap.gap.together import memory_needed
+from simgap.moe import draw_weights, draws_of, group_bytes, open_inputs, plan_stream, simulate
 from simgap.moe.experts import run_experts
 from tests import reference
 
@@ -142,9 +143,7 @@ def test_streamed_layers_have_the_bits_of_held_ones(monkeypatch, torch_threads, 
     monkeypatch.setattr(module, "plan_stream", lambda *arguments: plans.append(plan_stream(*arguments)) or plans[-1])
     held = sg.measure(spec, **request)
     assert not plans
-    sites = [site for site in SITES if site != "normed" or spec.norm != "none"]
-    whole = group_bytes(spec, sg.RunSpec(tokens=300), 1, sites, True)
-    least = stream_bytes(spec, sg.RunSpec(tokens=300), sites, True, 16, 16, 1)
+    whole, least = memory_needed(spec, sg.RunSpec(tokens=300, trials=2))
     for memory in (whole - 1, (whole + least) // 2, least):
         assert bits(sg.measure(spec, memory=memory, **request)) == bits(held)
     assert len({plan.tokens for plan in plans}) >= 2
@@ -161,7 +160,9 @@ def test_streamed_requests_for_less(monkeypatch, readings, sites):
     request: dict = {"tokens": 300, "trials": 1, "sites": sites, "readings": readings, "weights": ("up",)}
     streams = []
     monkeypatch.setattr(module, "plan_stream", lambda *arguments: streams.append(plan_stream(*arguments)) or streams[-1])
-    assert bits(sg.measure(spec, memory="7MiB", **request)) == bits(sg.measure(spec, **request))
+    wanted = {name: request[name] for name in ("sites", "readings", "weights")}
+    held, _ = memory_needed(spec, sg.RunSpec(tokens=300, trials=1), **wanted)
+    assert bits(sg.measure(spec, memory=held - 1, **request)) == bits(sg.measure(spec, **request))
     assert len(streams) == 1
 
 
@@ -192,7 +193,9 @@ def test_an_uneven_router_is_served_in_smaller_blocks():
 
 def test_progress_of_a_streamed_trial_comes_in_fractions():
     steps: list[float] = []
-    sg.measure(sg.LayerSpec(d_model=120, d_ff=2100, n_experts=3), tokens=300, trials=2, memory="7MiB", progress=steps.append)
+    spec = sg.LayerSpec(d_model=120, d_ff=2100, n_experts=3)
+    _, least = memory_needed(spec, sg.RunSpec(tokens=300, trials=2))
+    sg.measure(spec, tokens=300, trials=2, memory=least, progress=steps.append)
     assert len(steps) > 4
     assert sum(steps) == pytest.approx(2)
     whole: list[float] = []
