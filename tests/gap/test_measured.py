@@ -110,6 +110,7 @@ def tight(spec: sg.LayerSpec, request: dict) -> int:
     return 3 * group_bytes(spec, sg.RunSpec(**request), 1, ("pre", "hidden", "normed", "output"), True) // 2
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", REQUESTS)
 def test_same_bits_for_any_threads_and_budget(name):
     spec, request = REQUESTS[name]
@@ -133,6 +134,7 @@ STREAMS = {
 }
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", STREAMS)
 def test_streamed_layers_have_the_bits_of_held_ones(monkeypatch, torch_threads, name):
     """Budgets from just below one trial to the least that is accepted: other blocks of tokens, one thread or two, the same numbers."""

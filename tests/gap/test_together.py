@@ -95,7 +95,13 @@ QUICK = [(name, LESS[0]) for name in SHAPES] + [(name, wanted) for name in ("nor
 SLOW = [(name, wanted) for name in SHAPES for wanted in LESS if (name, wanted) not in QUICK]
 
 
-@pytest.mark.parametrize("name, wanted", [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
+@pytest.mark.parametrize(
+    "name, wanted",
+    [
+        *(pytest.param(*case, marks=pytest.mark.bits) for case in QUICK),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
+    ],
+)
 def test_together_has_the_bits_of_alone(torch_threads, rows, name, wanted):
     requests = mixed(name, rows)
     assert len({program(request.spec, request.run) for request in requests}) == 1
@@ -128,6 +134,7 @@ def test_the_mixes_leave_nothing_out(rows):
     assert sum(gap.shared.activation_mso["token"]["hidden"].dropped > 0 for gap in gaps if gap.shared) > 3
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", SHAPES)
 def test_trials_added_later_have_the_bits_of_one_run(rows, name):
     requests = [request for request in mixed(name, rows, 12) if request.run.trials > 1][:5]

@@ -144,6 +144,7 @@ def test_down_adds_its_blocks_in_order():
         down(one, iter([]))
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("d_model", "d_ff"), [(256, 2100), (2100, 256), (1024, 64)])
 def test_a_row_does_not_depend_on_the_rows_beside_it(dtype, d_model, d_ff):
