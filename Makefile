@@ -35,7 +35,7 @@ test-slow: .venv/installed
 SETTINGS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2/MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	MKL_CBWR=AUTO/OMP_NUM_THREADS=1 MKL_CBWR=COMPATIBLE/OMP_NUM_THREADS=2
 
-bits: .venv/kernels
+bits: .venv/installed
 	set -e; for setting in $(SETTINGS); do echo "$$setting"; env $$(echo $$setting | tr / ' ') $(BIN)/python -m pytest -m bits; done
 
 lint: .venv/installed
