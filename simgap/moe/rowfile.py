@@ -16,12 +16,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from simgap.specs import printable
+
 # Rows that lie as close as this are read at once, in bytes: for so few, a call costs more than what lies between.
 CLOSE = 1 << 17
 # What one look at whole rows takes at most, in bytes.
 AT_ONCE = 1 << 20
 # As the format has it: a longer header of .safetensors is none.
 LONGEST_HEADER = 100_000_000
+# That of a matrix in a .npy file takes some hundred bytes, and numpy parses no more than this.
+LONGEST_NPY_HEADER = 10_000
+# Bytes that say how long it is, by the version of the format. 3.0 differs from 2.0 in the encoding of names, which a matrix has not.
+NPY_LENGTHS = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
 # What numpy calls them; whatever else a tensor may be of is no matrix of floats.
 SAFE_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
@@ -115,10 +121,14 @@ def npy_layout(file: int) -> Layout:
     """What the header of a .npy file says. Raises ValueError where the file is shorter than that, or holds Python objects."""
     with open(file, "rb", closefd=False) as stream:
         version = np.lib.format.read_magic(stream)
-        # 3.0 differs from 2.0 in the encoding of names, which a matrix has not.
-        shape, by_columns, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(
-            stream
-        )
+        if version not in NPY_LENGTHS:
+            raise ValueError(f"version {version} of the format, expected 1.0, 2.0 or 3.0")
+        # Looked at before numpy takes it into memory, whatever its length.
+        length = int.from_bytes(read_at(file, np.lib.format.MAGIC_LEN, NPY_LENGTHS[version]), "little")
+        if length > LONGEST_NPY_HEADER:
+            raise ValueError(f"a header of {length:,} bytes is that of no matrix")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read(stream)
         offset = stream.tell()
     if dtype.hasobject:
         raise ValueError("Python objects in dtype: they would have to be unpickled")
@@ -143,9 +153,17 @@ def safetensors_layout(file: int, tensor: str) -> Layout:
     found = tensors[tensor or next(iter(tensors))]
     start, stop = found["data_offsets"]
     name, shape = found["dtype"], tuple(found["shape"])
+    if not (type(start) is int and type(stop) is int and 0 <= start <= stop):
+        raise ValueError(f"expected where the tensor begins and ends, got {start} and {stop}")
     if name == "BF16":
-        return _held(Layout(np.dtype("<u2"), "bfloat16", shape, begin + start), begin + stop)
-    return _held(Layout(np.dtype(SAFE_DTYPES.get(name, "V")), name, shape, begin + start), begin + stop)
+        layout = Layout(np.dtype("<u2"), "bfloat16", shape, begin + start)
+    else:
+        layout = Layout(np.dtype(SAFE_DTYPES.get(name, "V")), printable(name), shape, begin + start)
+    _held(layout, begin + stop)
+    # Of other dtypes the size is not known here, and they are no matrix of floats.
+    if layout.dtype.itemsize and (taken := math.prod(shape) * layout.dtype.itemsize) != stop - start:
+        raise ValueError(f"shape {shape} of {name} takes {taken:,} bytes, its header gives it {stop - start:,}")
+    return layout
 
 
 def read_at(file: int, offset: int, size: int) -> bytes:
@@ -163,7 +181,7 @@ def read_at(file: int, offset: int, size: int) -> bytes:
 
 def _held(layout: Layout, end: int) -> Layout:
     """The layout, if it has a shape, and lies before this end of the file."""
-    if not all(type(length) is int and length >= 0 for length in layout.shape) or layout.offset < 0:
+    if not all(type(length) is int and length >= 0 for length in layout.shape):
         raise ValueError(f"expected lengths of axes, got shape {layout.shape}")
     if (needed := math.prod(layout.shape) * layout.dtype.itemsize) > end - layout.offset:
         raise ValueError(f"shape {layout.shape} of {layout.name} takes {needed:,} bytes, it has {end - layout.offset:,}")
