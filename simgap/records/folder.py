@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from simgap.records.jsonl import fault_of, record_of, sync_folder, with_checksum
+from simgap.records.jsonl import CHECKSUM_SIZE, fault_of, has_checksum, record_of, sync_folder, with_checksum
 from simgap.records.provenance import now
 
 
@@ -128,7 +128,13 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str] | None:
         return None
     if not path.is_file():
         raise ValueError(f"{str(path)!r} cannot be read: not a regular file")
-    text = path.read_bytes()
+    with open(path, "rb") as file:
+        # A file of any length, a sparse one for instance, is not taken into memory before its end is that of a manifest.
+        file.seek(max(0, os.fstat(file.fileno()).st_size - CHECKSUM_SIZE))
+        text = file.read(CHECKSUM_SIZE)
+        if has_checksum(text):
+            file.seek(0)
+            text = file.read()
     found = record_of(text)
     if found is None:
         raise ValueError(f"{str(path)!r} is no whole manifest: {fault_of(text)}")

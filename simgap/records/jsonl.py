@@ -20,7 +20,7 @@ _ENCODE = json.JSONEncoder(allow_nan=False, separators=(", ", ": ")).encode
 LONGEST_LINE = 1 << 26
 # The end of every line.
 _END = re.compile(rb'"checksum": "[0-9a-f]{8}"}\n')
-_END_SIZE = len(b'"checksum": "00000000"}\n')
+CHECKSUM_SIZE = len(b'"checksum": "00000000"}\n')
 # Lines that are named in a message.
 MOST_NAMED = 8
 
@@ -161,8 +161,8 @@ def with_checksum(text: bytes) -> bytes:
 
 def record_of(line: bytes) -> dict[str, Any] | None:
     """The record in a line, without its checksum, or None where the line is not a whole JSON object with the checksum of what it says."""
-    head = line[:-_END_SIZE]
-    if line[-_END_SIZE:] != _end(head):
+    head = line[:-CHECKSUM_SIZE]
+    if line[-CHECKSUM_SIZE:] != _end(head):
         return None
     # Whatever a foreign line does to the parser (numbers of 5,000 digits, 100,000 brackets, NaN), it is no record of ours.
     with contextlib.suppress(ValueError, RecursionError):
@@ -174,9 +174,14 @@ def record_of(line: bytes) -> dict[str, Any] | None:
 
 def fault_of(line: bytes) -> str:
     """What is wrong with a line that is no record, as the end of a sentence about it or several."""
-    if not _END.fullmatch(line[-_END_SIZE:]):
+    if not has_checksum(line):
         return "without a whole checksum at the end (torn, damaged, or of an earlier simgap)"
-    return "damaged, the checksum is of other content" if line[-_END_SIZE:] != _end(line[:-_END_SIZE]) else "not a JSON object"
+    return "damaged, the checksum is of other content" if line[-CHECKSUM_SIZE:] != _end(line[:-CHECKSUM_SIZE]) else "not a JSON object"
+
+
+def has_checksum(line: bytes) -> bool:
+    """Whether a line ends as a whole one does, whatever it says."""
+    return _END.fullmatch(line[-CHECKSUM_SIZE:]) is not None
 
 
 def numbered(numbers: Sequence[int]) -> str:

@@ -180,6 +180,9 @@ def begun_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_
     for name in (RECORDS, MANIFEST, LOG):
         if (path / name).is_symlink():
             raise ValueError(f"out: {str(path / name)!r} is a link; a sweep writes into its own folder alone")
+        if (path / name).exists() and not (path / name).is_file():
+            # To write into a pipe would wait for its reader.
+            raise ValueError(f"out: {str(path / name)!r} cannot be written: not a regular file")
     if not holds_results(path):
         return None
     store = read_store(path, cells)

@@ -109,6 +109,15 @@ def test_what_is_no_manifest_is_refused(tmp_path, text):
         read_manifest(path)
 
 
+def test_a_manifest_of_any_length_is_not_taken_into_memory(tmp_path):
+    path = tmp_path / "manifest.json"
+    write_manifest(path, {"a": 1})
+    # More than any machine has: zeros that take no place on the disk.
+    os.truncate(path, 1 << 43)
+    with pytest.raises(ValueError, match=r"manifest.json' is no whole manifest: without a whole checksum"):
+        read_manifest(path)
+
+
 def test_a_flipped_bit_of_a_manifest_is_seen_wherever_it_is(tmp_path):
     path = tmp_path / "manifest.json"
     write_manifest(path, {"run": {"seed": 3, "tokens": 48}, "cells": [0.25, "é"]})

@@ -207,9 +207,14 @@ def test_what_is_no_file_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "manifest.json")
     with pytest.raises(ValueError, match=r"manifest.json' cannot be read: not a regular file"):
         collect(tmp_path)
-    os.mkfifo(tmp_path / "records.jsonl")
-    with pytest.raises(ValueError, match=r"records.jsonl' cannot be read: not a regular file"):
+    with pytest.raises(ValueError, match=r"manifest.json' cannot be written: not a regular file"):
         run(tmp_path)
+    os.remove(tmp_path / "manifest.json")
+    for name in ("records.jsonl", "sweep.log"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name}' cannot be (read|written): not a regular file"):
+            run(tmp_path)
+        os.remove(tmp_path / name)
 
 
 def test_a_changed_grid_is_refused_by_name(tmp_path):
