@@ -1,7 +1,9 @@
 """Numbers do not see the settings of torch and numpy that a user works under, and those come out as they went in."""
 
 import dataclasses
+import inspect
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -209,6 +211,12 @@ def test_laws_expect_their_own_underflow():
     with np.errstate(all="raise"):
         found = theory.dual_map("gelu", 0.5, 100.0), theory.kappa("silu", 0.3), theory.mso_p(1e-4, 64, 28, 10, 8)
     assert found == expected
+
+
+def test_laws_can_be_handed_to_another_process():
+    laws = [law for law in (getattr(theory, name) for name in theory.__all__) if inspect.isfunction(law)]
+    assert laws
+    assert pickle.loads(pickle.dumps(laws)) == laws
 
 
 def forked(look) -> str:

@@ -76,3 +76,5 @@ __all__ = [
 for _name in __all__:
     if isinstance(_law := globals()[_name], FunctionType):
         globals()[_name] = numpy_settings(_law)
+        # Where another process finds it by name.
+        globals()[_name].__module__ = __name__
