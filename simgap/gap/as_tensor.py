@@ -112,7 +112,9 @@ def _stacked(name: str, parts: list[Tensor]) -> Tensor:
 
 def _of_array(name: str, value: Any) -> Tensor:
     try:
-        array = np.asarray(value)
+        # A masked one first, which numpy would give without its mask.
+        given = np.asanyarray(value)
+        array = np.asarray(given)
     except MemoryError:
         raise
     except Exception as error:  # whatever a foreign __array__ may raise
@@ -120,8 +122,8 @@ def _of_array(name: str, value: Any) -> Tensor:
     # Types that other libraries register with numpy may call themselves floats.
     if array.dtype.kind not in "fiub" or array.dtype.isbuiltin == 2:
         raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}{'' if array.ndim else f' from {type(value).__name__}'}")
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise ValueError(f"{name}: expected an array without masked entries, got {int(np.ma.getmaskarray(value).sum())} masked")
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise ValueError(f"{name}: expected an array without masked entries, got {int(np.ma.getmaskarray(given).sum())} masked")
     refuse_truncated(name, array)
     if array.dtype.itemsize > 8:
         array = _narrowed(name, array)

@@ -186,6 +186,7 @@ OBJECTS = {
     "a ragged list": ([[1.0, 2.0], [3.0]], "expected an array, got list: setting an array element"),
     "masked entries": (np.ma.masked_greater(PLAIN, 1), r"expected an array without masked entries, got \d+ masked"),
     "masked entries in a list": ([PLAIN[0], np.ma.masked_greater(PLAIN[1], 1)], r"\[1\]: expected an array without masked entries"),
+    "masked by __array__": (foreign(__array__=lambda *_, **__: np.ma.masked_greater(PLAIN, 1)), "without masked entries, got"),
     "masked records": (np.ma.array(np.zeros((3, 4), "f8,i4"), mask=True), r"expected numbers, got dtype \[\('f0'"),
     "numpy.ma.masked": (np.ma.masked, "expected an array without masked entries, got 1 masked"),
 }
