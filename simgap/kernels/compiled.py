@@ -68,9 +68,12 @@ class _KeptCode(NullCache):
         name = self._file_name(sig, target_context.codegen())
         for folder in self._folders:
             with contextlib.suppress(OSError):
+                # Asked before it is read: who owned the folder afterwards would say nothing of what was read.
+                if not folder.ours():
+                    continue
                 kept = (folder.path / name).read_bytes()
                 checksum, code = kept[:CHECKSUM_BYTES], kept[CHECKSUM_BYTES:]
-                if hashlib.sha256(code).digest() == checksum and folder.ours():
+                if hashlib.sha256(code).digest() == checksum:
                     return compiler.CompileResult._rebuild(target_context, *pickle.loads(code))  # noqa: S301
         return None
 
@@ -92,11 +95,11 @@ class _KeptCode(NullCache):
         _say("no folder for compiled kernels can be written: each process compiles them anew; NUMBA_CACHE_DIR may name one that can")
 
     def _file_name(self, sig: Any, codegen: Any) -> str:
-        made_of = (str(sig), codegen.magic_tuple(), [getattr(config, name, None) for name in CODE_SETTINGS])
+        made_of = (str(sig), codegen.magic_tuple(), _machine(), [getattr(config, name, None) for name in CODE_SETTINGS])
         return f"{self._name}-{self._source}-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]}.kernel"
 
     def _forget(self, folder: Path) -> None:
-        """Remove this function's code of other sources."""
+        """Remove this function's code of other sources; machines of other kinds that share the folder keep theirs."""
         for path in folder.glob(f"{self._name}-*.kernel"):
             if not path.name.startswith(f"{self._name}-{self._source}-"):
                 path.unlink(missing_ok=True)
@@ -143,7 +146,7 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def _source(file: str) -> str:
-    """Digest of all kernels, of the file of one, and of what compiles them; empty where a source cannot be read."""
+    """Digest of all kernels and of the file of one; empty where a source cannot be read."""
     try:
         return hashlib.sha256(_kernels() + Path(file).read_bytes()).hexdigest()[:16]
     except OSError:
@@ -152,12 +155,16 @@ def _source(file: str) -> str:
 
 @cache
 def _kernels() -> bytes:
-    digest = hashlib.sha256(repr((numba.__version__, llvmlite.__version__, np.__version__, sys.version)).encode())
-    # What this CPU can do, whatever numba is told of it: the kernels' vectors are as long as its registers.
-    digest.update(repr(sorted(llvm.get_host_cpu_features().items())).encode())
+    digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
     return digest.digest()
+
+
+@cache
+def _machine() -> str:
+    """What compiles them and for what: the kernels' vectors are as long as this CPU's registers, whatever numba is told of it."""
+    return repr((numba.__version__, llvmlite.__version__, np.__version__, sys.version, sorted(llvm.get_host_cpu_features().items())))
 
 
 @cache

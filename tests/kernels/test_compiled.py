@@ -89,6 +89,33 @@ def test_code_of_older_sources_goes(double, tmp_path):
     assert others.exists()
 
 
+def test_machines_that_share_a_folder_keep_each_their_own_code(double, rebuilt, tmp_path, monkeypatch):
+    """A cluster of two kinds of CPU, with one installation."""
+    folder = _Folder(tmp_path / "kept")
+    own = compiled._machine()
+    for machine in (own, "another CPU"):
+        monkeypatch.setattr(compiled, "_machine", lambda machine=machine: machine)
+        assert double(folder)(3) == 6
+    assert not rebuilt
+    monkeypatch.setattr(compiled, "_machine", lambda: own)
+    assert double(folder)(3) == 6
+    assert rebuilt == [1]
+    assert len(list(folder.path.iterdir())) == 2
+
+
+def test_whose_folder_it_is_is_asked_before_it_is_read(double, rebuilt, tmp_path, monkeypatch):
+    """Somebody's folder that gives way, once it was read, to one that this user's next process makes."""
+    folder = _Folder(tmp_path / "temporary", temporary=True)
+    with pytest.warns(RuntimeWarning, match="they are kept in"):
+        double(folder)(3)
+    folder.path.chmod(0o777)
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read(path), path.parent.chmod(0o700))[0])
+    with pytest.warns(RuntimeWarning, match="compiles them anew"):
+        assert double(folder)(4) == 8
+    assert not rebuilt
+
+
 def test_without_a_folder_it_runs_and_says_so_once(double, tmp_path):
     (tmp_path / "file").touch()
     nowhere = _Folder(tmp_path / "file" / "folder"), _Folder(Path("/proc/simgap"))
