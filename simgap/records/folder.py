@@ -41,7 +41,7 @@ def locked(folder: Path) -> Iterator[Callable[[], bool]]:
         yield lambda: _leads_to(path, handle)
     finally:
         with contextlib.suppress(OSError):
-            if handle >= 0 and os.listdir(folder) == [path.name]:
+            if handle >= 0 and _leads_to(path, handle) and os.listdir(folder) == [path.name]:
                 path.unlink()
         for each in made:
             # Of a folder that is not empty the system lets nobody remove anything.

@@ -58,6 +58,15 @@ def test_a_folder_into_which_nothing_is_put_is_gone_again(tmp_path):
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["lock", "records.jsonl"]
 
 
+def test_the_lock_of_whoever_made_the_folder_anew_is_not_taken_away(tmp_path):
+    """As where a folder is moved while a sweep runs, and another sweep begins in its place."""
+    with contextlib.ExitStack() as other:
+        with locked(tmp_path / "run"):
+            os.rename(tmp_path / "run", tmp_path / "away")
+            held = other.enter_context(locked(tmp_path / "run"))
+        assert held()
+
+
 def test_a_lock_that_its_last_holder_removed_is_made_anew(tmp_path, monkeypatch):
     """Between being opened and being taken: two would hold one folder by two files."""
     flock, removed = fcntl.flock, []
