@@ -8,6 +8,7 @@ import random
 from typing import Any, get_args
 
 import pytest
+import torch
 
 import simgap as sg
 from simgap.gap.shape import READINGS, SITES
@@ -130,3 +131,18 @@ def test_a_descent_has_the_same_bits_beside_other_trials(prepare):
         plain = trials_of(spec, run, {"prepare": prepare})
         assert trials_of(spec, run, {"prepare": prepare}, trials=5) == plain
         assert trials_of(spec, run, {"prepare": prepare}, memory=memory_needed(spec, run)[0]) == plain
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_array_has_the_same_bits_wherever_its_vectors_begin(dtype):
+    generator = torch.Generator().manual_seed(7)
+    routing = torch.randint(5, (40, 3), generator=generator)
+    for width in (7, 33, 1030):
+        vectors = torch.randn(40, 3, width, generator=generator).to(dtype)
+        weights = vectors.reshape(10, -1)
+        expected = sg.token_mso(vectors), sg.mean_mso(vectors, routing), sg.weight_mso(weights)
+        for before, after in ((1, 0), (3, 2), (8, 5)):
+            around = torch.nn.functional.pad(vectors, (before, after))[..., before : before + width]
+            flat = torch.nn.functional.pad(weights, (before, after))[:, before : before + weights.shape[1]]
+            assert (sg.token_mso(around), sg.mean_mso(around, routing), sg.weight_mso(flat)) == expected, width
