@@ -170,7 +170,9 @@ def _add_sweep(commands: Any) -> None:
     text = "processes of the local engine (default: one to a core), or how many of a cluster to wait for"
     command.add_argument("--workers", type=int, metavar="INT", help=text)
     command.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, such as tcp://10.0.0.1:8786")
-    command.add_argument("--any-version", action="store_true", help="go on with what another version of simgap began")
+    command.add_argument(
+        "--any-version", action="store_true", help="go on with what another version of simgap began, or a machine of other arithmetic"
+    )
     command.add_argument("--json", action="store_true", help="print JSON and nothing else")
     _add_flags(command, RunSpec, "run, instead of what the file says", defaults=False)
 
