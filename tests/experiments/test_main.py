@@ -12,7 +12,8 @@ SURROUNDINGS = {
     "LC_ALL": "C",
     "PYTHONUTF8": "0",
     "PYTHONCOERCECLOCALE": "0",
-    "PYTHONWARNINGS": "error",
+    # Those of libraries, on a Python to come, are not ours.
+    "PYTHONWARNINGS": "error::RuntimeWarning",
 }
 
 
