@@ -52,7 +52,7 @@ def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
                     number(value.mean),
                     number(value.sd),
                     value.kind or "-",
-                    value.order.replace(" ", "") or "-",
+                    value.order or "-",
                     value.law or "-",
                 )
             )
