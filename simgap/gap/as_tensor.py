@@ -121,7 +121,7 @@ def _of_array(name: str, value: Any) -> Tensor:
         raise ValueError(f"{name}: expected an array, got {type(value).__name__}: {' '.join(str(error).split())}") from None
     # Types that other libraries register with numpy may call themselves floats.
     if array.dtype.kind not in "fiub" or array.dtype.isbuiltin == 2:
-        raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}{'' if array.ndim else f' from {type(value).__name__}'}")
+        raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}{_source(value, array)}")
     if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
         raise ValueError(f"{name}: expected an array without masked entries, got {int(np.ma.getmaskarray(given).sum())} masked")
     refuse_truncated(name, array)
@@ -136,6 +136,13 @@ def _of_array(name: str, value: Any) -> Tensor:
         # torch warns of a read-only array, because one could write through its tensor; nothing here does.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         return torch.from_numpy(array)
+
+
+def _source(value: Any, array: np.ndarray) -> str:
+    """What an array without numbers was made of, where its dtype does not tell."""
+    if array.ndim and array.dtype.kind == "O" and isinstance(array.flat[0] if array.size else None, nn.Module):
+        return f" from {type(value).__name__} of {type(array.flat[0]).__name__}; give their weights, [module.weight for module in ...]"
+    return "" if isinstance(value, np.ndarray) else f" from {type(value).__name__}"
 
 
 def _narrowed(name: str, array: np.ndarray) -> np.ndarray:

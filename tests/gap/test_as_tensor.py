@@ -173,6 +173,7 @@ OBJECTS = {
     "durations": (np.zeros((3, 4), "m8[s]"), r"expected numbers, got dtype timedelta64\[s\]"),
     "objects": (np.array([[1.0, None], [2.0, 3.0]]), "expected numbers, got dtype object"),
     "records": (np.zeros((3, 4), "f8,i4"), r"expected numbers, got dtype \[\('f0'"),
+    "modules": ([nn.Linear(2, 3), nn.Linear(2, 3)], r"got dtype object from list of Linear; give their weights, \[module.weight"),
     "a dictionary": ({"up": PLAIN}, "expected numbers, got dtype object from dict"),
     "nothing": (None, "expected numbers, got dtype object from NoneType"),
     "complex": (PLAIN * 1j, "expected numbers, got dtype complex128"),
