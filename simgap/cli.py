@@ -286,15 +286,18 @@ def _aside(lines: Iterable[str]) -> None:
 
 def _sweep(options: argparse.Namespace, job: Any) -> int:
     from simgap.report.sweep import cell_lines, law_lines
-    from simgap.sweeps import collect, sweep
+    from simgap.sweeps import sweep
     from simgap.sweeps.command import judged, plain_run, resuming
+    from simgap.sweeps.frame import written
     from simgap.sweeps.stopping import undisturbed
+    from simgap.sweeps.store import read_store
 
     way = {name: getattr(options, name) for name in ("engine", "workers", "scheduler", "any_version", "progress")}
     kept = job.recorded()
     try:
         run = sweep(job.cells, metrics=job.metrics, **job.run.to_dict(), out=job.out, **way)
-        table = collect(job.out)
+        # What was found in the folder, the run has noted.
+        table = written(read_store(job.out))
         if options.json:
             say(json.dumps(plain_run(run, job), allow_nan=False))
         else:

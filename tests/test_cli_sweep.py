@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -122,6 +123,17 @@ def test_stopped_and_gone_on_with(capsys, monkeypatch, file, out):
         found = json.loads(capsys.readouterr().out)
         assert (found["done"], found["computed"]) == (6, computed)
     assert found["left_out"][0]["cell"] == "d_ff = 8, top_k = 5"
+
+
+def test_what_was_found_in_the_folder_is_said_once(capsys, caplog, file, out):
+    assert main(["sweep", file, "--out", out]) == 0
+    records = Path(out, "records.jsonl")
+    damaged = records.read_bytes().replace(b'"trials": 2', b'"trials": 3', 1)
+    records.write_bytes(damaged)
+    capsys.readouterr()
+    assert main(["sweep", file, "--out", out, "--resume"]) == 0
+    said = capsys.readouterr().err + "".join(record.getMessage() for record in caplog.records if record.name == "simgap.sweeps")
+    assert said.count("damaged, the checksum is of other content") == 1
 
 
 def test_a_full_disk_says_what_is_safe(capsys, monkeypatch, file, out):

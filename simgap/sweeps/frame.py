@@ -38,15 +38,18 @@ def collect(path: str | os.PathLike[str], write: bool = True) -> "DataFrame":
 
     Raises ValueError where the folder holds no sweep or a record is not of its form, OSError where it cannot be written.
     """
-    folder = folder_of(path)
-    store = read_store(folder)
+    store = read_store(folder_of(path))
     for note in store.notes:
         logging.getLogger("simgap.sweeps").warning(printable(note))
+    return written(store) if write else frame(store)
+
+
+def written(store: Store) -> "DataFrame":
+    """The frame of what is recorded, put into the folder as well, whole or not at all."""
     table = frame(store)
-    if write:
-        # By a file and not by its name, which need not be text.
-        with replacing(folder / FRAME) as beside, open(beside, "wb") as file:
-            table.to_parquet(file, index=False)
+    # By a file and not by its name, which need not be text.
+    with replacing(store.path / FRAME) as beside, open(beside, "wb") as file:
+        table.to_parquet(file, index=False)
     return table
 
 

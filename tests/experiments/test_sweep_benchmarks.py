@@ -15,7 +15,7 @@ from simgap.sweeps.runner import Runner
 from simgap.sweeps.worker import Cell
 
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
-LIKE = {"cell": "", "trials": 1, "seed": 0, "quantities": {}, "tallies": {}, "together": 7}
+LIKE = {"cell": "", "trials": 1, "seed": 0, "quantities": {}, "tallies": {}, "together": 7, "canary": "c" * 16}
 
 
 @pytest.fixture(scope="module")
