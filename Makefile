@@ -35,8 +35,10 @@ test-slow: .venv/installed
 SETTINGS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2/MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	MKL_CBWR=AUTO/OMP_NUM_THREADS=1 MKL_CBWR=COMPATIBLE/OMP_NUM_THREADS=2
 
+# Two settings at a time, since most of these tests are of one thread.
 bits: .venv/installed
-	set -e; for setting in $(SETTINGS); do echo "$$setting"; env $$(echo $$setting | tr / ' ') $(BIN)/python -m pytest -m bits; done
+	echo $(SETTINGS) | tr ' ' '\n' | xargs -P 2 -I SETTING sh -c 'said=$$(env $$(echo SETTING | tr / " ") \
+		$(BIN)/python -m pytest -m bits $$(grep -rl --include=test_*.py mark.bits tests) 2>&1); status=$$?; echo "SETTING\n$$said"; exit $$status'
 
 lint: .venv/installed
 	$(BIN)/ruff format --check simgap experiments proofs tests

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from experiments.__main__ import main
 
 SURROUNDINGS = {
@@ -17,6 +19,7 @@ SURROUNDINGS = {
 }
 
 
+@pytest.mark.slow
 def test_surroundings_do_not_break_an_artefact(tmp_path):
     """That its figure is the same is a test of figures."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")

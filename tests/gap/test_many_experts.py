@@ -44,7 +44,7 @@ def test_idle_experts_of_all_tables_are_counted_and_the_first_are_named():
     assert places.names == tuple(f"trial 0 expert {e}" for e in idle)
 
 
-@pytest.mark.parametrize("init", ["kaiming_normal", "upcycled"])
+@pytest.mark.parametrize("init", ["kaiming_normal", pytest.param("upcycled", marks=pytest.mark.slow)])
 def test_many_experts_have_one_result(torch_threads, init):
     """Held or streamed, by one thread or two, alone or beside another trial."""
     spec = dataclasses.replace(SPEC, init=init)
