@@ -38,7 +38,7 @@ SETTINGS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2/MKL_ENABLE_INST
 # Two settings at a time, since most of these tests are of one thread.
 bits: .venv/installed
 	echo $(SETTINGS) | tr ' ' '\n' | xargs -P 2 -I SETTING sh -c 'said=$$(env $$(echo SETTING | tr / " ") \
-		$(BIN)/python -m pytest -m bits $$(grep -rl --include=test_*.py mark.bits tests) 2>&1); status=$$?; echo "SETTING\n$$said"; exit $$status'
+		$(BIN)/python -m pytest -m bits $$(grep -rl --include=test_*.py mark.bits tests) 2>&1); status=$$?; printf "%s\n%s\n" SETTING "$$said"; exit $$status'
 
 lint: .venv/installed
 	$(BIN)/ruff format --check simgap experiments proofs tests

@@ -8,10 +8,15 @@ import signal
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 MOE = [f"simgap.moe.{name}" for name in ("inputs", "routers", "dispatch", "experts", "layer")]
 install_import_hook([*MOE, "simgap.gap.arrays", "simgap.metrics", "simgap.training"], "beartype.beartype")
+
+# The same examples in every run, and no limit by the clock, which other processes share.
+settings.register_profile("simgap", deadline=None, derandomize=True)
+settings.load_profile("simgap")
 
 
 @pytest.fixture(scope="session", autouse=True)

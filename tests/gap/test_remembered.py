@@ -210,7 +210,7 @@ def built(values):
         raise
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(
     st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()}),
     st.lists(st.sampled_from([(name, value) for name, values in VALUES.items() for value in values]), min_size=1, max_size=4),

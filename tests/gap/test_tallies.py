@@ -118,7 +118,7 @@ PLACES = [("first",), ("trials",), ("experts",), ("taken",), ("dropped",), ("qua
 PLACES += [("quantities", NAME, key) for key in QUANTITY]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(PLACES), JSON)
 def test_any_value_in_any_place_is_read_or_refused_by_a_value_error(keys, value):
     plain = changed(*keys, to=value)

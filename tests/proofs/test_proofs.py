@@ -1,7 +1,7 @@
 """Every theorem stands: derived or certified, simulated, its controls refuted; and the command that says so."""
 
 import json
-import time
+import resource
 
 import pytest
 
@@ -17,14 +17,22 @@ LAWS = [
     *(f"R{i}" for i in range(1, 8)),
     *("S1", "S2"),
 ]
-LIMIT_SECONDS = 180
+LIMIT_SECONDS, JOBS = 180, 2
 
 
 @pytest.fixture(scope="session")
 def proof_run() -> tuple[list[Result], float]:
-    start = time.perf_counter()
-    results = list(run_all(list(theorems().values()), jobs=2))
-    return results, time.perf_counter() - start
+    """The proofs, and the seconds that they take on as many cores as they have jobs: of the processors' time, since other processes
+    lengthen that of the clock."""
+    start = processor_seconds()
+    results = list(run_all(list(theorems().values()), jobs=JOBS))
+    return results, (processor_seconds() - start) / JOBS
+
+
+def processor_seconds() -> float:
+    """Of this process, and of those that it has seen end."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in spent)
 
 
 @pytest.mark.timeout(600)
