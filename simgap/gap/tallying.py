@@ -133,7 +133,8 @@ def tally_layer(
         found[path].add_places(t, Places(1, (f"trial {trials[t]}: {', '.join(spots[path][t, part][:NAMED])}",)))
     if sums:
         for site, vectors in _means(layer, taken, sums, wanted, task_map).items():
-            for tallies in over_pairs(vectors, by_side, task_map, tables):
+            numbers = max(vectors.numel(), len(vectors) * vectors.shape[1] ** 2)
+            for tallies in over_pairs(vectors, by_side, worth(task_map, numbers), tables):
                 _add_pairs(found, ("activation_mso", "mean", site), tallies)
     return GroupTallies(found, taken, dropped_tokens(layer.routing.indices))
 
