@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 Activation = Literal["identity", "relu", "gelu", "gelu_tanh", "silu", "tanh", "erf"]
@@ -256,6 +257,16 @@ def format_bytes(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:.3g} TiB" if size < 999.5 else f"{size:.0f} TiB"
+
+
+def absolute(argument: str, path: str) -> str:
+    """A path from the root, whatever the current folder is later; "~" is the user's home. Raises ValueError naming the argument where it is
+    relative to a current folder that is gone."""
+    try:
+        # Not abspath, which takes "link/.." for nothing.
+        return str(Path(os.path.expanduser(path)).absolute())
+    except OSError:
+        raise ValueError(f"{argument}: {path!r} is relative to the current folder, and that is gone") from None
 
 
 def printable(text: str) -> str:

@@ -53,7 +53,6 @@ class Calibrated(NamedTuple):
         return {name: getattr(self, name) for name in names} | ({"why": self.why} if self.why else {})
 
 
-@numpy_settings
 def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction]) -> Gap[Calibrated]:
     """Each measured quantity against its prediction: excess, z, p, effective dimension.
 

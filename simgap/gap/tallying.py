@@ -103,7 +103,6 @@ def tally_layer(
     block_tokens: int,
     progress: Callable[[float], object],
     tables: int = 1,
-    tight: bool = False,
 ) -> GroupTallies:
     """Tallies of one group of trials, and what its router did.
 

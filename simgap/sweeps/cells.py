@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from simgap.specs import LayerSpec, printable
+from simgap.specs import LayerSpec, absolute, printable
 from simgap.sweeps.fields import TYPES, Builder, build, flat
 from simgap.sweeps.progress import counted
 
@@ -204,10 +203,7 @@ def _whole(path: Any) -> Any:
     """A relative path as one from the root; anything else as it is."""
     if not isinstance(path, str | os.PathLike) or not isinstance(name := os.fspath(path), str) or not name:
         return path
-    try:
-        return str(Path(os.path.expanduser(name)).absolute())
-    except OSError:
-        raise ValueError(f"inputs.path: {name!r} is relative to the current folder, and that is gone") from None
+    return absolute(PATH, name)
 
 
 def united(parts: Sequence[Cells], progress: bool | None = None) -> Cells:

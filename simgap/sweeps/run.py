@@ -88,8 +88,8 @@ def sweep(
     processes with mp_context=multiprocessing.get_context("spawn"), since torch's threads do not survive a fork, or that of a Dask client,
     client.get_executor(). None is local processes where the cells are worth starting them, on a CPU, and this process otherwise. memory:
     the budget of all cells that run at the same time on a machine. progress: a line of progress; by default on a terminal (a notebook is
-    none). any_version: go on with a folder that another version of simgap or of its libraries began, or a
-    machine of other arithmetic measured.
+    none). any_version: go on with a folder that another version of simgap or of its libraries began, or a machine of other arithmetic
+    measured.
 
     A relative `out` is one of what is the current folder now, "~" is home; a file of inputs lies at the same path on every machine.
 
@@ -142,11 +142,12 @@ def _begun(store: Store, cells: Cells, log: logging.Logger) -> None:
         log.warning(note)
 
 
-def admitted_here(store: Store, engine: str | Executor | None) -> str:
+def admitted_here(store: Store, engine: str | Executor | None) -> None:
     """`Store.admit` for this machine, where the engine is one of its own."""
     from simgap.moe.canary import canary
 
-    return store.admit(canary()) if engine in (None, "inprocess", "local") else ""
+    if engine in (None, "inprocess", "local"):
+        store.admit(canary())
 
 
 def _plan(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Sequence[int], progress: bool | None) -> Plan:

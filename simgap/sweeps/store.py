@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from simgap.records import Records, command_line, locked, now, numbered, provenance, read_manifest, source_digest, write_manifest
 from simgap.seeding import derived
-from simgap.specs import RunSpec, shown
+from simgap.specs import RunSpec, absolute, shown
 from simgap.sweeps.cells import PATH, Cells, differing
 from simgap.sweeps.quantities import Quantities, quantities
 
@@ -205,11 +205,7 @@ def folder_of(out: str | os.PathLike[str]) -> Path:
     # The name of none would be the current one.
     if not name or not isinstance(name, str) or "\0" in name:
         raise ValueError(f"out: expected a folder, got {out!r}")
-    try:
-        # Not abspath, which takes "link/.." for nothing.
-        return Path(os.path.expanduser(name)).absolute()
-    except OSError:
-        raise ValueError(f"out: {name!r} is relative to the current folder, and that is gone") from None
+    return Path(absolute("out", name))
 
 
 def holds_results(path: Path) -> bool:
