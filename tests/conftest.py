@@ -32,3 +32,20 @@ def torch_threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file of a sweep."""
+    # Not above, which would load simgap before its signatures can be checked.
+    from tests.sweep_command import TEXT
+
+    path = tmp_path / "my sweep.toml"
+    path.write_text(TEXT)
+    return str(path)
+
+
+@pytest.fixture
+def out(tmp_path):
+    """The folder that a sweep is to go to."""
+    return str(tmp_path / "run")

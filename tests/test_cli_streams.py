@@ -15,19 +15,7 @@ import pytest
 from simgap.cli import main
 from simgap.sweeps import runner
 from simgap.sweeps.worker import compute
-from tests.test_cli_sweep import TEXT, refusal, stopping
-
-
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "my sweep.toml"
-    path.write_text(TEXT)
-    return str(path)
-
-
-@pytest.fixture
-def out(tmp_path):
-    return str(tmp_path / "run")
+from tests.sweep_command import refusal, stopping
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
