@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
 
 if TYPE_CHECKING:
+    from simgap import metrics, sweeps, theory
     from simgap.gap import Gap, Overlap, calibrate, mean_mso, measure, predict, token_mso, weight_mso
     from simgap.moe import Weights
     from simgap.sweeps import Cells, Range, Run, collect, grid, one_at_a_time, random_design, sobol_design, sweep, zip_grid
@@ -35,6 +36,9 @@ __all__ = [
     "sweep",
     "collect",
     "Run",
+    "theory",
+    "metrics",
+    "sweeps",
 ]
 
 # torch takes over a second to import: it is loaded by the first name that needs it.
@@ -45,7 +49,12 @@ _ROOMS |= dict.fromkeys(
 )
 
 
+_MODULES = ("metrics", "sweeps", "theory")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"simgap.{name}")
     if name in _ROOMS:
         return getattr(import_module(_ROOMS[name]), name)
     raise AttributeError(f"module 'simgap' has no attribute {name!r}")

@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, fields
 from types import UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from simgap import __version__
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, nearest, printable
 
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
@@ -140,6 +141,7 @@ def said(error: Exception) -> str:
 
 def build_parser() -> Parser:
     parser = Parser(prog="simgap", description="Overlap of Mixture-of-Experts weights and activations, held against its null.")
+    parser.add_argument("--version", action="version", version=f"simgap {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     for name, run, text in (
         ("measure", run_measure, "simulate a layer and measure its overlaps beside their nulls"),
@@ -152,6 +154,8 @@ def build_parser() -> Parser:
         for flag, options in CHOICES.items():
             command.add_argument(flag, nargs="+", choices=options, default=list(options), help="which to compute (default: all)")
         command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+        if run is run_predict:
+            command.add_argument("--hypotheses", action="store_true", help="say what each law rests on")
     _add_sweep(commands)
     return parser
 
@@ -254,7 +258,7 @@ def run_predict(options: argparse.Namespace) -> int:
     if options.json:
         say(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
         return 0
-    say(*prediction_lines(predicted))
+    say(*prediction_lines(predicted, options.hypotheses))
     return 0
 
 

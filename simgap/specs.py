@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 Activation = Literal["identity", "relu", "gelu", "gelu_tanh", "silu", "tanh", "erf"]
 Norm = Literal["none", "layernorm", "rmsnorm"]
@@ -40,13 +40,37 @@ BYTES_PER_UNIT = {
     "gb": 10**9,
     "tb": 10**12,
 }
+# What Hugging Face's configurations call a field; "n_shared_experts" they call so too.
+ELSEWHERE = {
+    "hidden_size": "d_model",
+    "n_embd": "d_model",
+    "intermediate_size": "d_ff",
+    "moe_intermediate_size": "d_ff",
+    "num_experts": "n_experts",
+    "num_local_experts": "n_experts",
+    "n_routed_experts": "n_experts",
+    "num_experts_per_tok": "top_k",
+    "hidden_act": "activation",
+}
 # No file system tells times of change apart less finely.
 SETTLED_NS = 2_000_000_000
 _SORTED_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
+class Named:
+    """A dataclass whose unknown fields are met with the nearest that there is."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        for name in values:
+            if name not in cls.__dataclass_fields__:
+                raise ValueError(f"{cls.__name__} has no field {name!r}{nearest(name, field_names(cls))}")
+        return super().__new__(cls)
+
+
 @dataclass(frozen=True)
-class RouterSpec:
+class RouterSpec(Named):
     """How tokens find experts. Every router may read the tokens and its own weights; none reads W_down.
 
     kind: linear (softmax, top-k), noisy (linear plus Gaussian noise on the logits), sigmoid (scores sigmoid, a bias that acts on the
@@ -71,7 +95,7 @@ class RouterSpec:
 
 
 @dataclass(frozen=True)
-class InputSpec:
+class InputSpec(Named):
     """The law of a token x in R^d_model, scaled so that E ||x||^2 = d_model before the common mean is added.
 
     kind: gaussian (isotropic), sphere (uniform, radius sqrt(d_model)), powerlaw (Gaussian, covariance spectrum i^-alpha), clusters
@@ -124,7 +148,7 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
-class LayerSpec:
+class LayerSpec(Named):
     """One MoE layer: n_experts routed experts y = W_down norm(act(W_up x)), or W_down norm(act(W_gate x) * W_up x) where gated.
 
     Shapes: W_up, W_gate (E, d_ff, d_model), W_down (E, d_model, d_ff). norm acts on the hidden vector; norm_affine gives it a gain
@@ -199,7 +223,7 @@ class LayerSpec:
 
 
 @dataclass(frozen=True)
-class RunSpec:
+class RunSpec(Named):
     """How a layer is measured: tokens per trial, independent trials, root seed, device ("cpu", "cuda", "cuda:1"), dtype and memory budget.
 
     memory is bytes, or text such as "2GiB"; it never changes a result, so it does not enter the key.
@@ -281,8 +305,10 @@ def shown(value: object) -> str:
 
 
 def nearest(name: str, options: tuple[str, ...] | list[str]) -> str:
-    """'; did you mean X?' for the option closest to a mistyped name, or nothing."""
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    """'; did you mean X?' for the option closest to a mistyped name, or the one that others call so, or nothing."""
+    plain = {option.strip("-").replace("-", "_"): option for option in options}
+    meant = ELSEWHERE.get(name.strip("-").replace("-", "_"), "")
+    close = [plain[meant]] if meant in plain else difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -30,5 +30,6 @@ def test_the_public_face():
 
     assert set(simgap.__all__) <= set(dir(simgap))
     assert all(getattr(simgap, name) is not None for name in simgap.__all__)
+    assert modules_after("import simgap; assert simgap.theory.null_mso(4) == 1/4; simgap.sweeps, simgap.metrics")
     with pytest.raises(AttributeError, match="module 'simgap' has no attribute 'mesure'"):
         simgap.mesure  # noqa: B018

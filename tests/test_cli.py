@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import simgap as sg
 from simgap import gap
 from simgap.cli import main
 
@@ -90,8 +91,18 @@ def test_predict(capsys):
     found = answer(capsys, "predict", *SMALL, "--activation", "tanh")
     assert found["weight_mso"]["up"]["mean"] == pytest.approx(1 / 240)
     assert found["activation_mso"]["mean"]["output"]["mean"] == pytest.approx(1 / 12)
-    assert main(["predict", *SMALL]) == 0
-    assert "N2 holds where: " in capsys.readouterr().out
+    for flags, times in (([], 0), (["--hypotheses"], 1)):
+        assert main(["predict", *SMALL, *flags]) == 0
+        assert capsys.readouterr().out.count("N2 holds where: ") == times
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"simgap {sg.__version__}\n"
+    told = subprocess.run([sys.executable, "-m", "simgap", "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout == f"simgap {sg.__version__}\n"
 
 
 def test_sites_and_readings_can_be_chosen(capsys):
@@ -104,6 +115,8 @@ def test_sites_and_readings_can_be_chosen(capsys):
     ("argv", "message"),
     [
         (["--d-modle", "3"], "unknown flag --d-modle; did you mean '--d-model'?"),
+        (["--hidden-size", "3"], "unknown flag --hidden-size; did you mean '--d-model'?"),
+        (["--num-experts-per-tok=3"], "unknown flag --num-experts-per-tok; did you mean '--top-k'?"),
         (["--d-modle=3"], "unknown flag --d-modle; did you mean '--d-model'?"),
         (["--router.temprature", "3"], "did you mean '--router.temperature'?"),
         (["--activation", "slu"], "did you mean 'silu'?"),

@@ -238,6 +238,31 @@ def test_nearest():
     assert nearest("zzz", ACTIVATIONS) == ""
 
 
+def test_nearest_knows_what_others_call_it():
+    assert nearest("hidden_size", field_names(LayerSpec)) == "; did you mean 'd_model'?"
+    assert nearest("--moe-intermediate-size", ["--d-ff", "--d-model"]) == "; did you mean '--d-ff'?"
+    assert "d_model" not in nearest("hidden_size", ACTIVATIONS)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "meant"),
+    [
+        (LayerSpec, "n_expert", "n_experts"),
+        (LayerSpec, "hidden_size", "d_model"),
+        (LayerSpec, "intermediate_size", "d_ff"),
+        (LayerSpec, "num_experts", "n_experts"),
+        (LayerSpec, "num_local_experts", "n_experts"),
+        (LayerSpec, "num_experts_per_tok", "top_k"),
+        (RouterSpec, "temprature", "temperature"),
+        (InputSpec, "clusters", "n_clusters"),
+        (RunSpec, "trial", "trials"),
+    ],
+)
+def test_an_unknown_field_is_met_with_the_nearest(spec, name, meant):
+    with pytest.raises(ValueError, match=f"^{spec.__name__} has no field '{name}'; did you mean '{meant}'\\?$"):
+        spec(**{name: 8})
+
+
 def test_field_names_are_the_documented_ones():
     assert field_names(RunSpec) == ("tokens", "trials", "seed", "device", "dtype", "memory")
     assert {"d_model", "d_ff", "n_experts", "top_k", "n_shared_experts", "activation", "gated", "norm", "init", "router", "inputs"} <= set(

@@ -36,8 +36,9 @@ def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
     return aligned(rows) + notes + _reasons(missing)
 
 
-def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
-    """One line per predicted quantity with its law, then each law's hypotheses, then the quantities that have none, with the reason."""
+def prediction_lines(predicted: Gap[Prediction], hypotheses: bool = False) -> list[str]:
+    """One line per predicted quantity with its law, then what each law rests on where `hypotheses`, then the quantities that have none,
+    with the reason."""
     rows: list[tuple[str, ...]] = [("quantity", "null", "sd", "kind", "error", "law")]
     missing: dict[str, list[str]] = {}
     laws: dict[str, dict[str, None]] = {}
@@ -57,7 +58,7 @@ def prediction_lines(predicted: Gap[Prediction]) -> list[str]:
                 )
             )
             laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
-    stated = [f"{law} holds where: {'; '.join(hypotheses)}" for law, hypotheses in laws.items()]
+    stated = [f"{law} holds where: {'; '.join(of_law)}" for law, of_law in laws.items() if hypotheses]
     return aligned(rows) + stated + _reasons(missing)
 
 
