@@ -190,10 +190,12 @@ def plan_stream(
 ) -> Streaming:
     """Blocks and tasks that finish soonest within half of the budget (the run's, by default), or failing that the smallest there are.
 
-    Half, because more buys nothing but fewer draws, and the interpreter and its libraries want room beside. A pass over the weights takes
-    about as long to draw them as 1,024 tokens take to use them, and tasks share both. longest: the busiest expert's padded list in blocks
-    of so many tokens.
+    Half, because more buys nothing but fewer draws, and the interpreter and its libraries want room beside: what libraries keep of products
+    comes out of that room. A pass over the weights takes about as long to draw them as 1,024 tokens take to use them, and tasks share both.
+    longest: the busiest expert's padded list in blocks of so many tokens.
     """
+    limit = budget_bytes(run) if budget is None else budget
+    kept_by_libraries = library_bytes(spec, run)
 
     def cost(plan: Streaming) -> float:
         return (-(-run.tokens // plan.tokens) + run.tokens / TOKEN_BLOCK) / plan.workers
@@ -204,7 +206,7 @@ def plan_stream(
         for side_by_side in range(workers, 0, -1)
         for tokens, length in sizes
     ]
-    able = [plan for plan in plans if plan.bytes <= (budget_bytes(run) if budget is None else budget) // 2]
+    able = [plan for plan in plans if plan.bytes <= limit and plan.bytes - plan.workers * kept_by_libraries <= limit // 2]
     return min(able, key=cost) if able else plans[-1]
 
 
