@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from simgap.own_activations import activation
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = [
     "RouterSpec",
     "InputSpec",
     "RunSpec",
+    "activation",
     "measure",
     "predict",
     "calibrate",

@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
+from simgap.own_activations import FULL, arrived, carried, full_name
+
 Activation = Literal["identity", "relu", "gelu", "gelu_tanh", "silu", "tanh", "erf"]
 Norm = Literal["none", "layernorm", "rmsnorm"]
 Affine = Literal["none", "per_expert", "shared"]
@@ -154,7 +156,8 @@ class LayerSpec(Named):
     Shapes: W_up, W_gate (E, d_ff, d_model), W_down (E, d_model, d_ff). norm acts on the hidden vector; norm_affine gives it a gain
     1 + N(0, norm_affine_std^2) and a bias N(0, norm_affine_std^2), drawn per expert or shared by all. n_shared_experts more experts see
     every token. init_correlation (in [0, 1]) is the correlation between the entries of two experts under init = "upcycled": one shared
-    base plus noise. router and inputs take a kind's name, or a RouterSpec and an InputSpec.
+    base plus noise. router and inputs take a kind's name, or a RouterSpec and an InputSpec. activation may be one of the user's own, see
+    `simgap.activation`.
 
     Raises ValueError naming the field, what was expected and what came.
     """
@@ -188,7 +191,11 @@ class LayerSpec(Named):
         _integer(self, "n_experts", low=2, why="overlap is between experts")
         _integer(self, "top_k", low=1)
         _integer(self, "n_shared_experts", low=0)
-        _choice("activation", self.activation, ACTIVATIONS)
+        if self.activation not in ACTIVATIONS:
+            # One of the user's own has the hash of its source in its name.
+            object.__setattr__(self, "activation", full_name(self.activation))
+            if not isinstance(self.activation, str) or not FULL.fullmatch(self.activation):
+                _choice("activation", self.activation, ACTIVATIONS)
         _choice("norm", self.norm, NORMS)
         _choice("norm_affine", self.norm_affine, AFFINES)
         _choice("init", self.init, INITS)
@@ -214,6 +221,10 @@ class LayerSpec(Named):
         """Plain nested values, as JSON and records hold them."""
         # A twentieth of the time of asdict, which copies deeply what is plain.
         return {**vars(self), "router": {**vars(self.router)}, "inputs": {**vars(self.inputs)}}
+
+    def __reduce__(self) -> Any:
+        # Where it is unpickled, an activation of the user's own is to be known.
+        return _arrived, (self.activation, carried(self.activation), tuple(vars(self).values()))
 
     def key(self) -> str:
         """A stable name of this layer: 16 hex digits of the SHA-256 of its fields, a file of inputs by its content and not its path."""
@@ -314,6 +325,11 @@ def nearest(name: str, options: tuple[str, ...] | list[str]) -> str:
 
 def field_names(spec: type) -> tuple[str, ...]:
     return tuple(f.name for f in fields(spec))
+
+
+def _arrived(activation: str, packed: tuple[Any, ...], values: tuple[Any, ...]) -> LayerSpec:
+    arrived(activation, packed)
+    return LayerSpec(*values)
 
 
 def _digest(plain: dict[str, Any]) -> str:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from simgap.specs import GAUSSIAN_INITS, ODD_ACTIVATIONS, LayerSpec
+from simgap.specs import GAUSSIAN_INITS, LayerSpec
 from simgap.theory import layernorm_null, output_null, weight_null
-from simgap.theory.activations import activation_of
+from simgap.theory.activations import activation_of, irregular
 from simgap.theory.dual_map import cosine_of_parts, dual_parts
 from simgap.theory.finite_width import exact_token_mso
 from simgap.theory.floats import FLOAT, normal_rule, shared
@@ -56,9 +56,9 @@ def site_null(spec: LayerSpec, site: str, reading: str, tokens: int, across: boo
         mean = layernorm_null.null_layernorm_mso(spec.d_ff)
         return SiteNull(mean, layernorm_null.ID, (*layernorm_null.HYPOTHESES, W_UP_INDEPENDENT), width=spec.d_ff - 1)
     if not affine and (site == "pre" or sign_symmetric(spec)):
-        return SiteNull(
-            weight_null.null_mso(spec.d_ff), "A7" if spec.gated and site != "pre" else weight_null.ID, independent, width=spec.d_ff
-        )
+        own = (SEEN_ODD,) if site != "pre" and not spec.gated and activation_of(spec.activation).plain else ()
+        law = "A7" if spec.gated and site != "pre" else weight_null.ID
+        return SiteNull(weight_null.null_mso(spec.d_ff), law, (*independent, *own), width=spec.d_ff)
     if reading == "mean":
         return _mean_vectors(spec, site, tokens, across)
     return _one_token(spec, site)
@@ -66,7 +66,17 @@ def site_null(spec: LayerSpec, site: str, reading: str, tokens: int, across: boo
 
 def sign_symmetric(spec: LayerSpec) -> bool:
     """Whether flipping the sign of a row of W_up flips the hidden entry: a gated or an odd unit."""
-    return spec.gated or spec.activation in ODD_ACTIVATIONS
+    return spec.gated or activation_of(spec.activation).even is None
+
+
+def unreliable(spec: LayerSpec, std: float) -> str:
+    """Why no integral over the activation can be relied on, or nothing."""
+    return irregular(activation_of(spec.activation), std)
+
+
+def _own(spec: LayerSpec) -> tuple[str, ...]:
+    """What is taken for granted of an activation of the user's own."""
+    return (SMOOTH,) if activation_of(spec.activation).plain else ()
 
 
 def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
@@ -79,6 +89,8 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
         return f"inputs = {spec.inputs.kind}: the tokens' norms spread too far for law A5 (effective dimension {dimension:.2g} < 1)"
     centred, affine = _norm_of(spec, site)
     std = preactivation_std(spec.init, spec.d_model, spec.d_ff, power)
+    if why := unreliable(spec, std):
+        return why
     gaussian_tokens = spec.inputs.kind in ("gaussian", "sphere", "clusters") and not spec.inputs.mean
     error = [] if gaussian_tokens else [f"1/D^2, D = {dimension:.3g} the effective dimension of the tokens' norms"]
     if spec.router.kind == "expert_choice":
@@ -94,7 +106,7 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
         mean = _rectified_overlap(spec.activation, spec.d_ff, std, dimension)
     if mean > 1:
         return _beyond_one(spec, mean)
-    hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, "both vectors non-zero", *((AFFINE,) if affine[0] else ()))
+    hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, "both vectors non-zero", *((AFFINE,) if affine[0] else ()), *_own(spec))
     order = f"O({' + '.join(dict.fromkeys(error))})" if error else ""
     return SiteNull(mean, "L1" if affine[0] else "A5", hypotheses, "leading" if error else "exact", order)
 
@@ -115,6 +127,8 @@ def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> Site
         return f"n_experts > d_model: law A6 needs a router of nearly orthogonal rows, and {spec.n_experts} in R^{spec.d_model} are not"
     centred, affine = _norm_of(spec, site)
     std = preactivation_std(spec.init, spec.d_model, spec.d_ff)
+    if why := unreliable(spec, std):
+        return why
     # Signed: an entry has mean sqrt(kappa0) after RMSNorm or none, 0 after centring.
     kappa0 = 0.0 if centred or sign_symmetric(spec) else cosine_of_parts(_parts_at_zero(spec.activation, std))
 
@@ -126,7 +140,8 @@ def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> Site
     other = common(0.0, tokens) if across else routed
     sides = [_normal_moments(math.sqrt(kappa0), max(side - kappa0, 0.0)) for side in (routed, other)]
     joint = affine_moments(lambda p: sides[0][p], *affine, second=lambda p: sides[1][p])
-    hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, "every expert receives its share of the tokens", *((AFFINE,) if affine[0] else ()))
+    share = "every expert receives its share of the tokens"
+    hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, share, *((AFFINE,) if affine[0] else ()), *_own(spec))
     if spec.router.kind not in BLIND_ROUTERS:
         hypotheses = (*hypotheses, "d_model far above n_experts: the router's rows are nearly orthogonal")
     mean = float(overlap_from_moments(joint, spec.d_ff))
@@ -240,6 +255,8 @@ def token_variance(spec: LayerSpec, site: str, reading: str, width: int, tokens:
     if width < 2:
         return "sd: one dimension, every cos^2 is 1"
     std = preactivation_std(spec.init, spec.d_model, spec.d_ff)
+    if site != "pre" and (why := unreliable(spec, std)):
+        return f"sd: {why}"
     cosine = 0.0 if reading == "all" else routed_cosine(spec)
     centred = spec.norm == "layernorm" and site in ("normed", "output")
     # What W_up gives has not met the activation: one floor for all of them.
@@ -292,6 +309,8 @@ def _beyond_one(spec: LayerSpec, mean: float) -> str:
 BLIND_ROUTERS = ("uniform", "hash", "soft")
 UPCYCLED = "init = upcycled: experts share a base, so they are not independent and no null law holds"
 SHARED_APART = "no residual added to the vectors, no norm after W_down; shared experts kept apart, not added"
+SMOOTH = "activation smooth on either side of 0, as two quadratures see it"
+SEEN_ODD = "activation odd, as it is at 200 numbers from 0.001 to 30"
 W_UP_INDEPENDENT = "W_up and W_gate independent of the tokens and of the routing"
 NEAR_GAUSSIAN = "pre-activations Gaussian given the token (Gaussian W_up; otherwise up to O(1/d_model)), entries independent"
 AFFINE = "gain 1 + N(0, norm_affine_std^2), bias N(0, norm_affine_std^2), entry by entry"

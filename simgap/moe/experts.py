@@ -11,6 +11,7 @@ from simgap.moe.batch_invariant import apply, sum_of_products
 from simgap.moe.group import Draw, runs
 from simgap.moe.streamed import StreamedWeights
 from simgap.moe.weights import Weights
+from simgap.own_activations import in_place
 from simgap.specs import LayerSpec
 from simgap.threads import Map, in_order
 
@@ -61,7 +62,8 @@ def run_experts(
         found = {"pre": pre}
         last = pre.clone() if "pre" in sites else pre
         for run in activations:
-            apply(ACTIVATION_FUNCTIONS[draws[run.start].spec.activation], last.view(s, -1)[run.start : run.stop])
+            name = draws[run.start].spec.activation
+            apply(ACTIVATION_FUNCTIONS.get(name) or in_place(name), last.view(s, -1)[run.start : run.stop])
         if spec.gated:
             last = last * _up(rows, weights.blocks("up", held), spec.d_ff)
         found["hidden"] = last

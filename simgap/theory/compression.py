@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from simgap.theory.activations import Activation, activation_of
+from simgap.theory.activations import Activation, Own, activation_of, check_slope, continuous
 from simgap.theory.context import Context
 from simgap.theory.dual_map import dual_parts
 from simgap.theory.floats import FLOAT
@@ -24,12 +24,12 @@ STEPS = 60
 EPSILON = 2.0**-53
 
 
-def dual_slope(activation: str | Activation, std: Any = 1, *, ctx: Context = FLOAT) -> Any:
+def dual_slope(activation: str | Activation | Own, std: Any = 1, *, ctx: Context = FLOAT) -> Any:
     """kappa'(1) = s^2 E[act'(sz)^2] / E[act(sz)^2] (law A3). std: s > 0.
 
     Above 1, small angles are widened; below 1, shrunk. At least 1 where act(0) = 0, and 1 only for act linear on either side of 0.
     """
-    act = activation_of(activation)
+    act = _with_slope(activation, ctx)
     std = ctx.number(std)
     square = ctx.expect(lambda x: act.value(x, ctx) ** 2, std, degree=2)
     return std * std * ctx.expect(lambda x: act.slope(x, ctx) ** 2, std, degree=2) / square
@@ -40,10 +40,20 @@ def slope_excess(activation: str | Activation, std: Any = 1, *, ctx: Context = F
 
     In balls only for a smooth act given with act(x)/x analytic, which division by x is not at 0.
     """
-    act = activation_of(activation)
+    act = _with_slope(activation, ctx)
     std = ctx.number(std)
     square = ctx.expect(lambda x: (act.slope(x, ctx) - act.value(x, ctx) / x) ** 2, std, degree=2)
     return std * std * square / ctx.expect(lambda x: act.value(x, ctx) ** 2, std, degree=2)
+
+
+def _with_slope(activation: str | Activation | Own, ctx: Context) -> Activation:
+    """The activation, if its slope is its value's. Raises ValueError otherwise, and where a user's own has a jump at 0."""
+    act = activation_of(activation)
+    if ctx is not FLOAT:
+        return act
+    if act.plain and not continuous(act):
+        raise ValueError(f"activation: {act.name!r} has a jump at 0; law A3 needs an activation that is absolutely continuous")
+    return check_slope(act)
 
 
 def odd_bound(rho: Any, *, ctx: Context = FLOAT) -> Any:
@@ -51,15 +61,18 @@ def odd_bound(rho: Any, *, ctx: Context = FLOAT) -> Any:
     return ctx.magnitude(ctx.number(rho))
 
 
-def compression_threshold(activation: str | Activation, std: Any = 1.0) -> Any:
+def compression_threshold(activation: str | Activation | Own, std: Any = 1.0) -> Any:
     """rho* in (0, 1) with kappa(rho*) = rho*: below it the activation shrinks the angle, above it widens it (law A3).
 
     None, or nan within an array, where there is none: odd activations, which shrink no acute angle, and kappa'(1) <= 1 (ReLU), which
-    widens none. std: a number or an array, in [1e-6, 1e3]. Absolute error below 1e-10 for std in [0.01, 100]. As the odd part is linear
+    widens none. std: a number or an array, in [1e-6, 1e3]. Absolute error below 1e-10 for std in [0.01, 100]. Where the odd part is linear
     (identity, ReLU, GELU, SiLU), it drops out of kappa(rho) = rho, which is Even(rho) = rho Even(1). Cost: about 12 evaluations of the
-    dual map. Raises ValueError for std out of range.
+    dual map. activation may be a function as in `dual_map`; absolute error below 1e-8 then.
+
+    Raises ValueError for std out of range, for an Activation whose slope or parts are not its value's, and for a function with a jump at 0
+    or kinks elsewhere.
     """
-    act = activation_of(activation)
+    act = _with_slope(activation, FLOAT)
     std = np.asarray(std, np.float64)
     dual_parts(act, 0.0, std)  # for its ValueErrors
     root = np.full(std.shape, np.nan)
@@ -72,8 +85,14 @@ def compression_threshold(activation: str | Activation, std: Any = 1.0) -> Any:
 
 
 def _crossings(act: Activation, stds: np.ndarray) -> np.ndarray:
-    """Even(rho) - rho Even(1) is convex with a zero at 1: it has another in (0, 1) iff it is above 0 at 0 and rises at 1."""
-    at_zero, at_one = (dual_parts(act, rho, stds)[0] for rho in (0.0, 1.0))
+    """Even(rho) - rho Even(1) is convex with a zero at 1: it has another in (0, 1) iff it is above 0 at 0 and rises at 1. So is the sum of
+    both parts where the odd one is not linear."""
+
+    def part(rho: Any) -> np.ndarray:
+        even, odd, _ = dual_parts(act, rho, stds)
+        return even if act.linear is not None else even + odd
+
+    at_zero, at_one = part(0.0), part(1.0)
     linear = float(act.linear or 0)
     rise = stds**2 * FLOAT.expect(lambda x: (act.slope(x, FLOAT) - linear) ** 2, stds) / at_one
     crossed = (at_zero > MARGIN * at_one) & (rise > 1 + MARGIN)
@@ -84,7 +103,7 @@ def _crossings(act: Activation, stds: np.ndarray) -> np.ndarray:
         def without_one(rho: np.ndarray) -> np.ndarray:
             """The difference divided by 1 - rho, which leaves the other zero alone; at 1 its limit."""
             short = rho < 1
-            quotient = (dual_parts(act, rho, stds)[0] - rho * at_one) / np.where(short, 1 - rho, 1)
+            quotient = (part(rho) - rho * at_one) / np.where(short, 1 - rho, 1)
             return np.where(short, quotient, (1 - rise) * at_one)
 
         root[crossed] = root_between(without_one, np.zeros_like(stds), np.ones_like(stds))

@@ -114,7 +114,9 @@ def _ones_share(act: Activation, d_ff: int, std: float) -> float:
         pair += added
         if added < 1e-18 * pair:
             break
-    return 1 / d_ff + (d_ff - 1) * pair
+    # Where a unit may be silent, all of them may be: that vector's pair is dropped.
+    dead = float(weights[value == 0].sum()) ** d_ff if act.plain else 0.0
+    return 1 / d_ff + (d_ff - 1) * pair / (1 - dead)
 
 
 @lru_cache(maxsize=1)

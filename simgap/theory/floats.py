@@ -83,20 +83,24 @@ class Floats:
         inside = (rho >= -1) & (rho <= 1)
         if not inside.all():
             raise ValueError(f"rho: expected correlations in [-1, 1], got {float(rho[~inside].flat[0])}")
-        radii, radial = _radial_rule()
         result = np.empty(rho.shape)
         for at in np.ndindex(rho.shape):
-            between = math.acos(rho[at])
-            total = 0.0
-            # u = r cos t and v = r cos(t - between): both positive, u alone, both negative, v alone.
-            rays = [between - math.pi / 2, math.pi / 2, between + math.pi / 2, 3 * math.pi / 2, between + 3 * math.pi / 2]
-            for start, stop in pairwise(rays):
-                angles, angular = _sector_rule(start, stop)
-                u = std[at] * np.outer(np.cos(angles), radii)
-                v = std[at] * np.outer(np.cos(angles - between), radii)
-                total += float(angular @ (f(u) * g(v) * np.ones_like(u)) @ radial)
-            result[at] = total / (2 * math.pi)
+            result[at] = pair_at_angle(f, g, math.acos(rho[at]), float(std[at]))
         return plain(result)
+
+
+def pair_at_angle(f: Callable[[Any], Any], g: Callable[[Any], Any], between: float, std: float, depth: int = DYADIC) -> float:
+    """E f(std u) g(std v) for u and v of correlation cos(between), between in [0, pi]. depth: the quadrature resolves std 2^-depth."""
+    radii, radial = _radial_rule(depth)
+    total = 0.0
+    # u = r cos t and v = r cos(t - between): both positive, u alone, both negative, v alone.
+    rays = [between - math.pi / 2, math.pi / 2, between + math.pi / 2, 3 * math.pi / 2, between + 3 * math.pi / 2]
+    for start, stop in pairwise(rays):
+        angles, angular = _sector_rule(start, stop, depth)
+        u = std * np.outer(np.cos(angles), radii)
+        v = std * np.outer(np.cos(angles - between), radii)
+        total += float(angular @ (f(u) * g(v) * np.ones_like(u)) @ radial)
+    return total / (2 * math.pi)
 
 
 def _float(x: Any) -> Any:
@@ -135,32 +139,32 @@ def legendre_rule(points: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarra
     return shared(*np.polynomial.legendre.leggauss(points))
 
 
-@lru_cache(maxsize=1)
-def _half_line() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+@lru_cache(maxsize=8)
+def half_line(depth: int = DYADIC, points: int = POINTS) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Composite Gauss-Legendre on [0, REACH], dyadic towards 0."""
-    edges = np.concatenate([[0.0], 2.0 ** np.arange(-DYADIC, 1), np.arange(2.0, REACH + 1)])
-    x, w = legendre_rule(POINTS)
+    edges = np.concatenate([[0.0], 2.0 ** np.arange(-depth, 1), np.arange(2.0, REACH + 1)])
+    x, w = legendre_rule(points)
     half = np.diff(edges)[:, None] / 2
-    return (edges[:-1, None] + half * (1 + x)).ravel(), (half * w).ravel()
+    return shared((edges[:-1, None] + half * (1 + x)).ravel(), (half * w).ravel())
 
 
 @lru_cache(maxsize=1)
 def normal_rule() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Nodes z and weights of `expect`, for what needs a function's values at them more than once. Read-only: all callers share them."""
-    z, w = _half_line()
+    z, w = half_line()
     w = w * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     return shared(np.concatenate([-z[::-1], z]), np.concatenate([w[::-1], w]))
 
 
-@lru_cache(maxsize=1)
-def _radial_rule() -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    r, w = _half_line()
+@lru_cache(maxsize=8)
+def _radial_rule(depth: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    r, w = half_line(depth)
     return r, w * r * np.exp(-r * r / 2)
 
 
-def _sector_rule(start: float, stop: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def _sector_rule(start: float, stop: float, depth: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Nodes on an arc, dyadic towards both ends."""
-    unit, w = _half_line()
+    unit, w = half_line(depth)
     near = unit < 1
     arc = (stop - start) / 2
     unit, w = arc * unit[near], arc * w[near]

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from simgap.certify.balls import BALL
 from simgap.specs import ACTIVATIONS, ODD_ACTIVATIONS
-from simgap.theory.activations import BY_NAME, Activation, activation_of
+from simgap.theory.activations import BY_NAME, Activation, activation_of, irregular
 from simgap.theory.angular import pair_expectation
+from simgap.theory.compression import compression_threshold
 from simgap.theory.floats import FLOAT
 from tests.theory.gauss import ACT
 
@@ -56,7 +58,9 @@ def test_envelope(name):
 
 def test_two_of_one_name_are_two():
     """Caches know an activation by its name alone until they compare it with what they hold."""
-    one, two = (Activation("own", lambda x, ctx, scale=scale: scale * x**3, lambda x, ctx: 1) for scale in (1, 2))
+    one, two = (
+        Activation("own", lambda x, ctx, scale=scale: scale * x**3, lambda x, ctx, scale=scale: 3 * scale * x * x) for scale in (1, 2)
+    )
     assert hash(one) == hash(two)
     assert one != two
     rho = std = np.ones(1)
@@ -71,3 +75,48 @@ def test_lookup():
     with pytest.raises(ValueError, match=r"activation: expected one of identity, .* got 'gelo'.*gelu"):
         activation_of("gelo")
     assert math.isclose(float(activation_of("gelu").value(1.0, FLOAT)), 0.8413447460685429)
+
+
+def test_a_wrong_slope_is_noticed():
+    """It would move the threshold of law A3 without a word."""
+    for slope, parts in ((lambda x, ctx: 2.1 * x, {}), (lambda x, ctx: 2 * x, {"even": lambda x, ctx: x * x / 2, "linear": 0})):
+        wrong = Activation("square", lambda x, ctx: x * x, slope, **parts)
+        with pytest.raises(ValueError, match=r"^activation: ('square' rises by -60 at -30|the parts of 'square' do not add up)"):
+            compression_threshold(wrong, 1.0)
+    right = Activation("square", lambda x, ctx: x * x, lambda x, ctx: 2 * x, lambda x, ctx: x * x, linear=0)
+    assert compression_threshold(right, 1.0) == pytest.approx(0.5, abs=1e-10)
+
+
+def test_a_function_is_an_activation():
+    own = activation_of(np.tanh)
+    assert activation_of(np.tanh) is own
+    assert own.even is None
+    assert own.slope(X, FLOAT) == pytest.approx(BY_NAME["tanh"].slope(X, FLOAT), abs=1e-9)
+    assert activation_of(lambda x: x / (1 + np.exp(-x))).even(X, FLOAT) == pytest.approx(BY_NAME["silu"].even(X, FLOAT), rel=1e-9)
+    with pytest.raises(ValueError, match="activation: 'tanh' is a function of floats"):
+        own.value(X, BALL)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(lambda x: np.sqrt(x), "a finite number .* got nan at -"), (lambda x: x.sum(), r"got shape \(\)"), (lambda x: x[1:], r"got shape \(")],
+)
+def test_functions_that_are_none_of_one_number(function, message):
+    with pytest.raises(ValueError, match=f"^activation: expected '<lambda>' to give .*{message}"):
+        activation_of(function)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda x: x * np.clip(x + 3, 0, 6) / 6, "not smooth on either side of 0"),
+        (lambda x: np.clip(x, -1, 1), "not smooth on either side of 0"),
+        (lambda x: 0 * x, "0 everywhere"),
+        (lambda x: np.maximum(x, 0) ** 2, None),
+        (np.abs, None),
+        (lambda x: x / (1 + np.exp(-x)), None),
+    ],
+)
+def test_kinks_away_from_0_are_noticed(function, why):
+    found = irregular(activation_of(function), math.sqrt(2))
+    assert (why in found) if why else not found

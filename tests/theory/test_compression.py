@@ -131,3 +131,24 @@ def test_root_between():
     assert beyond.tolist() == [0.0, 1.0]
     steep = root_between(lambda x: np.tanh(1e6 * (x - 1 / math.pi)), np.zeros(1), np.ones(1))
     assert steep[0] == pytest.approx(1 / math.pi, abs=1e-15)
+
+
+def test_the_threshold_of_a_function():
+    """Squared ReLU, whose odd part is not linear, by the kernel's closed form; SiLU by its name."""
+
+    def over(rho):
+        angle = math.acos(rho)
+        kernel = (3 * math.sin(angle) * rho + (math.pi - angle) * (1 + 2 * rho * rho)) / (3 * math.pi)
+        return (kernel - rho) / (1 - rho)
+
+    root = scipy.optimize.brentq(over, 0.1, 0.99, xtol=1e-14)
+    for std in (0.5, 2.0):
+        assert compression_threshold(lambda x: np.maximum(x, 0) ** 2, std) == pytest.approx(root, abs=1e-8)
+    assert dual_slope(lambda x: np.maximum(x, 0) ** 2) == pytest.approx(4 / 3, rel=1e-9)
+    assert compression_threshold(lambda x: x / (1 + np.exp(-x)), 1.0) == pytest.approx(compression_threshold("silu", 1.0), abs=1e-8)
+    assert compression_threshold(np.tanh, 1.0) is None
+
+
+def test_a_jump_has_no_threshold():
+    with pytest.raises(ValueError, match="has a jump at 0; law A3 needs"):
+        compression_threshold(lambda x: np.where(x > 0, 1.0 + x, 0.0), 1.0)

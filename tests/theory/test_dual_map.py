@@ -146,3 +146,37 @@ def test_a_closed_form_belongs_to_its_function_not_to_its_name(name):
     true = activation_of("tanh" if name == "erf" else "silu")
     assert dual_map(dataclasses.replace(true, name=name), 0.3) == dual_map(true, 0.3)
     assert dual_map(name, 0.3) != dual_map(true, 0.3)
+
+
+def squared_relu(x):
+    return np.maximum(x, 0) ** 2
+
+
+def arc_cosine_2(rho):
+    """E relu(u)^2 relu(v)^2: the arc-cosine kernel of degree 2 (Cho and Saul 2009), over its value 3/2 at rho = 1."""
+    angle = np.arccos(rho)
+    return (3 * np.sin(angle) * np.cos(angle) + (np.pi - angle) * (1 + 2 * np.cos(angle) ** 2)) / (3 * np.pi)
+
+
+def test_a_function_of_arrays():
+    rho = np.linspace(-1, 1, 21)
+    for std in (0.5, 2.0):
+        assert np.abs(dual_map(squared_relu, rho, std) - arc_cosine_2(rho)).max() < 1e-12
+    assert np.abs(dual_map(squared_relu, rho, gated=True) - rho * arc_cosine_2(rho)).max() < 1e-12
+    assert np.abs(dual_map(lambda x: np.maximum(x, 0) ** 3, rho) - arc_cosine_2(rho)).max() > 0.01
+    assert isinstance(dual_map(squared_relu, 0.5), float)
+
+
+@pytest.mark.parametrize("name", ["relu", "silu", "tanh"])
+def test_a_function_that_has_a_name_too(name):
+    rho = np.array(RHO)
+    assert np.abs(dual_map(ACT[name], rho, 1.5) - dual_map(name, rho, 1.5)).max() < 1e-9
+
+
+def test_a_function_with_kinks_has_no_map():
+    with pytest.raises(ValueError, match=r"^activation: 'hard_swish' is not smooth on either side of 0 on the scale of std 1"):
+        dual_map(hard_swish, 0.5)
+
+
+def hard_swish(x):
+    return x * np.clip(x + 3, 0, 6) / 6
