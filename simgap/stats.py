@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+LEAST_P = 1e-300
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -129,6 +131,20 @@ def two_sided_p(x: Any, cdf: Callable[[Any], Any], sf: Callable[[Any], Any]) -> 
     upper = p > 0.5
     p[upper] = sf(x[upper])
     return np.minimum(1.0, 2 * p)
+
+
+def least_p(values: Any, mean: float, sd: float) -> Any:
+    """Two-sided p of a mean of squares that is exactly 0, at most 2 sd^2 / (sd^2 + mean^2) whatever its law (Cantelli's inequality).
+
+    Vectors with entries of exactly 0 have such overlaps with a probability that no continuous law of the same mean and sd knows. values:
+    an array of zeros, whose shape the result has.
+    """
+    return np.full(np.shape(values), min(1.0, 2 * sd * sd / (sd * sd + mean * mean)))
+
+
+def p_text(p: float) -> str:
+    """A p as it is printed, such as "p 0.013"; "p < 1e-300" for what a float can hardly tell from 0, which no p is."""
+    return f"p {p:.2g}" if p >= LEAST_P else f"p < {LEAST_P:g}"
 
 
 def normal_p(z: Any) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simgap.stats import moment_matched_p, normal_p, normal_score, student_p, two_sided_p
+from simgap.stats import least_p, moment_matched_p, normal_p, normal_score, p_text, student_p, two_sided_p
 
 
 @pytest.mark.parametrize("width", [2, 3, 16, 512, 10**6])
@@ -30,6 +30,23 @@ def test_moment_matched_p_tends_to_the_normal():
 def test_moment_matched_p_outside_the_interval_is_at_its_end():
     assert moment_matched_p(-0.1, 0.1, 0.01) == moment_matched_p(0.0, 0.1, 0.01) == 0
     assert moment_matched_p(1.1, 0.1, 0.01) == moment_matched_p(1.0, 0.1, 0.01) == 0
+
+
+def test_the_least_p_is_attained():
+    """Cantelli: of the laws of this mean and sd, the one on two points of which 0 is one."""
+    mean, sd = 0.3, 0.4
+    share = sd**2 / (sd**2 + mean**2)
+    other = mean / (1 - share)
+    assert math.isclose(share * mean**2 + (1 - share) * (other - mean) ** 2, sd**2)
+    assert least_p(np.zeros(3), mean, 0.2).tolist() == pytest.approx([2 * 0.04 / 0.13] * 3, rel=1e-14)
+    assert least_p(0.0, mean, sd) == min(1.0, 2 * share) == 1
+
+
+def test_no_p_is_printed_as_zero():
+    assert [p_text(p) for p in (1.0, 0.05, 0.00123, 1e-300, 9.9e-301, 5e-324, 0.0)] == [
+        *("p 1", "p 0.05", "p 0.0012", "p 1e-300"),
+        *["p < 1e-300"] * 3,
+    ]
 
 
 def test_a_two_sided_p_is_twice_the_smaller_tail():

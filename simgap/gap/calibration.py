@@ -1,8 +1,9 @@
 """Put measured and predicted together: how much of an overlap is more than its null?"""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,17 @@ from jaxtyping import Bool, Float
 from simgap.gap.predicted import Prediction
 from simgap.gap.shape import Gap
 from simgap.settings import numpy_settings
-from simgap.stats import Estimate, moment_matched_p, normal_p, student_p
+from simgap.stats import Estimate, least_p, normal_p, p_text, student_p, two_sided_p
 from simgap.theory import calibrated as laws
-from simgap.theory.mso_law import mso_p
+from simgap.theory.gap_law import gap_p, ratio_p
+from simgap.theory.mso_law import mso_distribution
+from simgap.theory.pearson import Distribution, matched_law
 
 NO_SPREAD = "no spread is known: one trial, and no law for the sd"
+# Of the verdict: one in a thousand.
+LEVEL = 1e-3
+# A squared cosine of exactly 0 may be any that round-off leaves nothing of.
+ROUND_OFF = float(np.finfo(np.float64).eps) ** 2
 
 
 # A sweep makes millions of these, and a tuple takes a quarter of a frozen dataclass's time.
@@ -25,10 +32,11 @@ class Calibrated(NamedTuple):
     excess = mean / null, from 0 to 1/null, so not comparable across spaces; scaled_excess = (mean - null) / (1 - null), at most 1 and
     comparable. z: deviations in units of the null's sd where that is known (z_unit "null sd"), else of the measured sem ("sem").
     p: two-sided; from the law of the mean over all pairs of isotropic vectors (law N1B) where the null is that, from the Beta law with the
-    null's mean and sd elsewhere, which keeps a skew too; from Student's t where only the sem is known.
-    effective_dimension = 1 / mean: the dimension in which independent vectors would overlap as much. null_kind: "leading" says that the
-    null's mean has an error of its own, which z and p do not know. None where a part is missing. A gap measured with `prepare` is held
-    against untrained experts all the same: that is the question it is asked.
+    null's mean and sd elsewhere, which keeps a skew too, but for an overlap of exactly 0 (`least_p`); from Student's t where only the sem
+    is known. effective_dimension = 1 / mean: the dimension in which independent vectors would overlap as much. null_kind: "leading" says
+    that the null's mean has an error of its own, which z and p do not know; null_error is its size, and a deviation within it is not called
+    one. None where a part is missing. A gap measured with `prepare` is held against untrained experts all the same: that is the question it
+    is asked.
     """
 
     mean: float | None
@@ -41,15 +49,19 @@ class Calibrated(NamedTuple):
     effective_dimension: float | None = None
     null_kind: str | None = None
     why: str = ""
+    null_error: float | None = None
 
     def __str__(self) -> str:
-        if self.excess is None or self.z is None:
+        if self.mean is None or self.null is None or self.excess is None or self.z is None or self.p is None:
             return f"not calibrated: {self.why}"
-        p = "" if self.p is None else f", p {self.p:.2g}"
-        return f"{self.excess:.3g} times its null, z {self.z:.1f}{p}: {verdict(self.z, self.p)}"
+        if self.null_error and abs(self.mean - self.null) <= self.null_error:
+            said = f"within the null's own error, {self.null_error:.2g}"
+        else:
+            said = verdict(self.z, self.p, of="weights")
+        return f"{self.excess:.3g} times its null, z {self.z:.1f} {self.z_unit}, {p_text(self.p)}: {said}"
 
     def as_dict(self) -> dict[str, Any]:
-        names = ("excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension", "null_kind")
+        names = ("excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension", "null_kind", "null_error")
         return {name: getattr(self, name) for name in names} | ({"why": self.why} if self.why else {})
 
 
@@ -90,18 +102,18 @@ class Asked(NamedTuple):
 
 
 class Deviation(NamedTuple):
-    """How far an estimate is off, in which unit, and p as a function of a value, with the other arguments that it takes."""
+    """How far an estimate is off, in which unit, and p as a function of a value, with the other, hashable arguments that it takes."""
 
     z: float
     unit: str
     value: float
     p: Callable[..., Any]
-    arguments: tuple[Hashable, ...] = ()
+    arguments: tuple[Any, ...] = ()
 
 
 def is_overlap(path: tuple[str, ...]) -> bool:
     """Whether the quantity at this place in a Gap is a mean of squared cosines."""
-    return path[0] not in ("gap", "ratio")
+    return path[0] in ("weight_mso", "activation_mso")
 
 
 def calibrated(measured: Estimate, null: Prediction, overlap: bool = True, experts: int = 0) -> Calibrated:
@@ -128,16 +140,12 @@ def calibrated_all(asked: Sequence[Asked]) -> list[Calibrated]:
             found.append(Calibrated(None, null.mean, why=measured.why))
         elif null.mean is None:
             found.append(Calibrated(measured.mean, None, effective_dimension=dimension[at], why=null.why))
-        elif deviation is None:
-            why = "the null has no spread: every such overlap is equal" if null.sd == 0 else NO_SPREAD
-            found.append(
-                Calibrated(
-                    measured.mean, null.mean, excess[at], scaled[at], effective_dimension=dimension[at], null_kind=null.kind, why=why
-                )
-            )
         else:
-            z, unit = deviation[:2]
-            found.append(Calibrated(measured.mean, null.mean, excess[at], scaled[at], z, unit, p[at], dimension[at], null.kind))
+            z, unit = (None, None) if deviation is None else deviation[:2]
+            no_sd = "the null has no spread: every such overlap is equal" if null.sd == 0 else NO_SPREAD
+            why = no_sd if deviation is None else ""
+            values = (measured.mean, null.mean, excess[at], scaled[at])
+            found.append(Calibrated(*values, z, unit, p.get(at), dimension[at], null.kind, why, null.error))
     return found
 
 
@@ -147,7 +155,7 @@ def _known(values: Float[np.ndarray, " n"], known: Bool[np.ndarray, " n"]) -> li
 
 def _p_values(deviations: Sequence[Deviation | None]) -> dict[int, float]:
     """The p of every deviation, by its place; those of one law in one call."""
-    alike: dict[tuple[Callable[..., Any], tuple[Hashable, ...]], list[tuple[int, float]]] = {}
+    alike: dict[tuple[Callable[..., Any], tuple[Any, ...]], list[tuple[int, float]]] = {}
     for at, one in enumerate(deviations):
         if one is not None:
             alike.setdefault((one.p, one.arguments), []).append((at, one.value))
@@ -164,19 +172,45 @@ def _deviation(asked: Asked) -> Deviation | None:
         return None
     deviation = measured.mean - null.mean
     if null.sd is not None and null.sd > 0:
-        sd = null.sd * _widened(measured, null)
-        z, unit = deviation / sd, "null sd"
-        if not overlap or sd * sd >= null.mean * (1 - null.mean):
+        wider = _widened(measured, null)
+        z, unit = deviation / (null.sd * wider), "null sd"
+        # All pairs of each trial, as law N1B has them, or those that are left.
+        whole = measured.pairs == null.pairs == experts * (experts - 1) // 2 * measured.trials
+        law = partial(_law, trials=measured.trials)
+        if null.sides is None:
+            found = law(null, wider, experts=experts if whole else 0)
+            if found is None or not overlap:
+                return Deviation(z, unit, z, normal_p)
+            if measured.mean <= 0 and not null.isotropic:
+                return Deviation(z, unit, 0.0, least_p, (null.mean, null.sd * wider))
+            return Deviation(z, unit, max(measured.mean, ROUND_OFF), p_of, (found,))
+        # Weights lose no pair.
+        output, up = law(null.sides[0], wider, experts=experts if whole else 0), law(null.sides[1], experts=experts)
+        of_ratio = null.contrast == "ratio"
+        if up is None or (output is None and null.sides[0].sd):
             return Deviation(z, unit, z, normal_p)
-        of_each_trial = experts * (experts - 1) // 2
-        if null.isotropic and measured.pairs == null.pairs == of_each_trial * measured.trials:
-            law = 1 / null.mean, of_each_trial, measured.trials, experts
-            return Deviation(z, unit, min(measured.mean, 1.0), mso_p, law)
-        return Deviation(z, unit, measured.mean, moment_matched_p, (null.mean, sd))
+        if output is None:
+            # In one dimension every output overlap is 1.
+            return Deviation(z, unit, 1 / measured.mean if of_ratio else 1 - measured.mean, p_of, (up,))
+        return Deviation(z, unit, measured.mean, ratio_p if of_ratio else gap_p, (output, up))
     if measured.sem:
         z = deviation / measured.sem
         return Deviation(z, "sem", z, student_p, (measured.trials - 1,))
     return None
+
+
+def _law(null: Prediction, wider: float = 1.0, *, trials: int, experts: int) -> Distribution | None:
+    """The law of a null: that of the mean over all pairs of so many isotropic vectors (N1B), or the Beta law with the null's mean and sd,
+    made wider; None where there is no such law."""
+    mean, sd = null.mean or 0.0, (null.sd or 0.0) * wider
+    if null.isotropic and experts:
+        return mso_distribution(1 / mean, experts * (experts - 1) // 2, trials, experts)
+    return matched_law(mean, sd) if 0 < sd * sd < mean * (1 - mean) else None
+
+
+def p_of(values: Float[np.ndarray, " n"], law: Distribution) -> Float[np.ndarray, " n"]:
+    """Two-sided p of overlaps under a law."""
+    return two_sided_p(values, law.cdf, law.sf)
 
 
 def _widened(measured: Estimate, null: Prediction) -> float:
@@ -197,11 +231,11 @@ def sentence(measured: Gap[Estimate], calibrated: Gap[Calibrated]) -> str:
     if quantity.excess is None or quantity.z is None:
         held = "its null is the same" if quantity.excess == 1 else "no null to hold it against"
         return f"output overlap is {quantity.mean:.3g}; {held}: {quantity.why}"
-    return f"output overlap is {quantity.excess:.3g} times its null, z {quantity.z:.1f}: {verdict(quantity.z, quantity.p)}"
+    return f"output overlap is {quantity}"
 
 
-def verdict(z: float, p: float | None, level: float = 1e-3) -> str:
-    """What a z and its p ask for, at a stated level: one in a thousand."""
-    if p is None or p > level:
-        return "nothing to explain"
-    return f"{'more' if z > 0 else 'less'} than independent sign-symmetric vectors give"
+def verdict(z: float, p: float, level: float = LEVEL, of: str = "vectors") -> str:
+    """What a z and its p ask for, at a stated level, in a sentence that names what the null supposes of the vectors or weights."""
+    if p > level:
+        return f"nothing to explain at the level {level:g}"
+    return f"{'more' if z > 0 else 'less'} than independent, sign-symmetric, equally scaled {of} give, at the level {level:g}"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from simgap.gap.predicted_sites import TOKENS_SHARE, UPCYCLED, SiteNull, sign_symmetric, site_null, token_variance
@@ -18,10 +18,12 @@ UNIFORM_KURTOSIS = 9 / 5  # E u^4 / (E u^2)^2 of a uniform number
 class Prediction:
     """The null of one quantity: its mean, and the standard deviation sd that the reported mean has around it.
 
-    kind: "exact" or "leading" for the mean, None where no law applies, and then `why` says so. order: the order of a leading mean's error.
+    kind: "exact" or "leading" for the mean, None where no law applies, and then `why` says so. order: the order of a leading mean's error;
+    error: its size with every constant one, absolute, None where it is not known; 0 for an exact mean.
     sd_kind: the same for sd; sd is None where its law is not known. law: its number. hypotheses: all that the value rests on. pairs:
     uncorrelated expert pairs behind sd, so that sd can be rescaled where a run lost some; 0 where it is not theirs alone (over tokens).
-    isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and not only its sd (law N1B).
+    isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and not only its sd (law N1B). contrast:
+    which of the two it is, of a gap or ratio, and sides the nulls of the mean output and of W_up that it is made of.
     """
 
     mean: float | None
@@ -34,10 +36,13 @@ class Prediction:
     why: str = ""
     order: str = ""
     isotropic: bool = False
+    error: float | None = 0.0
+    contrast: Literal["gap", "ratio"] | None = None
+    sides: "tuple[Prediction, Prediction] | None" = field(default=None, repr=False)
 
     @classmethod
     def missing(cls, why: str) -> "Prediction":
-        return cls(None, why=why)
+        return cls(None, why=why, error=None)
 
     def __str__(self) -> str:
         if self.mean is None:
@@ -49,7 +54,7 @@ class Prediction:
     def as_dict(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"mean": self.mean, "sd": self.sd, "kind": self.kind, "sd_kind": self.sd_kind, "law": self.law}
         plain["hypotheses"] = list(self.hypotheses)
-        return plain | {name: getattr(self, name) for name in ("order", "why") if getattr(self, name)}
+        return plain | {name: getattr(self, name) for name in ("order", "error", "why") if getattr(self, name)}
 
 
 @numpy_settings
@@ -107,6 +112,8 @@ def _weight(spec: LayerSpec, kind: str, pairs: int) -> Prediction:
         return Prediction.missing("gated = false: there is no W_gate")
     if kind == "all":
         return _all_weights(spec, pairs)
+    if kind not in ("up", "gate", "down"):
+        return Prediction.missing(f"no law: none is written for weights {kind}")
     mean = weight_null.null_weight_mso(spec.d_model, spec.d_ff)
     variance, sd_kind, extra = _variance(spec, spec.d_model * spec.d_ff, weights=True)
     return _prediction(mean, "exact", variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
@@ -197,7 +204,9 @@ def _gap(spec: LayerSpec, output: Prediction, up: Prediction) -> Prediction:
     sd_kind: Any = "exact" if output.sd_kind == up.sd_kind == "exact" else "leading"
     hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), "the two overlaps are uncorrelated, as N2 makes them")
     mean = gap_law.null_gap(spec.d_model, spec.d_ff)
-    return Prediction(mean, math.hypot(output.sd, up.sd), "exact", sd_kind, gap_law.ID, hypotheses, output.pairs)
+    sd = math.hypot(output.sd, up.sd)
+    both: Any = {"contrast": "gap", "sides": (output, up)}
+    return Prediction(mean, sd, "exact", sd_kind, gap_law.ID, hypotheses, output.pairs, **both)
 
 
 def _ratio(spec: LayerSpec, output: Prediction, up: Prediction, pairs: int) -> Prediction:
@@ -207,7 +216,10 @@ def _ratio(spec: LayerSpec, output: Prediction, up: Prediction, pairs: int) -> P
     note = "a ratio of expectations; a ratio of measured means exceeds it by O(1 / (pairs x trials)) relative"
     hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), note)
     mean, sd = float(gap_law.null_ratio(spec.d_ff)), math.sqrt(variance)
-    return Prediction(mean, sd, "leading", "leading", gap_law.ID, hypotheses, pairs, order="O(d_ff/(pairs trials))")
+    # By how much the expectation of 1 / weight MSO exceeds 1 / its mean.
+    error = mean * (up.sd / up.mean) ** 2
+    both: Any = {"order": "O(d_ff/(pairs trials))", "error": error, "contrast": "ratio", "sides": (output, up)}
+    return Prediction(mean, sd, "leading", "leading", gap_law.ID, hypotheses, pairs, **both)
 
 
 def read_by_laws(spec: LayerSpec) -> tuple[Hashable, ...]:

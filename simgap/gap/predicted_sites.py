@@ -41,6 +41,9 @@ class SiteNull:
 
 def site_null(spec: LayerSpec, site: str, reading: str, tokens: int, across: bool) -> SiteNull | str:
     """The null of a site in a reading, or why there is none. across: pairs of a routed expert with a shared one."""
+    if site not in ("pre", "hidden", "normed", "output") or reading not in ("mean", "token", "all"):
+        # By name, so that a site or reading that is added has no law until one is written.
+        return f"no law: none is written for {reading} {site}"
     if spec.init == "upcycled":
         return UPCYCLED
     if site == "normed" and spec.norm == "none":

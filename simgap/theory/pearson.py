@@ -16,6 +16,9 @@ LEAST_CURVATURE = 1e-8
 # Type IV is integrated over u = asinh(z) up to |z| = 1e8 standard deviations; its fourth moment exists, so less than 1e-30 lies beyond.
 REACH = math.asinh(1e8)
 PANELS, POINTS = 64, 16
+# Of `nodes`: sinh of a lattice, so that the trapezoid rule sees the middle finely and the tails far out.
+LATTICE = np.arange(-60, 61) / 10
+LEAST_WEIGHT = 1e-50
 
 
 class Distribution(Protocol):
@@ -25,6 +28,8 @@ class Distribution(Protocol):
     def sf(self, x: Any) -> Any: ...
     def ppf(self, q: Any) -> Any: ...
     def isf(self, q: Any) -> Any: ...
+    def nodes(self) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]: ...
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,25 @@ class Standard:
         from scipy import stats
 
         return getattr(stats, self.family)(*self.shapes, loc=self.low, scale=self.scale)
+
+    def nodes(self) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Points x and weights w of E g(X) = sum w g(x) for a bounded, smooth g, by the trapezoid rule in log odds or in log z."""
+        if self.family == "norm":
+            middle, wide = 0.0, 1.0
+        elif self.family == "gamma":
+            middle, wide = math.log(self.shapes[0]), self.shapes[0] ** -0.5
+        else:
+            a, b = self.shapes
+            middle, wide = math.log(a / b), math.sqrt(1 / a + 1 / b)
+        y = middle + wide * np.sinh(LATTICE)
+        if self.family == "norm":
+            z, log_density = y, -y * y / 2
+        elif self.family == "gamma":
+            z, log_density = np.exp(np.minimum(y, 700.0)), self.shapes[0] * y - np.exp(np.minimum(y, 700.0))
+        else:
+            log_density = -a * np.logaddexp(0, -y) - b * np.logaddexp(0, y)
+            z = np.exp(np.minimum(y, 700.0)) if self.family == "betaprime" else 1 / (1 + np.exp(-np.maximum(y, -700.0)))
+        return _rule(self.low + self.scale * z, log_density, np.cosh(LATTICE))
 
     def _standardised(self, x: Any) -> Any:
         return ((x if isinstance(x, float) else np.asarray(x, np.float64)) - self.low) / self.scale
@@ -107,6 +131,12 @@ class PearsonIV:
     def isf(self, q: Any) -> Any:
         return self._inverse(self.sf, q, rising=False)
 
+    def nodes(self) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """As `Standard.nodes`."""
+        lattice = LATTICE * (math.asinh(REACH) / LATTICE[-1])
+        u = np.sinh(lattice)
+        return _rule(self.mean + self.sd * np.sinh(u), self._log_density(u), np.cosh(lattice))
+
     def _within(self, x: Any) -> Any:
         u = np.arcsinh((np.asarray(x, np.float64) - self.mean) / self.sd)
         return np.minimum(np.maximum(u, -REACH), REACH)
@@ -117,7 +147,7 @@ class PearsonIV:
 
     @cached_property
     def _peak(self) -> float:
-        return float(self._log_density(np.linspace(-REACH, REACH, 20_001)).max())
+        return float(self._log_density(np.linspace(-REACH, REACH, 401)).max())
 
     @cached_property
     def _total(self) -> float:
@@ -141,6 +171,28 @@ class PearsonIV:
 
         levels = np.asarray(q, np.float64)
         return plain(np.array([one(float(level)) for level in levels.flat]).reshape(levels.shape))
+
+
+def _rule(
+    x: Float[np.ndarray, " m"], log_density: Float[np.ndarray, " m"], step: Float[np.ndarray, " m"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """The points that weigh anything, and their weights of sum 1."""
+    weights = np.exp(log_density - log_density.max()) * step
+    weights /= weights.sum()
+    kept = weights > LEAST_WEIGHT
+    return shared(x[kept], weights[kept])
+
+
+@lru_cache(maxsize=1024)
+def nodes_of(law: Distribution) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """`law.nodes()`, found once."""
+    return law.nodes()
+
+
+def matched_law(mean: float, sd: float) -> Standard:
+    """The Beta law on [0, 1] with this mean and standard deviation, 0 < sd^2 < mean (1 - mean)."""
+    size = mean * (1 - mean) / (sd * sd) - 1
+    return Standard("beta", (mean * size, (1 - mean) * size))
 
 
 @lru_cache(maxsize=1)

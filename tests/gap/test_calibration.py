@@ -9,9 +9,11 @@ import torch
 from scipy import stats as oracle
 
 import simgap as sg
-from simgap.gap.calibration import Asked, Calibrated, calibrated, calibrated_all, is_overlap, sentence, verdict
+from simgap.gap import predicted as predicted_module
+from simgap.gap.calibration import LEVEL, Asked, Calibrated, calibrated, calibrated_all, is_overlap, sentence, verdict
 from simgap.gap.predicted import Prediction
-from simgap.stats import Estimate
+from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS
+from simgap.stats import Estimate, moment_matched_p
 
 # Two-sided 5 sigma.
 FIVE_SIGMA = math.erfc(5 / math.sqrt(2))
@@ -84,6 +86,30 @@ def test_an_overlap_of_zero_has_no_effective_dimension():
     found = calibrated(Estimate(0.0, 0.0, 3, 100), NULL)
     assert (found.excess, found.effective_dimension) == (0, None)
     assert found.scaled_excess == pytest.approx(-1 / 7)
+
+
+def test_an_overlap_of_zero_has_a_p():
+    """Of a law that is continuous, that of what round-off leaves nothing of; of others, Cantelli's 2 sd^2 / (sd^2 + mean^2)."""
+    found = calibrated(Estimate(0.0, None, 1, 100), NULL)
+    assert found.p == pytest.approx(2e-4 / (1e-4 + 0.125**2), rel=1e-12)
+    assert calibrated(Estimate(0.0, None, 1, 100), dataclasses.replace(NULL, sd=0.125)).p == 1
+    isotropic = Prediction(1 / 64, math.sqrt(2 * 63 / (64**2 * 66)), "exact", "exact", "N1", (), 1, isotropic=True)
+    found = calibrated(Estimate(0.0, None, 1, 1), isotropic, experts=2)
+    assert found.p == pytest.approx(2 * oracle.beta(0.5, 31.5).cdf(2.0**-104), rel=1e-9)
+    assert 0 < found.p < 1e-13
+
+
+def test_zeros_that_chance_gives_are_not_called_rare():
+    """Gated ReLU vectors of two entries, one token: two of the three ways that one is not dead leave an entry 0, so that of 9 equally
+    frequent pairs 2 never meet. A continuous law gives them p = 0."""
+    spec = sg.LayerSpec(d_model=4, d_ff=2, n_experts=2, top_k=2, router="soft", gated=True, activation="relu")
+    chosen = {"tokens": 1, "sites": ("hidden",), "readings": ("mean",), "weights": ()}
+    values = sg.measure(spec, trials=900, seed=3, **chosen).activation_mso["mean"]["hidden"].values
+    values = values[~np.isnan(values)]
+    null = sg.predict(spec, trials=1, **chosen).activation_mso["mean"]["hidden"]
+    assert abs((values == 0).mean() - 2 / 9) < 5 * math.sqrt(2 / 9 * 7 / 9 / len(values))
+    assert calibrated(Estimate(0.0, None, 1, 1), null, experts=2).p > 0.05
+    assert moment_matched_p(0.0, null.mean, null.sd) == 0
 
 
 SPEC = sg.LayerSpec(d_model=6, d_ff=9, n_experts=4, n_shared_experts=1)
@@ -180,16 +206,20 @@ def spoken(value: Estimate, null: Prediction) -> str:
     return sentence(measured, dataclasses.replace(judged, activation_mso={"mean": {"output": calibrated(value, null)}}))
 
 
+SUPPOSED = "independent, sign-symmetric, equally scaled weights give, at the level 0.001"
+
+
 @pytest.mark.parametrize(
     "mean, said",
     [
-        (0.13, "output overlap is 1.04 times its null, z 0.5: nothing to explain"),
-        (0.25, "output overlap is 2 times its null, z 12.5: more than independent sign-symmetric vectors give"),
-        (0.0625, "output overlap is 0.5 times its null, z -6.2: less than independent sign-symmetric vectors give"),
+        (0.13, "1.04 times its null, z 0.5 null sd, p 0.61: nothing to explain at the level 0.001"),
+        (0.25, f"2 times its null, z 12.5 null sd, p 8.1e-25: more than {SUPPOSED}"),
+        (0.95, f"7.6 times its null, z 82.5 null sd, p < 1e-300: more than {SUPPOSED}"),
+        (0.0625, f"0.5 times its null, z -6.2 null sd, p 4.3e-14: less than {SUPPOSED}"),
     ],
 )
 def test_the_sentence(mean, said):
-    assert spoken(Estimate(mean, None, 1, 100), NULL) == said
+    assert spoken(Estimate(mean, None, 1, 100), NULL) == f"output overlap is {said}"
 
 
 def test_the_sentence_where_something_is_missing():
@@ -202,10 +232,33 @@ def test_the_sentence_where_something_is_missing():
 
 
 def test_the_verdict_turns_at_one_in_a_thousand():
-    assert verdict(3.0, 1.001e-3) == verdict(9.0, None) == "nothing to explain"
-    assert verdict(3.0, 1e-3) == verdict(3.0, 0.0) == "more than independent sign-symmetric vectors give"
-    assert verdict(-3.0, 0.999e-3) == "less than independent sign-symmetric vectors give"
-    assert verdict(2.0, 0.04, level=0.05) == "more than independent sign-symmetric vectors give"
+    assert LEVEL == 1e-3
+    assert verdict(3.0, 1.001e-3) == "nothing to explain at the level 0.001"
+    more = "more than independent, sign-symmetric, equally scaled vectors give, at the level 0.001"
+    assert verdict(3.0, 1e-3) == verdict(3.0, 0.0) == more
+    assert verdict(-3.0, 0.999e-3) == more.replace("more", "less")
+    assert verdict(2.0, 0.04, level=0.05, of="weights") == more.replace("vectors", "weights").replace("0.001", "0.05")
+
+
+def test_the_unit_of_z_is_said():
+    assert "z 2.5 null sd, p " in str(calibrated(Estimate(0.15, 0.01, 6, 100), NULL))
+    assert "z 2.5 sem, p 0.054: nothing" in str(calibrated(Estimate(0.15, 0.01, 6, 100), dataclasses.replace(NULL, sd=None, sd_kind=None)))
+
+
+def test_what_no_law_is_written_for_has_none(monkeypatch):
+    """A site, reading or weight that is added to what can be asked for, and to nothing else."""
+    for names, known in (("SITES", SITES), ("READINGS", READINGS), ("WEIGHT_KINDS", WEIGHT_KINDS)):
+        monkeypatch.setattr(predicted_module, names, (*known, "new"))
+    spec = sg.LayerSpec(d_model=6, d_ff=9, n_experts=4, n_shared_experts=1, norm="rmsnorm", gated=True)
+    gap = sg.predict(spec, sites=(*SITES, "new"), readings=(*READINGS, "new"), weights=("up", "new"))
+    new = [(path, value) for side in (gap, gap.shared) for path, value in side.items() if "new" in path]
+    assert len(new) == 2 * (1 + len(SITES) + 1 + len(READINGS))
+    for path, value in new:
+        assert value.why.startswith("no law: none is written for "), path
+        assert (value.mean, value.sd, value.kind, value.error) == (None,) * 4, path
+        judged = calibrated(Estimate(0.1, 0.01, 5, 10), value, is_overlap(path))
+        assert (judged.null, judged.excess, judged.z, judged.p, judged.why) == (None, None, None, None, value.why)
+    assert not is_overlap(("cka", "new"))
 
 
 def test_uneven_losses_widen_the_null_by_the_trials_they_hit():

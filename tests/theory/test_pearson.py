@@ -37,17 +37,16 @@ def test_three_moment_laws_start_where_told():
         law_from(0.0, 1.0, 4.0, 0.0)
 
 
-@pytest.mark.parametrize(
-    "law",
-    [
-        Standard("norm", (), 0.3, 0.2),
-        Standard("gamma", (2.5,), 0.1, 0.05),
-        Standard("beta", (0.5, 6.5)),
-        Standard("beta", (3.0, 40.0), 0.02, 0.9),
-        Standard("betaprime", (12.0, 30.0), -0.1, 1.3),
-    ],
-    ids=str,
-)
+LAWS = [
+    Standard("norm", (), 0.3, 0.2),
+    Standard("gamma", (2.5,), 0.1, 0.05),
+    Standard("beta", (0.5, 6.5)),
+    Standard("beta", (3.0, 40.0), 0.02, 0.9),
+    Standard("betaprime", (12.0, 30.0), -0.1, 1.3),
+]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=str)
 def test_tails_are_scipys_to_the_bit(law):
     """Inside the support, at its ends, outside it, and where the Beta-prime law changes its form; as arrays and as numbers."""
     x = np.concatenate([np.linspace(-0.5, 2.5, 301), [law.low, law.low + law.scale, 1e9, -1e9, math.inf, -math.inf, math.nan]])
@@ -77,3 +76,16 @@ def test_errors_name_the_argument():
         pearson_law(0.0, 1.0, -0.1, 0.0)
     with pytest.raises(ValueError, match="fourth: expected more"):
         pearson_law(0.0, 1.0, 1.0, -1.5)
+
+
+@pytest.mark.parametrize("law", [*LAWS, pearson_law(0.3, 0.01, 0.0003, 0.00005)[0]], ids=str)
+def test_nodes_take_expectations(law):
+    """Against the tails: E g(X) = g(high) - int g'(x) P(X <= x) dx."""
+    x, weights = law.nodes()
+    assert weights.sum() == pytest.approx(1, rel=1e-14)
+    assert (weights > 0).all()
+    grid = np.linspace(law.ppf(1e-11), law.isf(1e-11), 200_001)
+    below = law.cdf(grid) if isinstance(law, Standard) else np.interp(grid, grid[::100], law.cdf(grid[::100]))
+    for function, slope in ((np.sin, np.cos), (lambda t: t**2, lambda t: 2 * t)):
+        expected = function(grid[-1]) - np.trapezoid(slope(grid) * below, grid)
+        assert (function(x) * weights).sum() == pytest.approx(expected, rel=1e-5)
