@@ -44,10 +44,10 @@ HALF = 0.5
 ORDERS: dict[str, Callable[[LayerSpec, RunSpec], float]] = {
     "1/d_model": lambda spec, run: 1 / spec.d_model,
     "1/d_ff": lambda spec, run: 1 / spec.d_ff,
-    "(n_experts/(tokens top_k))^2": lambda spec, run: (spec.n_experts / (run.tokens * spec.top_k)) ** 2,
+    "(n_experts/(tokens*top_k))^2": lambda spec, run: (spec.n_experts / (run.tokens * spec.top_k)) ** 2,
     "1/d_ff^2": lambda spec, run: 1 / spec.d_ff**2,
-    "1/(d_model d_ff)^2": lambda spec, run: 1 / (spec.d_model * spec.d_ff) ** 2,
-    "d_ff/(pairs trials)": lambda spec, run: spec.d_ff / (math.comb(spec.n_experts, 2) * run.trials),
+    "1/(d_model*d_ff)^2": lambda spec, run: 1 / (spec.d_model * spec.d_ff) ** 2,
+    "d_ff/(pairs*trials)": lambda spec, run: spec.d_ff / (math.comb(spec.n_experts, 2) * run.trials),
 }
 
 
@@ -187,12 +187,11 @@ def stated_orders(spec: LayerSpec, run: RunSpec, names: Sequence[str]) -> dict[s
 
 def order_size(order: str, spec: LayerSpec, run: RunSpec) -> float:
     """The number that O(1/d_model + 1/d_ff) is for a layer. Raises ValueError for a term that is not known here."""
-    terms = re.fullmatch(r"O\((.*)\)", order)
+    terms = re.fullmatch(r"O\((.*?)\)(?:, D = (\S+) .*)?", order)
     size = 0.0
     for term in terms[1].split(" + ") if terms else [order]:
-        spread = re.match(r"1/D\^2, D = (\S+) ", term)
-        if spread:
-            size += float(spread[1]) ** -2
+        if terms and terms[2] and term == "1/D^2":
+            size += float(terms[2]) ** -2
         elif term in ORDERS:
             size += ORDERS[term](spec, run)
         else:

@@ -130,7 +130,7 @@ def _all_weights(spec: LayerSpec, pairs: int) -> Prediction:
     # Of all vectors with these second moments, cos^2 spreads like that of an isotropic vector in 1/mean dimensions.
     variance = weight_null.null_variance(1 / mean) if mean < 1 else 0.0
     sd_kind = "exact" if equal and spec.init in GAUSSIAN_INITS else "leading"
-    order = "" if equal else "O(1/(d_model d_ff)^2)"
+    order = "" if equal else "O(1/(d_model*d_ff)^2)"
     return _prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra), order)
 
 
@@ -218,7 +218,7 @@ def _ratio(spec: LayerSpec, output: Prediction, up: Prediction, pairs: int) -> P
     mean, sd = float(gap_law.null_ratio(spec.d_ff)), math.sqrt(variance)
     # By how much the expectation of 1 / weight MSO exceeds 1 / its mean.
     error = mean * (up.sd / up.mean) ** 2
-    both: Any = {"order": "O(d_ff/(pairs trials))", "error": error, "contrast": "ratio", "sides": (output, up)}
+    both: Any = {"order": "O(d_ff/(pairs*trials))", "error": error, "contrast": "ratio", "sides": (output, up)}
     return Prediction(mean, sd, "leading", "leading", gap_law.ID, hypotheses, pairs, **both)
 
 

@@ -95,7 +95,7 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
     if why := unreliable(spec, std):
         return why
     gaussian_tokens = spec.inputs.kind in ("gaussian", "sphere", "clusters") and not spec.inputs.mean
-    error = [] if gaussian_tokens else [f"1/D^2, D = {dimension:.3g} the effective dimension of the tokens' norms"]
+    error = [] if gaussian_tokens else ["1/D^2"]
     if spec.router.kind == "expert_choice":
         # The longer a token, the more experts choose it.
         error.append("1/d_model")
@@ -111,6 +111,8 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
         return _beyond_one(spec, mean)
     hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, "both vectors non-zero", *((AFFINE,) if affine[0] else ()), *_own(spec))
     order = f"O({' + '.join(dict.fromkeys(error))})" if error else ""
+    if not gaussian_tokens:
+        order += f", D = {dimension:.3g} the effective dimension of the tokens' norms"
     return SiteNull(mean, "L1" if affine[0] else "A5", hypotheses, "leading" if error else "exact", order)
 
 
@@ -151,7 +153,7 @@ def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> Site
     if mean > 1:
         return _beyond_one(spec, mean)
     # The last term is of the counts, which vary from expert to expert: no width removes it.
-    order = "O(1/d_model + 1/d_ff + (n_experts/(tokens top_k))^2)"
+    order = "O(1/d_model + 1/d_ff + (n_experts/(tokens*top_k))^2)"
     return SiteNull(mean, "L1" if affine[0] else "A6", hypotheses, "leading", order)
 
 

@@ -140,9 +140,9 @@ def test_every_order_that_a_law_states_has_a_size(file):
 def test_sizes_of_orders():
     spec, run = LayerSpec(d_model=10, d_ff=20, n_experts=4), RunSpec(trials=5)
     assert order_size("O(1/d_model + 1/d_ff)", spec, run) == pytest.approx(0.15)
-    assert order_size("O(1/(d_model d_ff)^2)", spec, run) == pytest.approx(1 / 40_000)
-    assert order_size("O(d_ff/(pairs trials))", spec, run) == pytest.approx(20 / 30)
-    text = "O(1/D^2, D = 4 the effective dimension of the tokens' norms + 1/d_ff^2)"
+    assert order_size("O(1/(d_model*d_ff)^2)", spec, run) == pytest.approx(1 / 40_000)
+    assert order_size("O(d_ff/(pairs*trials))", spec, run) == pytest.approx(20 / 30)
+    text = "O(1/D^2 + 1/d_ff^2), D = 4 the effective dimension of the tokens' norms"
     assert order_size(text, spec, run) == pytest.approx(1 / 16 + 1 / 400)
     with pytest.raises(ValueError, match="order: '1/n_experts' of 'O\\(1/n_experts\\)' is none of"):
         order_size("O(1/n_experts)", spec, run)

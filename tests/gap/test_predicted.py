@@ -100,13 +100,13 @@ def test_every_quantity_by_hand(name):
         mean, kind, variance, sd_kind, law = expected[path[-1]]
         over_tokens = path[0] == "activation_mso" and path[1] in ("token", "all")
         if law == "A5" and not over_tokens:
-            order = "O(1/d_model + 1/d_ff + (n_experts/(tokens top_k))^2)"
+            order = "O(1/d_model + 1/d_ff + (n_experts/(tokens*top_k))^2)"
             assert (value.kind, value.law, value.order, value.sd) == ("leading", "A6", order, None), path
             assert K0**2 < value.mean < 1, path
             continue
         assert value.mean == pytest.approx(float(mean), rel=1e-9 if law == "A5" else 1e-14), path
         assert (value.kind, value.law, value.pairs, value.why) == (kind, law, 0 if over_tokens else 15, ""), path
-        orders = {"all": "O(1/(d_model d_ff)^2)", "ratio": "O(d_ff/(pairs trials))"}
+        orders = {"all": "O(1/(d_model*d_ff)^2)", "ratio": "O(d_ff/(pairs*trials))"}
         assert value.order == (orders[path[-1]] if kind == "leading" else ""), path
         assert value.hypotheses, path
         if variance is None:
@@ -185,9 +185,9 @@ def test_rectified_vectors_without_a_law_say_why(change, reason):
         ({"inputs": "clusters", "init": "xavier_normal"}, ""),
         ({"init": "kaiming_uniform"}, "O(1/d_model)"),
         ({"router": "expert_choice", "init": "orthogonal"}, "O(1/d_model)"),
-        ({"inputs": sg.InputSpec("sphere", mean=1.0)}, "O(1/D^2, D = 12 the effective dimension of the tokens' norms)"),
-        ({"inputs": sg.InputSpec("powerlaw", alpha=0.0)}, "O(1/D^2, D = 6 the effective dimension of the tokens' norms)"),
-        ({"inputs": sg.InputSpec("student", dof=7.0)}, "O(1/D^2, D = 3 the effective dimension of the tokens' norms)"),
+        ({"inputs": sg.InputSpec("sphere", mean=1.0)}, "O(1/D^2), D = 12 the effective dimension of the tokens' norms"),
+        ({"inputs": sg.InputSpec("powerlaw", alpha=0.0)}, "O(1/D^2), D = 6 the effective dimension of the tokens' norms"),
+        ({"inputs": sg.InputSpec("student", dof=7.0)}, "O(1/D^2), D = 3 the effective dimension of the tokens' norms"),
     ],
 )
 def test_hidden_overlap_on_a_token_is_exact_for_gaussian_weights_and_tokens(change, order):
