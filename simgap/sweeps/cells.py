@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int, UInt64
 
+from simgap.notebook import table
 from simgap.specs import LayerSpec, absolute, printable
 from simgap.sweeps.fields import TYPES, Builder, build, flat
 from simgap.sweeps.progress import counted
@@ -19,6 +20,8 @@ from simgap.sweeps.progress import counted
 # More cells than any sweep has finished; a design of more is taken for a slip before it fills the memory.
 MOST_CELLS = 10_000_000
 PATH = "inputs.path"
+# Cells that a notebook shows.
+MOST_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,11 @@ class Cells(Sequence[LayerSpec]):
     def __repr__(self) -> str:
         left = f", {len(self.left_out)} left out" if self.left_out else ""
         return f"Cells({len(self)} of {', '.join(self.columns) or 'nothing'}{left})"
+
+    def _repr_html_(self) -> str:
+        """What the first cells vary."""
+        rows = [self.values(at).values() for at in range(min(len(self), MOST_SHOWN))]
+        return table([[*self.columns], *map(list, rows)], [f"{self!r}{', of which the first are shown' if len(self) > MOST_SHOWN else ''}"])
 
 
 def cells_of(base: LayerSpec, names: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> Cells:

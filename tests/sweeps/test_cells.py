@@ -272,3 +272,13 @@ def test_cells_outlive_their_file_of_inputs(tmp_path):
         Cells.from_plain(plain).check_keys()
     path.unlink()
     assert Cells.from_plain(plain).keys.tolist() == cells.keys.tolist()
+
+
+def test_cells_in_a_notebook():
+    cells = grid(LayerSpec(), d_model=[8, 16], router=["linear", "hash"])
+    shown = cells._repr_html_()
+    assert shown.startswith("<table><tr><th>d_model</th><th>router.kind</th></tr><tr><td>8</td><td>linear</td></tr>")
+    assert shown.endswith("<div>Cells(4 of d_model, router.kind)</div>")
+    many = grid(LayerSpec(), d_model=list(range(8, 108)))._repr_html_()
+    assert many.count("<tr>") == 21
+    assert many.endswith("<div>Cells(100 of d_model), of which the first are shown</div>")
