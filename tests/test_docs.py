@@ -2,13 +2,17 @@
 
 import ast
 import contextlib
+import doctest
 import io
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+import simgap.theory.dual_map  # noqa: F401
+from simgap import own_activations
 from simgap.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +79,13 @@ def test_links_lead_somewhere(page):
             assert target.exists(), path
             headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
             assert not anchor or anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], anchor
+
+
+@pytest.mark.parametrize("module", [own_activations, sys.modules["simgap.theory.dual_map"]], ids=lambda module: module.__name__)
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 1
+    assert not found.failed
 
 
 def test_the_guide_is_short():

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from simgap.specs import GAUSSIAN_INITS, LayerSpec
 from simgap.theory import layernorm_null, output_null, weight_null
-from simgap.theory.activations import activation_of, irregular
+from simgap.theory.activations import SEEN_AT, activation_of, irregular, looked_up
 from simgap.theory.dual_map import cosine_of_parts, dual_parts
 from simgap.theory.finite_width import exact_token_mso
 from simgap.theory.floats import FLOAT, normal_rule, shared
@@ -59,7 +59,7 @@ def site_null(spec: LayerSpec, site: str, reading: str, tokens: int, across: boo
         mean = layernorm_null.null_layernorm_mso(spec.d_ff)
         return SiteNull(mean, layernorm_null.ID, (*layernorm_null.HYPOTHESES, W_UP_INDEPENDENT), width=spec.d_ff - 1)
     if not affine and (site == "pre" or sign_symmetric(spec)):
-        own = (SEEN_ODD,) if site != "pre" and not spec.gated and activation_of(spec.activation).plain else ()
+        own = (SEEN_ODD,) if site != "pre" and not spec.gated and looked_up(spec.activation).plain else ()
         law = "A7" if spec.gated and site != "pre" else weight_null.ID
         return SiteNull(weight_null.null_mso(spec.d_ff), law, (*independent, *own), width=spec.d_ff)
     if reading == "mean":
@@ -69,17 +69,18 @@ def site_null(spec: LayerSpec, site: str, reading: str, tokens: int, across: boo
 
 def sign_symmetric(spec: LayerSpec) -> bool:
     """Whether flipping the sign of a row of W_up flips the hidden entry: a gated or an odd unit."""
-    return spec.gated or activation_of(spec.activation).even is None
+    return spec.gated or looked_up(spec.activation).even is None
 
 
 def unreliable(spec: LayerSpec, std: float) -> str:
     """Why no integral over the activation can be relied on, or nothing."""
-    return irregular(activation_of(spec.activation), std)
+    act = looked_up(spec.activation)
+    return irregular(act, SEEN_AT) or irregular(act, std)
 
 
 def _own(spec: LayerSpec) -> tuple[str, ...]:
     """What is taken for granted of an activation of the user's own."""
-    return (SMOOTH,) if activation_of(spec.activation).plain else ()
+    return (SMOOTH,) if looked_up(spec.activation).plain else ()
 
 
 def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:

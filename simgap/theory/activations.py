@@ -96,14 +96,25 @@ SLOPE_ERROR = 1e-6
 # Two quadratures that differ by more of E act^2 do not see the same function.
 QUADRATURE_ERROR = 1e-9
 OTHER_POINTS = 11
+# The std at which every user's own activation is looked at: no kink at a round number falls between two panels of the quadrature.
+SEEN_AT = 1.93
 
 
 def activation_of(activation: "str | Activation | Own") -> Activation:
     """The activation of that name, or the one given. A function of numpy arrays, element by element, is one too, and so is the name of one
     of the user's own (`simgap.activation`).
 
-    Raises ValueError for a name that is not known, and for a function whose values are not finite numbers, one to an element.
+    Raises ValueError for a name that is not known, and for a function whose values are not finite numbers, one to an element, or that is
+    not smooth on either side of 0.
     """
+    act = looked_up(activation)
+    if why := irregular(act, SEEN_AT):
+        raise ValueError(why)
+    return act
+
+
+def looked_up(activation: "str | Activation | Own") -> Activation:
+    """`activation_of`, smooth or not."""
     if isinstance(activation, Activation):
         return activation
     if callable(activation):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from simgap.theory.activations import ERF, GELU, RELU, Activation, Own, activation_of, irregular
+from simgap.theory.activations import ERF, GELU, RELU, Activation, Own, activation_of, check_slope, irregular
 from simgap.theory.angular import LARGEST_STD, SMALLEST_STD, pair_expectation
 from simgap.theory.closed_duals import erf_dual, gelu_even_dual, identity_dual, relu_even_dual
 from simgap.theory.context import Context
@@ -54,9 +54,10 @@ def dual_map(activation: str | Activation | Own, rho: Any, std: Any = 1.0, gated
     >>> round(theory.dual_map(lambda x: np.maximum(x, 0) ** 2, 0.5), 4)  # squared ReLU
     0.4712
 
-    Raises ValueError for rho or std out of range, and for a function with kinks away from 0.
+    Raises ValueError for rho or std out of range, for a function with kinks away from 0, and for an Activation whose slope or parts are not
+    its value's.
     """
-    value = cosine_of_parts(dual_parts(activation, rho, std))
+    value = cosine_of_parts(dual_parts(check_slope(activation_of(activation)), rho, std))
     return plain(np.asarray(rho, np.float64) * value if gated else value)
 
 

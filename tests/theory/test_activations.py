@@ -7,9 +7,11 @@ import pytest
 
 from simgap.certify.balls import BALL
 from simgap.specs import ACTIVATIONS, ODD_ACTIVATIONS
-from simgap.theory.activations import BY_NAME, Activation, activation_of, irregular
+from simgap.theory.activations import BY_NAME, Activation, activation_of, irregular, looked_up
 from simgap.theory.angular import pair_expectation
 from simgap.theory.compression import compression_threshold
+from simgap.theory.dual_map import dual_map, kappa_zero
+from simgap.theory.finite_width import hidden_token_mso
 from simgap.theory.floats import FLOAT
 from tests.theory.gauss import ACT
 
@@ -77,6 +79,10 @@ def test_lookup():
     assert math.isclose(float(activation_of("gelu").value(1.0, FLOAT)), 0.8413447460685429)
 
 
+def hard_swish(x):
+    return x * np.clip(x + 3, 0, 6) / 6
+
+
 def test_a_wrong_slope_is_noticed():
     """It would move the threshold of law A3 without a word."""
     for slope, parts in ((lambda x, ctx: 2.1 * x, {}), (lambda x, ctx: 2 * x, {"even": lambda x, ctx: x * x / 2, "linear": 0})):
@@ -109,7 +115,7 @@ def test_functions_that_are_none_of_one_number(function, message):
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        (lambda x: x * np.clip(x + 3, 0, 6) / 6, "not smooth on either side of 0"),
+        (hard_swish, "not smooth on either side of 0"),
         (lambda x: np.clip(x, -1, 1), "not smooth on either side of 0"),
         (lambda x: 0 * x, "0 everywhere"),
         (lambda x: np.maximum(x, 0) ** 2, None),
@@ -118,5 +124,11 @@ def test_functions_that_are_none_of_one_number(function, message):
     ],
 )
 def test_kinks_away_from_0_are_noticed(function, why):
-    found = irregular(activation_of(function), math.sqrt(2))
+    found = irregular(looked_up(function), math.sqrt(2))
     assert (why in found) if why else not found
+
+
+@pytest.mark.parametrize("law", [kappa_zero, dual_map, hidden_token_mso, compression_threshold])
+def test_no_law_integrates_over_kinks(law):
+    with pytest.raises(ValueError, match=r"^activation: 'hard_swish' is not smooth on either side of 0 on the scale of std 1\.93"):
+        law(hard_swish, 0.5)
