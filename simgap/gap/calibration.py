@@ -34,9 +34,9 @@ class Calibrated(NamedTuple):
     p: two-sided; from the law of the mean over all pairs of isotropic vectors (law N1B) where the null is that, from the Beta law with the
     null's mean and sd elsewhere, which keeps a skew too, but for an overlap of exactly 0 (`least_p`); from Student's t where only the sem
     is known. effective_dimension = 1 / mean: the dimension in which independent vectors would overlap as much. null_kind: "leading" says
-    that the null's mean has an error of its own, which z and p do not know; null_error is its size, and a deviation within it is not called
-    one. None where a part is missing. A gap measured with `prepare` is held against untrained experts all the same: that is the question it
-    is asked.
+    that the null's mean has an error of its own, which z and p do not know; null_error is its size, and what it explains is not called a
+    deviation. None where a part is missing. A gap measured with `prepare` is held against untrained experts all the same: that is the
+    question it is asked.
     """
 
     mean: float | None
@@ -54,10 +54,11 @@ class Calibrated(NamedTuple):
     def __str__(self) -> str:
         if self.mean is None or self.null is None or self.excess is None or self.z is None or self.p is None:
             return f"not calibrated: {self.why}"
-        if self.null_error and abs(self.mean - self.null) <= self.null_error:
-            said = f"within the null's own error, {self.null_error:.2g}"
-        else:
-            said = verdict(self.z, self.p, of="weights")
+        said = verdict(self.z, self.p, of="weights")
+        if self.null_error and self.p <= LEVEL:
+            # What is left of z beyond the error.
+            beyond = abs(self.z) * max(0.0, 1 - self.null_error / abs(self.mean - self.null))
+            said = f"within the null's own error, {self.null_error:.2g}" if normal_p(beyond) > LEVEL else said
         return f"{self.excess:.3g} times its null, z {self.z:.1f} {self.z_unit}, {p_text(self.p)}: {said}"
 
     def as_dict(self) -> dict[str, Any]:

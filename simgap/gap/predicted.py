@@ -19,7 +19,7 @@ class Prediction:
     """The null of one quantity: its mean, and the standard deviation sd that the reported mean has around it.
 
     kind: "exact" or "leading" for the mean, None where no law applies, and then `why` says so. order: the order of a leading mean's error;
-    error: its size with every constant one, absolute, None where it is not known; 0 for an exact mean.
+    error: the size that simulated layers stay within, absolute, an estimate and no bound; None where it is not known, 0 for an exact mean.
     sd_kind: the same for sd; sd is None where its law is not known. law: its number. hypotheses: all that the value rests on. pairs:
     uncorrelated expert pairs behind sd, so that sd can be rescaled where a run lost some; 0 where it is not theirs alone (over tokens).
     isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and not only its sd (law N1B). contrast:
@@ -131,7 +131,8 @@ def _all_weights(spec: LayerSpec, pairs: int) -> Prediction:
     variance = weight_null.null_variance(1 / mean) if mean < 1 else 0.0
     sd_kind = "exact" if equal and spec.init in GAUSSIAN_INITS else "leading"
     order = "" if equal else "O(1/(d_model*d_ff)^2)"
-    return _prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra), order)
+    hypotheses = (*weight_null.HYPOTHESES, extra)
+    return _prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, hypotheses, order, 0.0 if equal else mean / size)
 
 
 def _activation(spec: LayerSpec, run: RunSpec, reading: str, site: str, pairs: int, across: bool) -> Prediction:
@@ -143,7 +144,8 @@ def _activation(spec: LayerSpec, run: RunSpec, reading: str, site: str, pairs: i
     variance, sd_kind, extra = _spread(spec, run, null, reading, site, across)
     # Over tokens the sd is not that of the pairs alone.
     alone = reading == "mean"
-    return _prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, (*null.hypotheses, extra), null.order, alone)
+    hypotheses = (*null.hypotheses, extra)
+    return _prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, hypotheses, null.order, null.error, alone)
 
 
 def _spread(spec: LayerSpec, run: RunSpec, null: SiteNull, reading: str, site: str, across: bool) -> tuple[float | None, Any, str]:
@@ -187,15 +189,16 @@ def _prediction(
     law: str,
     hypotheses: tuple[str, ...],
     order: str = "",
+    error: float = 0.0,
     alone: bool = True,
 ) -> Prediction:
     """The Prediction of a mean over `pairs` of this variance; alone says that the pairs are all that its sd rests on."""
     behind = pairs if alone else 0
     if variance is None:
-        return Prediction(mean, None, kind, None, law, hypotheses, behind, order=order)
+        return Prediction(mean, None, kind, None, law, hypotheses, behind, order=order, error=error)
     isotropic = kind == sd_kind == "exact" and 0 < mean < 1 and math.isclose(variance, weight_null.null_variance(1 / mean), rel_tol=1e-9)
     sd = math.sqrt(max(variance, 0.0) / pairs)
-    return Prediction(mean, sd, kind, sd_kind, law, hypotheses, behind, order=order, isotropic=isotropic)
+    return Prediction(mean, sd, kind, sd_kind, law, hypotheses, behind, order=order, isotropic=isotropic, error=error)
 
 
 def _gap(spec: LayerSpec, output: Prediction, up: Prediction) -> Prediction:

@@ -26,7 +26,8 @@ Kind = Literal["exact", "leading"]
 
 @dataclass(frozen=True)
 class SiteNull:
-    """One pair's null at a site: mean of cos^2, its law and hypotheses, how it is known, and the order of its error where that is leading.
+    """One pair's null at a site: mean of cos^2, its law and hypotheses, how it is known, and the order of its error where that is leading,
+    with the size of that error, absolute.
 
     width: the dimension in which the two vectors are isotropic as far as second moments go, None where they share a mean.
     """
@@ -37,6 +38,7 @@ class SiteNull:
     kind: Kind = "exact"
     order: str = ""
     width: int | None = None
+    error: float = 0.0
 
 
 def site_null(spec: LayerSpec, site: str, reading: str, tokens: int, across: bool) -> SiteNull | str:
@@ -96,14 +98,12 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
     if why := unreliable(spec, std):
         return why
     gaussian_tokens = spec.inputs.kind in ("gaussian", "sphere", "clusters") and not spec.inputs.mean
-    error = [] if gaussian_tokens else ["1/D^2"]
-    if spec.router.kind == "expert_choice":
+    # The order's terms, and their sizes as shares of the mean.
+    error = {} if gaussian_tokens else {"1/D^2": 1 / dimension**2}
+    if spec.router.kind == "expert_choice" or spec.init not in GAUSSIAN_INITS:
         # The longer a token, the more experts choose it.
-        error.append("1/d_model")
-    if spec.init not in GAUSSIAN_INITS:
-        error.append("1/d_model")
+        error["1/d_model"] = 1 / spec.d_model
     if affine[0]:
-        error.append("1/d_ff^2")
         moments = _entry_moments(spec.activation, spec.gated, centred, std, dimension)
         mean = over_norms(lambda _: overlap_from_moments(affine_moments(lambda p: moments[p], *affine), spec.d_ff), std, dimension)
     else:
@@ -111,10 +111,27 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
     if mean > 1:
         return _beyond_one(spec, mean)
     hypotheses = (NEAR_GAUSSIAN, W_UP_INDEPENDENT, "both vectors non-zero", *((AFFINE,) if affine[0] else ()), *_own(spec))
-    order = f"O({' + '.join(dict.fromkeys(error))})" if error else ""
+    size = mean * sum(error.values())
+    terms = list(error)
+    if affine[0]:
+        size += _affine_error(spec, affine, float(np.max(moments[4])))
+        terms.append("1/d_ff" if _moved_by_norms(spec, affine) else "1/d_ff^2")
+    order = f"O({' + '.join(terms)})" if terms else ""
     if not gaussian_tokens:
         order += f", D = {dimension:.3g} the effective dimension of the tokens' norms"
-    return SiteNull(mean, "L1" if affine[0] else "A5", hypotheses, "leading" if error else "exact", order)
+    return SiteNull(mean, "L1" if affine[0] else "A5", hypotheses, "leading" if terms else "exact", order, error=size)
+
+
+def _moved_by_norms(spec: LayerSpec, affine: tuple[float, bool]) -> bool:
+    """Whether what a vector is divided by, which its own entries decide, meets a component that the two vectors share: then the moments of
+    independent entries miss a term in 1/d_ff."""
+    return affine[1] or not (spec.norm == "layernorm" or sign_symmetric(spec))
+
+
+def _affine_error(spec: LayerSpec, affine: tuple[float, bool], kurtosis: float) -> float:
+    """The size of the error that moments of independent entries have after a norm with a gain and bias of spread affine[0] > 0."""
+    of_norms = kurtosis * affine[0] ** 2 / (2 * spec.d_ff) if _moved_by_norms(spec, affine) else 0.0
+    return of_norms + 2 / spec.d_ff**2
 
 
 @lru_cache(maxsize=4096)
@@ -155,7 +172,11 @@ def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> Site
         return _beyond_one(spec, mean)
     # The last term is of the counts, which vary from expert to expert: no width removes it.
     order = "O(1/d_model + 1/d_ff + (n_experts/(tokens*top_k))^2)"
-    return SiteNull(mean, "L1" if affine[0] else "A6", hypotheses, "leading", order)
+    size = mean * (1 / spec.d_model + 1 / spec.d_ff + (spec.n_experts / (tokens * spec.top_k)) ** 2)
+    if affine[0]:
+        # Means over tokens are nearly normal.
+        size += _affine_error(spec, affine, 3.0)
+    return SiteNull(mean, "L1" if affine[0] else "A6", hypotheses, "leading", order, error=size)
 
 
 def _norm_of(spec: LayerSpec, site: str) -> tuple[bool, tuple[float, bool]]:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.stats import moment_matched_p
+from simgap.gap.calibration import calibrated
+from simgap.stats import Estimate, moment_matched_p
 from simgap.theory.dual_map import dual_map
 from simgap.theory.finite_width import hidden_token_mso
 from simgap.theory.mso_law import mso_p
@@ -157,6 +158,57 @@ def test_every_leading_mean_says_its_order(gated):
     spec = sg.LayerSpec(gated=gated, norm="rmsnorm", norm_affine="shared", n_shared_experts=1)
     for path, value in [*sg.predict(spec).items(), *sg.predict(spec).shared.items()]:
         assert (value.kind == "leading") == bool(value.order), path
+
+
+AFFINE = [{"norm": norm, "norm_affine": affine} for norm in ("layernorm", "rmsnorm") for affine in ("shared", "per_expert")]
+ERRORS = [
+    *(("normed", "all", change | {"d_ff": f, "norm_affine_std": std}) for change in AFFINE for f in (8, 32) for std in (0.1, 0.5, 1.0)),
+    *(("normed", "all", change | {"d_ff": 32, "gated": True, "norm_affine_std": 0.5}) for change in AFFINE),
+    *(("hidden", "all", {"d_model": 4, "d_ff": f, "activation": "relu", "init": "kaiming_uniform"}) for f in (8, 64)),
+    ("hidden", "all", {"d_model": 16, "d_ff": 32, "inputs": sg.InputSpec("student", dof=5.0)}),
+    *(("hidden", "mean", {"d_model": d, "d_ff": 4 * d, "router": "linear", "top_k": 2}) for d in (4, 32)),
+]
+
+
+@pytest.mark.parametrize("site, reading, change", ERRORS)
+def test_the_error_of_a_leading_mean_holds_what_simulation_finds(site, reading, change):
+    spec = sg.LayerSpec(**{"d_model": 16, "n_experts": 4, "top_k": 4, "router": "soft"} | change)
+    measured, predicted = both(spec, site, reading, 16, 200)
+    assert (predicted.kind, 0 < predicted.error < 1) == ("leading", True)
+    assert abs(measured.mean - predicted.mean) < predicted.error + SIGMA * measured.sem
+
+
+def tied(weights):
+    """Experts with a common part: what no error of a law explains."""
+    return dataclasses.replace(weights, up=weights.up + weights.up[:, :1])
+
+
+@pytest.mark.parametrize("affine", ["shared", "per_expert"])
+def test_a_deviation_within_the_law_s_own_error_is_not_called_one(affine):
+    """LayerNorm with a gain at d_ff = 8: far from its law in standard errors, and not beyond the law's order; experts that share a part
+    are."""
+    spec = soft(d_model=16, d_ff=8, norm="layernorm", norm_affine=affine)
+    chosen = {"tokens": 64, "sites": ("normed",), "readings": ("all",), "weights": ()}
+    predicted = sg.predict(spec, trials=400, **chosen)
+    said = {}
+    for name, prepare in (("untrained", None), ("tied", tied)):
+        measured = sg.measure(spec, trials=400, seed=1, prepare=prepare, **chosen)
+        said[name] = sg.calibrate(measured, predicted).activation_mso["all"]["normed"]
+        assert said[name].z > 8
+        assert said[name].p < 1e-10
+        assert said[name].null_error == predicted.activation_mso["all"]["normed"].error
+    assert str(said["untrained"]).endswith(f": within the null's own error, {said['untrained'].null_error:.2g}")
+    assert "more than independent, sign-symmetric" in str(said["tied"])
+    exact = said["untrained"]._replace(null_error=0.0)
+    assert "more than independent, sign-symmetric" in str(exact)
+
+
+def test_a_deviation_just_beyond_the_error_is_none_yet():
+    """What counts is what is left beyond the error: 3 standard errors are not enough, 4 are."""
+    leading = sg.gap.Prediction(0.1, 0.001, "leading", "leading", "A5", error=0.02)
+    for beyond, within in ((0.003, True), (0.004, False), (-0.003, True)):
+        found = calibrated(Estimate(0.12 + beyond, None, 1, 0), leading)
+        assert str(found).endswith("within the null's own error, 0.02") is within
 
 
 @pytest.mark.parametrize("site, gated", [("output", False), ("pre", False), ("output", True)])
