@@ -156,8 +156,22 @@ def build_parser() -> Parser:
         command.add_argument("--json", action="store_true", help="print JSON and nothing else")
         if run is run_predict:
             command.add_argument("--hypotheses", action="store_true", help="say what each law rests on")
+    _add_judge(commands)
     _add_sweep(commands)
     return parser
+
+
+def _add_judge(commands: Any) -> None:
+    text = "hold a published weight and activation overlap against untrained experts of the printed widths"
+    command = commands.add_parser("judge", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    command.set_defaults(run=run_judge, parser=command)
+    for flag, what in (("--weight-mso", "W_up"), ("--activation-mso", "experts' mean outputs")):
+        command.add_argument(flag, metavar="NUMBER", help=f"of {what}, with the digits as printed: 0.0040 says more than 0.004")
+    for name in ("d_model", "d_ff", "n_experts"):
+        command.add_argument(f"--{name.replace('_', '-')}", type=int, required=True, metavar="INT", help=HELP[name])
+    command.add_argument("--top-k", type=int, default=LayerSpec.top_k, metavar="INT", help=HELP["top_k"])
+    command.add_argument("--trials", type=int, default=1, metavar="INT", help="layers that a value is a mean of (default: 1)")
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def _add_sweep(commands: Any) -> None:
@@ -259,6 +273,15 @@ def run_predict(options: argparse.Namespace) -> int:
         say(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
         return 0
     say(*prediction_lines(predicted, options.hypotheses))
+    return 0
+
+
+def run_judge(options: argparse.Namespace) -> int:
+    from simgap.gap.judgement import judge
+
+    names = ("weight_mso", "activation_mso", "d_model", "d_ff", "n_experts", "top_k", "trials")
+    found = judge(**{name: getattr(options, name) for name in names})
+    say(json.dumps(found.as_dict(), allow_nan=False) if options.json else found)
     return 0
 
 

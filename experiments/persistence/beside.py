@@ -91,7 +91,19 @@ def width_verdict(rows: Sequence[dict[str, str]], spec_of: SpecOf, trials: int, 
     powers = [d for d in found if d & (d - 1) == 0]
     named = f"; of the powers of two, {' and '.join(f'{d} (p {found[d]:.2g})' for d in powers)}" if powers else ""
     top = f"{max(found)}{' or more' if max(found) == widest else ''}"
-    return text + f"Widths that fit at p >= {FITS:g} {spread}: {min(found)} to {top}, best {best}{named}.", found
+    text += f"Widths that fit at p >= {FITS:g} {spread}: {min(found)} to {top}, best {best}{named}."
+    return text + _diluted(rows, spec_of, trials, list(found)), found
+
+
+def _diluted(rows: Sequence[dict[str, str]], spec_of: SpecOf, trials: int, found: Sequence[int]) -> str:
+    """What fits on the activations alone, where that is less: a weight value of few digits has a p near 1 at any width, and the joint p of
+    many such values and of activations that do not fit is still large."""
+    values = [reported(row)[1] for row in rows]
+    alone = [d for d in found if joint_p(values, law_nulls([spec_of(row, d) for row in rows], trials, "activation")) >= FITS]
+    if alone == list(found):
+        return ""
+    which = f"{min(alone)} to {max(alone)} fit" if alone else "none of them fits"
+    return f" On the activations alone {which}: weight values of few digits fit any width, and dilute the joint p at the ends."
 
 
 def readings_table(verdicts: Sequence[Verdict], trials: int, mark: str) -> Table:

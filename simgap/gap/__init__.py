@@ -9,15 +9,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simgap.gap.arrays import Overlap, mean_mso, token_mso, weight_mso
     from simgap.gap.calibration import Calibrated, calibrate
+    from simgap.gap.judgement import Judgement, judge
     from simgap.gap.measured import measure
     from simgap.gap.predicted import Prediction, predict
     from simgap.gap.shape import Gap
 
-__all__ = ["Calibrated", "Gap", "Overlap", "Prediction", "calibrate", "mean_mso", "measure", "predict", "token_mso", "weight_mso"]
+__all__ = [
+    "Calibrated",
+    "Gap",
+    "Judgement",
+    "Overlap",
+    "Prediction",
+    "calibrate",
+    "judge",
+    "mean_mso",
+    "measure",
+    "predict",
+    "token_mso",
+    "weight_mso",
+]
 
 _ROOMS = {
     "arrays": ("Overlap", "mean_mso", "token_mso", "weight_mso"),
     "calibration": ("Calibrated", "calibrate"),
+    "judgement": ("Judgement", "judge"),
     "measured": ("measure",),
     "predicted": ("Prediction", "predict"),
     "shape": ("Gap",),

@@ -53,6 +53,10 @@ def test_printed_widths_are_judged_by_their_own_numbers():
     sentence, found = beside.width_verdict(table(3), spec3, 1, "[unknown]")
     assert "excluded at 5 sigma at 1 " in sentence
     assert 64 in found
+    assert (min(found), max(found)) == (42, 81)
+    # Printed to two or three digits, weights fit at any of these widths; 42 to 45 do not on activations alone.
+    assert "On the activations alone 46 to 77 fit: weight values of few digits fit any width, and dilute the joint p" in sentence
+    assert "alone" not in beside.width_verdict(table(1)[:1], spec1, 10, "[stated]")[0]
     for row in table(2):
         sentence, found = beside.width_verdict([row], lambda row, width: expert(width, int(row["d_ff"])), 1, "[unknown]")
         assert "consistent at 1 " in sentence
