@@ -32,6 +32,26 @@ def pair_overlaps(vectors):
     return {(i, j): cos2(vectors[i], vectors[j]) for i in range(len(vectors)) for j in range(i + 1, len(vectors))}
 
 
+def sign_null(vectors):
+    """Mean and variance of `mean_overlap` when every vector's entries have fair signs of their own: over the pairs where it is defined,
+    sum_i u_i^2 v_i^2 and 2 ((sum_i u_i^2 v_i^2)^2 - sum_i u_i^4 v_i^4), u and v unit vectors. Pairs are uncorrelated."""
+    units = []
+    for v in vectors:
+        v = [float(a) for a in v]
+        largest = max((abs(a) for a in v), default=0.0)
+        if largest > 0:
+            scaled = [a / largest for a in v]
+            norm2 = math.fsum(a * a for a in scaled)
+            units.append([a * a / norm2 for a in scaled])
+    means, variances = [], []
+    for i in range(len(units)):
+        for j in range(i + 1, len(units)):
+            shares = [a * b for a, b in zip(units[i], units[j], strict=True)]
+            means.append(math.fsum(shares))
+            variances.append(2 * (math.fsum(shares) ** 2 - math.fsum(share * share for share in shares)))
+    return math.fsum(means) / len(means), math.fsum(variances) / len(means) ** 2
+
+
 def mean_overlap(vectors):
     """Mean of cos^2 over the pairs where it is defined, and how many those are; nan and 0 where none is."""
     defined = [c for c in pair_overlaps(vectors).values() if not math.isnan(c)]

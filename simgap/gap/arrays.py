@@ -10,7 +10,7 @@ end the process without a word (SIGBUS): copy a file that others may write.
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,88 +18,75 @@ import torch
 from torch import Tensor
 
 from simgap.gap.as_tensor import as_indices, as_tensor
-from simgap.gap.calibration import verdict
 from simgap.gap.memory_maps import refuse_truncated
-from simgap.gap.padding import expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
-from simgap.gap.token_null import token_null_variance
-from simgap.metrics import Moments, between, means_by_routing, over_pairs, token_overlap, undefined_vectors
+from simgap.gap.overlap import LEVEL, Overlap, SignNull, verdict
+from simgap.gap.padding import compacted, expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
+from simgap.gap.rectified import refuse_rectified
+from simgap.metrics import (
+    Moments,
+    Signs,
+    TokenPairs,
+    between,
+    elsewhere,
+    flipped_overlaps,
+    flipped_token_overlaps,
+    means_by_routing,
+    over_pairs,
+    size_sums,
+    token_overlap,
+    undefined_vectors,
+)
 from simgap.metrics.memory import tokens_at
+from simgap.metrics.sketches import unit_rows
+from simgap.metrics.token_pairs import SAMPLED
 from simgap.settings import own_settings
 from simgap.specs import nearest
-from simgap.stats import moment_matched_p
-from simgap.theory.mso_law import mso_p
-from simgap.theory.weight_null import null_mso, null_variance
-from simgap.threads import pool
+from simgap.threads import Map, pool
 
 # Tokens that are looked through at a time for one that is undefined.
 TOKENS_AT_ONCE = 1024
 KINDS = ("output", "normed")
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """A mean squared overlap beside its null; prints as one sentence.
-
-    mean: in [0, 1]. sem: standard error over pairs (weights, means) or over tokens, None where there is one. pairs: how many it rests on.
-    null: 1/width, what independent vectors without a common mean give. null_sd: how far such a mean strays from it. excess = mean / null.
-    z = (mean - null) / null_sd. p: two-sided, from the law of the mean over all pairs of isotropic vectors (law N1B); over tokens from the
-    Beta law with the null's mean and sd. dropped: vectors left out because they are
-    zero or belong to an expert that no token reached; dropped_at names the first.
-    """
-
-    mean: float
-    sem: float | None
-    pairs: int
-    null: float
-    null_sd: float
-    excess: float
-    z: float
-    p: float
-    dropped: int = 0
-    dropped_at: str = ""
-
-    def __str__(self) -> str:
-        sem = "" if self.sem is None else f" ± {self.sem:.1g}"
-        lost = f"; {self.dropped} undefined vectors left out ({self.dropped_at})" if self.dropped else ""
-        return (
-            f"overlap {self.mean:.4g}{sem} over {self.pairs} pairs is {self.excess:.3g} times its null {self.null:.3g}, "
-            f"z {self.z:.1f}, p {self.p:.2g}: {verdict(self.z, self.p)}{lost}"
-        )
+# Tokens, and about as many columns, that are looked at for rectified vectors.
+SEEN_TOKENS, SEEN_COLUMNS = 64, 1 << 12
+REMEDY = 'pass the outputs, or hidden vectors after a LayerNorm as kind="normed"; simgap.metrics has the bare number'
 
 
 @own_settings
-def weight_mso(weights: Any) -> Overlap:
-    """Mean squared overlap of E experts' flattened weights, beside the null 1/N of independent matrices (law N1).
+def weight_mso(weights: Any, *, draws: int = 0) -> Overlap:
+    """Mean squared overlap of E experts' flattened weights, beside what their entries would give with fair signs (law T0).
 
     weights: (E, ...) numpy array, memory map or torch tensor on any device, or a list of E of one shape and dtype, E >= 2; N is the product
-    of the other axes. One matrix of each expert: matrices of different scale flattened together have a larger null
-    (`simgap.theory.null_all_weights_mso`). null_sd and p are those of isotropic vectors: exact moments, and the law that has four of them
-    (law N1B).
+    of the other axes. One matrix of each expert, or several side by side: entries may have any scales. The null and its variance are closed
+    forms over pairs; from MOST_COLUMNS entries or MOST_VECTORS experts on, the corrections of higher order are taken over so many of them.
+    draws: signs to draw for p instead, E^2 N each.
 
-    Raises ValueError for fewer than 2 experts, for values that are masked or not finite, and where no two experts are non-zero.
+    Raises ValueError for fewer than 2 experts, for values that are masked or not finite, for rectified ones and where no two experts are
+    non-zero.
     """
     vectors = as_tensor("weights", weights)
     if vectors.ndim < 2 or vectors.shape[0] < 2 or not vectors.numel():
         raise ValueError(f"weights: expected (E, ...) with at least 2 experts and some entries, got shape {tuple(vectors.shape)}")
     # In the order of memory, which inner products do not see: a transposed view is not copied.
     order = sorted(range(1, vectors.ndim), key=lambda axis: -vectors.stride()[axis])
-    overlap = _of_vectors("weights", vectors.permute(0, *order).reshape(len(vectors), -1))
+    overlap = _of_vectors("weights", vectors.permute(0, *order).reshape(len(vectors), -1), _checked_draws(draws))
     refuse_truncated("weights", weights)
     return overlap
 
 
 @own_settings
-def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = None) -> Overlap:
-    """Mean squared overlap of experts' mean vectors over the tokens routed to them, beside the null 1/width (law N2).
+def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = None, draws: int = 0) -> Overlap:
+    """Mean squared overlap of experts' mean vectors over the tokens routed to them, beside what fair signs would give (law T0).
 
-    kind: "output" for expert outputs and other vectors without a mean entry of their own, null 1/width; "normed" for hidden vectors after a
-    LayerNorm without gain and bias, null 1/(width - 1) (law N4). Rectified hidden vectors (ReLU, SiLU, GELU) share a mean and overlap far
-    more without being related: no null here is theirs.
+    kind: "output" for expert outputs, gated hidden vectors and others whose signs could be either; "normed" for hidden vectors after a
+    LayerNorm without gain and bias, whose null is width/(width - 1) times as large (law N4). Rectified hidden vectors (ReLU, SiLU, GELU)
+    are refused: they share a mean and overlap far more without being related. So are not means less their own mean, to which no null here
+    applies.
 
     vectors: (..., k, width), the co-activated vectors of each token; the leading axes, one or several, number the tokens. routing: (..., k)
     integers, which expert each came from, -1 for none; an expert that a token names twice counts twice. mask: (...) or (..., k), True or 1
     for what is kept; what it leaves out is never read, whatever vectors and routing hold there. A vector that a numpy mask covers whole is
-    left out too. An expert below the highest index that no token reached has no mean: it is left out and counted.
+    left out too. An expert below the highest index that no token reached has no mean: it is left out and counted. draws: as for
+    `weight_mso`.
 
     Raises ValueError for shapes that do not fit, for values that are not finite, and where fewer than 2 experts were reached.
     """
@@ -113,67 +100,85 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = No
             f"vectors, routing: expected (..., k, width) and (..., k), not empty, got {tuple(h.shape)} and {tuple(indices.shape)}"
         )
     kept = kept_by_all(unmasked, None if mask is None else kept_by_mask(mask, shape))
-    indices = indices_of_kept(indices.to(h.device), kept)
-    if int(indices.max()) < 0:
-        raise ValueError(f"routing: expected indices from 0, or -1 for none, got none{'' if kept is None else ' that the mask keeps'}")
     # Numbered anew, so that an index of any size costs nothing; the highest stands for all up to it.
-    reached, numbered = torch.unique(indices[indices >= 0], return_inverse=True)
-    compact = indices.masked_scatter(indices >= 0, numbered)
+    reached, numbered = compacted(indices_of_kept(indices.cpu(), kept).numpy())
+    if not len(reached):
+        raise ValueError(f"routing: expected indices from 0, or -1 for none, got none{'' if kept is None else ' that the mask keeps'}")
+    compact = torch.from_numpy(numbered).to(h.device)
     with pool() as (task_map, _):
         means = means_by_routing(h, compact, len(reached), task_map)
         if not torch.isfinite(means).all():
-            _refuse_not_finite(h, (indices >= 0).cpu().numpy())
+            _refuse_not_finite(h, numbered >= 0)
             # All finite, but a sum is not: one scale for all, which no cosine sees.
             means = means_by_routing(h * 2.0**-64, compact, len(reached), task_map)
-    overlap = _of_vectors("vectors", means, reached.tolist(), kind)
+    overlap = _of_vectors("vectors", means, _checked_draws(draws), reached.tolist(), kind)
     refuse_truncated("vectors", data)
     return overlap
 
 
 @own_settings
-def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: Any = None) -> Overlap:
-    """Mean squared overlap of the k vectors that share a token, over n tokens, beside the null 1/width (laws N1, N2).
+def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: Any = None, draws: int = 0) -> Overlap:
+    """Mean squared overlap of the k vectors that share a token, over n tokens, beside what fair signs would give (law T0).
 
     vectors: (..., k, width) numpy array, memory map or torch tensor on any device, k >= 2; the leading axes, one or several, number the
     tokens. A zero vector's pairs are left out and counted. kind: "output" or "normed", as for `mean_mso`.
-    routing: (..., k) integers, which expert each vector came from, -1 for none. Today it only says which vectors there are. An expert twice
-    on one token is refused: its vectors are no pair of experts. mask: (...) or (..., k), True or 1 for what is kept. What either leaves
-    out, or a numpy mask that covers a whole vector, is padding: never compared and not counted, whatever it holds, and the result has the
-    bits of an array without the tokens that are left out whole.
-    sem is over tokens. Tokens that share experts are not independent, so null_sd does not come from n alone: it adds, from a sample of
-    token pairs, the covariance 2 (Q_1 - 1/d)(Q_2 - 1/d) / ((d+2)(d-1)) that law N2 gives to two tokens whose vectors have mean squared
-    cosines Q with each other. Experts' outputs that barely change from token to token keep a spread that no number of tokens removes.
+    routing: (..., k) integers, which expert each vector came from, -1 for none. An expert has one sign to a coordinate, the same on all its
+    tokens: with `routing` the null's spread knows which tokens those are, and an overlap above the null is held against the same experts
+    on other tokens. Without it one sign to a coordinate is common to all pairs of columns. An expert twice on one token is refused: its
+    vectors are no pair of experts. mask: (...) or (..., k), True or 1 for what is kept. What either leaves out, or a numpy mask that covers
+    a whole vector, is padding: never compared and not counted, whatever it holds, and the result has the bits of an array without the
+    tokens that are left out whole.
+    sem is over tokens. null is exact; null_sd and p are exact up to 32 coordinates and beyond come from sketches with one fixed draw of
+    signs: null_sd is right to some 1 to 5 percent for 8 experts and more or without `routing`, to 15 for 3. draws: signs to draw for p
+    instead, each of which costs a product of all pairs with them.
 
-    Raises ValueError for k < 2, for no tokens, for shapes that do not fit, for values that are not finite, and where no token has two
-    non-zero vectors.
+    Raises ValueError for k < 2, for no tokens, for shapes that do not fit, for values that are not finite, for rectified ones and where no
+    token has two non-zero vectors.
     """
     data, unmasked = masked_vectors("vectors", vectors)
     h = as_tensor("vectors", data)
     _check_kind(kind)
+    draws = _checked_draws(draws)
     if h.ndim < 3 or h.shape[-2] < 2 or not h.numel():
         raise ValueError(f"vectors: expected (..., k, width) with at least one token, k >= 2, width >= 1, got shape {tuple(h.shape)}")
     shape = tuple(h.shape[:-1])
     kept = kept_by_all(unmasked, None if mask is None else kept_by_mask(mask, shape))
+    k, width = h.shape[-2:]
+    experts, n_experts = None, 1
     if routing is not None:
         indices = indices_of_kept(expert_indices(routing, shape).cpu(), kept)
         refuse_repeated(indices)
         kept = kept_by_all((indices >= 0).numpy())
-    k, width = h.shape[-2:]
+        reached, numbered = compacted(indices.numpy())
+        experts, n_experts = numbered.reshape(-1, k), len(reached)
     dimensions = _dimensions(width, kind)
+    signs = Signs.of(experts if n_experts else None, (math.prod(shape[:-1]), k), width)
     with pool() as (task_map, _):
-        found = token_overlap(h, task_map, kept)
-        variance = token_null_variance(h, found.pairs, dimensions, kept) if found.moments.pairs else 0.0
-    moments = found.moments
-    there = k if kept is None else kept.reshape(-1, k).sum(1)
-    dropped, places = 0, ""
-    for start in _starts_of(np.flatnonzero(np.isnan(found.cos2) | (found.pairs < there * (there - 1) // 2))):
-        where, zeros = _undefined(h, start, kept)
-        dropped += zeros
-        places = places or where
-    if not moments.pairs:
-        left = "" if kept is None else f", of {int(kept.sum())} vectors that routing and mask keep"
-        raise ValueError(f"vectors: no token has two non-zero vectors{left}")
-    overlap = _overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, variance, dropped, places)
+        found = token_overlap(h, task_map, kept, signs)
+        moments = found.moments
+        there = k if kept is None else kept.reshape(-1, k).sum(1)
+        dropped, places = 0, ""
+        for start in _starts_of(np.flatnonzero(np.isnan(found.cos2) | (found.pairs < there * (there - 1) // 2))):
+            where, zeros = _undefined(h, start, kept)
+            dropped += zeros
+            places = places or where
+        if not moments.pairs or found.sketches is None:
+            left = "" if kept is None else f", of {int(kept.sum())} vectors that routing and mask keep"
+            raise ValueError(f"vectors: no token has two non-zero vectors{left}")
+        defined = np.flatnonzero(found.pairs)
+        exists = np.ones((len(found.pairs), k), bool) if kept is None else kept.reshape(-1, k)
+        if kind == "output":
+            _refuse_rectified_tokens(h, defined, exists)
+        drawn = None
+        if draws:
+            drawn = flipped_token_overlaps(h, TokenPairs.of(experts, exists, n_experts), draws, task_map) / moments.pairs
+    null = SignNull.of_sum(found.sketches.cumulants(width), moments.pairs, _factor(width, kind), drawn)
+    overlap = null.overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, dropped, places)
+    if experts is None or overlap.p > LEVEL:
+        overlap = replace(overlap, verdict=verdict(overlap.p, overlap.excess, "unnamed"))
+    else:
+        others = elsewhere(h, TokenPairs.of(experts, exists, n_experts, max(2, SAMPLED // width)))
+        overlap = replace(overlap, elsewhere=others.ratio, verdict=verdict(overlap.p, overlap.excess, "tokens", others))
     refuse_truncated("vectors", data)
     return overlap
 
@@ -211,6 +216,12 @@ def _check_kind(kind: Any) -> None:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}{nearest(kind, KINDS)}")
 
 
+def _checked_draws(draws: Any) -> int:
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 0:
+        raise ValueError(f"draws: expected a whole number of signs to draw, 0 for none, got {draws!r}")
+    return int(draws)
+
+
 def _dimensions(width: int, kind: str) -> int:
     """Dimensions that independent vectors of this kind spread over: centring takes one."""
     if kind == "normed" and width < 2:
@@ -218,7 +229,19 @@ def _dimensions(width: int, kind: str) -> int:
     return width - 1 if kind == "normed" else width
 
 
-def _of_vectors(name: str, vectors: Tensor, numbers: list[int] | None = None, kind: str = "output") -> Overlap:
+def _factor(width: int, kind: str) -> float:
+    """By how much overlaps exceed what signs would make of them, where LayerNorm took the mean."""
+    return width / _dimensions(width, kind)
+
+
+def _refuse_rectified_tokens(h: Tensor, tokens: np.ndarray, exists: np.ndarray) -> None:
+    """ValueError where the vectors of some evenly spaced tokens are rectified."""
+    picked = tokens[np.unique(np.linspace(0, len(tokens) - 1, SEEN_TOKENS).astype(np.int64))]
+    rows = tokens_at(h, picked)[torch.from_numpy(exists[picked]).to(h.device)]
+    refuse_rectified("vectors", rows, h.shape[-2], REMEDY)
+
+
+def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | None = None, kind: str = "output") -> Overlap:
     """Overlap of one vector to each expert; `numbers` are the experts' own, ascending, and those left out have no vector."""
     experts = list(range(len(vectors))) if numbers is None else numbers
     held = set(experts)
@@ -226,23 +249,36 @@ def _of_vectors(name: str, vectors: Tensor, numbers: list[int] | None = None, ki
     unreached = list(itertools.islice((e for e in range(experts[-1]) if e not in held), 3))
     undefined: list[int] = []
     moments = Moments(0, 0.0, 0.0, 0.0, 0)
+    width, drawn = vectors.shape[1], None
     with pool() as (task_map, _):
         for own, of_table in over_pairs(vectors[None], _moments_of_pairs, task_map):
             undefined += own
             moments = moments.plus(of_table)
-    for e in undefined:
-        if not bool(torch.isfinite(vectors[e]).all()):
-            raise ValueError(f"{name}: expert {experts[e]} holds a value that is not finite")
-    missing, pairs = [experts[e] for e in undefined], moments.pairs
-    if not pairs:
-        raise ValueError(f"{name}: fewer than 2 experts have a non-zero vector")
-    width = _dimensions(vectors.shape[1], kind)
-    variance = (null_variance(width) if width > 1 else 0.0) / pairs
+        for e in undefined:
+            if not bool(torch.isfinite(vectors[e]).all()):
+                raise ValueError(f"{name}: expert {experts[e]} holds a value that is not finite")
+        missing, pairs = [experts[e] for e in undefined], moments.pairs
+        if not pairs:
+            raise ValueError(f"{name}: fewer than 2 experts have a non-zero vector")
+        dimensions = _dimensions(width, kind)
+        if kind == "output":
+            some = vectors[:, :: max(1, width // SEEN_COLUMNS)]
+            refuse_rectified(name, some, len(some), REMEDY if numbers else "simgap.metrics has the bare number")
+        null = _null_of_vectors(vectors, task_map)
+        if draws:
+            defined = [e for e in range(len(vectors)) if e not in set(undefined)]
+            drawn = flipped_overlaps(unit_rows(vectors[defined]), draws, task_map)
     sem = math.sqrt(moments.squares / (pairs - 1)) / math.sqrt(pairs) if pairs > 1 else None
     places = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])
-    found = _overlap(moments.mean, sem, pairs, width, variance, len(missing) + idle, places)
-    p = mso_p(min(found.mean, 1.0), width, pairs, 1, len(vectors) - len(missing)) if width > 1 else 1.0
-    return replace(found, p=p)
+    found = SignNull.of_sum(null, pairs, _factor(width, kind), drawn)
+    overlap = found.overlap(min(moments.mean, 1.0), sem, pairs, dimensions, len(missing) + idle, places)
+    return replace(overlap, mean=moments.mean, verdict=verdict(overlap.p, overlap.excess, "weights" if numbers is None else "means"))
+
+
+def _null_of_vectors(vectors: Tensor, task_map: Map) -> tuple[float, float, float]:
+    """Mean, variance and third cumulant of the sum of cos^2 over all pairs under signs: one pair's, and those of triangles."""
+    sums = size_sums(vectors, task_map)
+    return sums.p, 2 * (sums.p2 - sums.q), 8 * (sums.p3 - 3 * sums.pq + 2 * sums.r) + 24 * sums.triangles
 
 
 def _moments_of_pairs(_: str, cos2: np.ndarray, rows: range, columns: range) -> tuple[list[int], Moments]:
@@ -253,11 +289,3 @@ def _moments_of_pairs(_: str, cos2: np.ndarray, rows: range, columns: range) -> 
     mean = float(values.mean()) if values.size else 0.0
     apart = values - mean
     return undefined.tolist(), Moments(values.size, mean, float((apart * apart).sum()), float(values.sum()), values.size)
-
-
-def _overlap(mean: float, sem: float | None, pairs: int, width: int, variance: float, dropped: int, where: str) -> Overlap:
-    null, sd = null_mso(width), math.sqrt(variance)
-    z = (mean - null) / sd if sd else 0.0
-    proper = 0 < variance < null * (1 - null)
-    p = moment_matched_p(mean, null, sd) if proper else 1.0
-    return Overlap(mean, sem, pairs, null, sd, mean / null, z, p, dropped, where)

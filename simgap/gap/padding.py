@@ -4,10 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from simgap.gap.as_tensor import as_booleans, as_indices
 from simgap.metrics.token_overlap import token_name
+
+# Indices below this are numbered anew by a table of them all.
+FEW = 1 << 16
 
 
 def masked_vectors(name: str, value: Any) -> tuple[Any, np.ndarray | None]:
@@ -69,3 +73,16 @@ def kept_by_all(*parts: np.ndarray | None) -> np.ndarray | None:
         if part is not None:
             kept = part if kept is None else kept & part
     return None if kept is None or kept.all() else kept
+
+
+def compacted(indices: Int[np.ndarray, "..."]) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, "..."]]:
+    """The experts that are named, ascending, and the indices numbered anew by their places among them; -1 stays."""
+    top = int(indices.max(initial=-1))
+    if top < FEW:
+        reached = np.flatnonzero(np.bincount(indices.ravel() + 1, minlength=top + 2)[1:])
+        places = np.full(top + 2, -1)
+        places[reached] = np.arange(len(reached))
+        # The last one is that of none.
+        return reached, places[indices]
+    reached = np.unique(indices[indices >= 0])
+    return reached, np.where(indices < 0, -1, np.searchsorted(reached, indices))

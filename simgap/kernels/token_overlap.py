@@ -4,6 +4,7 @@ import numpy as np
 
 from simgap.kernels.compiled import BORROWED, kernel
 from simgap.kernels.products import TILE, add_products
+from simgap.kernels.sign_flips import add_flips
 
 # Outside this range of squared norms a product of two of them could leave float64; such a token is done again with its rows scaled.
 SAFE_LOW, SAFE_HIGH = 1e-140, 1e140
@@ -31,9 +32,12 @@ def _scaled_dot(a, b):
 
 
 @kernel()
-def _rescale(flat, at, count, width, table):
-    """The same products of rows divided by their largest entries."""
+def _rescale(flat, at, count, width, table, tops):
+    """The same products of rows divided by their largest entries, and those."""
     for i in range(count):
+        tops[i] = 0.0
+        for x in flat[at[i] : at[i] + width]:
+            tops[i] = max(tops[i], abs(x))
         for j in range(i, count):
             table[i, j] = _scaled_dot(flat[at[i] : at[i] + width], flat[at[j] : at[j] + width])
 
@@ -48,22 +52,37 @@ def token_cos2(flat, starts, width, lead, cos2, pairs, moments):
     none. moments: (5,) float64, in and out, over the tokens that have a pair: how many, mean and sum of squared deviations of their cos2
     (Welford), sum of cos2 times pairs, pairs. A NaN enters all but the counts.
     """
+    _each_token(flat, starts, width, lead, cos2, pairs, moments, _scratch(flat, starts, width), None, None)
+
+
+@kernel()
+def token_flips(flat, starts, width, cos2, pairs, moments, signs, state):
+    """`token_cos2` of all pairs, and what `add_flips` makes of them in the same pass: signs and state are its."""
+    _each_token(flat, starts, width, -1, cos2, pairs, moments, _scratch(flat, starts, width), signs, state)
+
+
+@kernel()
+def _scratch(flat, starts, width):
+    """Places (where a token's vectors begin, where those of a later one do, which columns hold the first), the table of their products, two
+    numbers of each, and how many tokens later that one comes."""
     m = starts.shape[1]
     size = -(-max(m, 1) // TILE) * TILE
-    places = np.empty((2, size), np.int64)
     ahead = max(1, AHEAD_BYTES // max(1, m * width * flat.itemsize))
-    _each_token(flat, starts, width, lead, cos2, pairs, moments, places, np.empty((size, size)), np.empty(size), ahead)
+    return np.empty((3, size), np.int64), np.empty((size, size)), np.empty((2, size)), ahead
 
 
 @kernel(**BORROWED)
-def _each_token(flat, starts, width, lead, cos2, pairs, moments, places, table, inverse, ahead):
+def _each_token(flat, starts, width, lead, cos2, pairs, moments, scratch, signs, state):
+    places, table, numbers, ahead = scratch
     n, m = starts.shape
-    at, soon = places[0], places[1]
+    at, soon, slots = places[0], places[1], places[2]
+    inverse, tops = numbers[0], numbers[1]
     for t in range(n):
         count, leading = 0, 0
         for j in range(m):
             if starts[t, j] >= 0:
                 at[count] = starts[t, j]
+                slots[count] = j
                 count += 1
                 leading += j < lead
         cos2[t], pairs[t] = 0.0, 0
@@ -75,13 +94,14 @@ def _each_token(flat, starts, width, lead, cos2, pairs, moments, places, table, 
         table[:, :] = 0.0
         for first in range(0, width, COLUMNS):
             add_products(flat, at, soon, count, first, min(first + COLUMNS, width), table)
+        tops[:] = 1.0
         # The square of no other format leaves float64.
         if flat.itemsize == 8:
             safe = True
             for i in range(count):
                 safe = safe and SAFE_LOW < table[i, i] < SAFE_HIGH
             if not safe:
-                _rescale(flat, at, count, width, table)
+                _rescale(flat, at, count, width, table, tops)
         total, found = _over_pairs(table, count, leading if lead >= 0 else -1, inverse)
         if found == 0 and not np.isnan(total):
             continue
@@ -93,6 +113,8 @@ def _each_token(flat, starts, width, lead, cos2, pairs, moments, places, table, 
         deviation = cos2[t] - moments[1]
         moments[1] += deviation / max(moments[0], 1.0)
         moments[2] += deviation * (cos2[t] - moments[1])
+        if state is not None and found > 0 and not np.isnan(total):
+            add_flips(flat, (at, slots, tops, count), inverse, width, t, signs, state)
 
 
 @kernel(**BORROWED)

@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
+from simgap.kernels.token_overlap import token_flips
 from simgap.metrics.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
+from simgap.metrics.sketches import Signs, Sketches
 from simgap.threads import WORTH_A_THREAD, Map, in_order
 
 # On a CUDA device: vectors on a token whose products are worth one compiled pass, and numbers from which compiling, some ten seconds, is.
@@ -54,22 +56,26 @@ class Moments:
 
 @dataclass(frozen=True)
 class TokenOverlap:
-    """Per token, the mean cos^2 over pairs of its vectors (n,) and how many pairs that is (n,), both 0 where there is none, and the moments
-    over the tokens that have a pair."""
+    """Per token, the mean cos^2 over pairs of its vectors (n,) and how many pairs that is (n,), both 0 where there is none, the moments
+    over the tokens that have a pair, and sketches of the pairs where signs were given."""
 
     cos2: Float[np.ndarray, " n"]
     pairs: Int[np.ndarray, " n"]
     moments: Moments
+    sketches: Sketches | None = None
 
 
 def token_overlap(
-    vectors: Float[Tensor, "*tokens k width"], task_map: Map = in_order, kept: Bool[np.ndarray, "*tokens k"] | None = None
+    vectors: Float[Tensor, "*tokens k width"],
+    task_map: Map = in_order,
+    kept: Bool[np.ndarray, "*tokens k"] | None = None,
+    signs: Signs | None = None,
 ) -> TokenOverlap:
     """`token_cos2` of the k vectors of each token as they lie in memory, whatever the strides of the other axes, with moments in the same
     pass. Tokens are counted through all leading axes.
 
     kept: which vectors are there, by default all. The others are never compared, whatever they hold, and a token without any takes no part:
-    the moments have the bits of an array without those tokens.
+    the moments have the bits of an array without those tokens. signs: of the experts; the pairs are then sketched in the same pass.
     """
     *sizes, k, width = vectors.shape
     tokens: range | np.ndarray = range(math.prod(sizes))
@@ -88,29 +94,37 @@ def token_overlap(
     # What must be copied is copied a part of a task at a time; the layout then changes no bit.
     at_once = step if in_place or not cpu else max(1, AT_ONCE // per_token)
 
-    def task(start: int) -> Moments:
-        moments = np.zeros(5)
+    def task(start: int) -> tuple[Moments, Sketches | None]:
+        moments, sketches = np.zeros(5), None if signs is None else signs.sketches()
+        state = None if sketches is None else sketches.state(k, width, vectors.dtype)
         for first in range(start, min(start + step, n), at_once):
             part = tokens[first : min(first + at_once, start + step)]
             at = slice(part.start, part.stop) if isinstance(part, range) else part
+            there = None if kept is None else kept[at]
             if not cpu:
                 rows = tokens_at(vectors, part).reshape(-1, width)
                 index = torch.arange(len(rows), device=rows.device).view(-1, k)
-                if kept is not None:
-                    index = index.masked_fill(torch.from_numpy(~kept[at]).to(rows.device), -1)
+                if there is not None:
+                    index = index.masked_fill(torch.from_numpy(~there).to(rows.device), -1)
                 cos2[at], pairs[at] = token_cos2_torch(rows, index)
-                return _moments(cos2[at], pairs[at])
+                if sketches is not None and signs is not None:
+                    sketches.add(rows, index, signs, signs.experts[at])
+                return _moments(cos2[at], pairs[at]), sketches
             flat, starts = runs(readable(tokens_at(vectors, part))) if whole is None else (whole, token_places(vectors, part))
-            if kept is None:
-                token_cos2_kernel(flat, starts, width, -1, cos2[at], pairs[at], moments)
+            found, counts = (cos2[at], pairs[at]) if there is None else (np.empty(len(part)), np.empty(len(part), np.int64))
+            starts = starts if there is None else np.where(there, starts, -1)
+            if state is None or signs is None:
+                token_cos2_kernel(flat, starts, width, -1, found, counts, moments)
             else:
-                found, counts = np.empty(len(part)), np.empty(len(part), np.int64)
-                token_cos2_kernel(flat, np.where(kept[at], starts, -1), width, -1, found, counts, moments)
+                token_flips(flat, starts, width, found, counts, moments, signs.of_kernel(at, state), state)
+            if there is not None:
                 cos2[at], pairs[at] = found, counts
-        return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4]))
+        return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4])), sketches
 
     parts = list(shared(task_map, vectors)(task, range(0, n, step)))
-    return TokenOverlap(cos2, pairs, functools.reduce(Moments.plus, parts, Moments(0, 0.0, 0.0, 0.0, 0)))
+    moments = functools.reduce(Moments.plus, [each for each, _ in parts], Moments(0, 0.0, 0.0, 0.0, 0))
+    sketches = [each for _, each in parts if each is not None]
+    return TokenOverlap(cos2, pairs, moments, functools.reduce(Sketches.plus, sketches) if sketches else None)
 
 
 def token_cos2(

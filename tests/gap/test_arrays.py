@@ -65,11 +65,11 @@ def in_float64(value):
 
 
 def assert_consistent(overlap, width):
-    """null = 1/width exactly, and what follows from mean, null and null_sd by their definitions."""
-    assert overlap.null == 1 / width
-    assert overlap.excess == pytest.approx(overlap.mean * width, rel=1e-14)
-    assert overlap.z == pytest.approx((overlap.mean - 1 / width) / overlap.null_sd, rel=1e-9)
-    assert 0 <= overlap.p <= 1
+    """What follows from mean, null and null_sd by their definitions."""
+    assert overlap.round_null == 1 / width
+    assert overlap.excess == pytest.approx(overlap.mean / overlap.null, rel=1e-14)
+    assert overlap.z == pytest.approx((overlap.mean - overlap.null) / overlap.null_sd, rel=1e-9)
+    assert 0 < overlap.p <= 1
     assert "\n" not in str(overlap)
     assert str(overlap).startswith(f"overlap {overlap.mean:.4g}")
 
@@ -87,7 +87,8 @@ def test_weight_mso_against_the_oracle(kind, tmp_path):
     assert overlap.dropped == 0
     sem = np.std(list(reference.pair_overlaps(flat).values()), ddof=1) / math.sqrt(10)
     assert overlap.sem == pytest.approx(sem, rel=1e-9)
-    assert overlap.null_sd == pytest.approx(math.sqrt(null_variance(24) / 10), rel=1e-14)
+    null, variance = reference.sign_null(flat)
+    assert (overlap.null, overlap.null_sd) == pytest.approx((null, math.sqrt(variance)), rel=1e-12)
     assert_consistent(overlap, 24)
 
 
@@ -101,6 +102,10 @@ def test_token_mso_against_the_oracle(kind, tmp_path):
     assert overlap.mean == pytest.approx(np.mean(means), abs=round_off(8))
     assert overlap.pairs == sum(counts) == 36
     assert overlap.sem == pytest.approx(np.std(means, ddof=1) / math.sqrt(12), rel=1e-9)
+    # Formats of less than 64 bits are multiplied in float32.
+    narrow = any(name in kind for name in ("float32", "float16", "memmap"))
+    null = np.mean([reference.sign_null(token)[0] for token in in_float64(vectors)])
+    assert overlap.null == pytest.approx(null, rel=1e-6 if narrow else 1e-12)
     assert_consistent(overlap, 8)
 
 
@@ -122,7 +127,8 @@ def test_mean_mso_against_the_oracle(kind, tmp_path):
     # The means carry a sum's error over at most 30 tokens; entries of size up to 4 against a mean vector's length near 1.
     assert overlap.mean == pytest.approx(mean, abs=round_off(8) + 4 * 30 * 4 * np.finfo(np.float64).eps * math.sqrt(8))
     assert overlap.pairs == pairs == 10
-    assert overlap.null_sd == pytest.approx(math.sqrt(null_variance(8) / 10), rel=1e-14)
+    null, variance = reference.sign_null(reference.mean_vectors(every, routing))
+    assert (overlap.null, overlap.null_sd) == pytest.approx((null, math.sqrt(variance)), rel=1e-9)
     assert_consistent(overlap, 8)
 
 
@@ -147,11 +153,11 @@ def test_width_one_has_nothing_to_compare():
     assert (overlap.mean, overlap.null, overlap.null_sd, overlap.z, overlap.p) == (1, 1, 0, 0, 1)
 
 
-def test_weight_p_at_one_pair_is_the_exact_tail():
-    """cos^2 of one isotropic pair is Beta(1/2, (N - 1)/2)."""
-    overlap = sg.weight_mso(np.random.default_rng(4).standard_normal((2, 10)))
-    law = stats.beta(0.5, 4.5)
-    assert overlap.p == pytest.approx(2 * min(law.cdf(overlap.mean), law.sf(overlap.mean)), rel=1e-9)
+def test_p_at_one_pair_of_many_entries_is_the_exact_tail():
+    """cos^2 of one pair with entries of equal size is chi^2 of one degree of freedom over N, to an error of order 1/N."""
+    overlap = sg.weight_mso(np.sign(np.random.default_rng(4).standard_normal((2, 4000))))
+    assert overlap.p == pytest.approx(stats.chi2(1).sf(4000 * overlap.mean), rel=1e-3)
+    assert (overlap.null, overlap.round_null) == pytest.approx((1 / 4000, 1 / 4000), rel=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
@@ -169,39 +175,44 @@ def test_float32_norms_far_from_one(scale):
         assert far.null_sd == pytest.approx(plain.null_sd, rel=1e-5)
 
 
-def token_null_variance(vectors):
-    """Law N2 by loops: independent pairs, plus the covariance of two tokens' pairs averaged over all pairs of tokens, held in [0, Var]."""
-    n, k, width = vectors.shape
-    slots = [(i, j) for i in range(k) for j in range(i + 1, k)]
-    single = float(null_variance(width))
-    total = 0.0
-    for t in range(n):
-        for s in range(n):
-            if t != s:
-                q = [[reference.cos2(u, v) - 1 / width for v in vectors[s]] for u in vectors[t]]
-                total += sum(q[i][a] * q[j][b] + q[i][b] * q[j][a] for i, j in slots for a, b in slots)
-    mean = total / (n * (n - 1)) / len(slots) ** 2
-    covariance = min(max(2 * mean / ((width + 2) * (width - 1)), 0), single / len(slots))
-    return single / (n * len(slots)) + covariance * (n - 1) / n
+def form_variance(vectors, routing=None):
+    """Law T0 by loops: 2 sum of squares off the diagonal of M, of each pair of experts or of all pairs of slots together."""
+    forms = {}
+    width = vectors.shape[2]
+    for t, token in enumerate(vectors):
+        units = [v / np.linalg.norm(v) for v in token]
+        for i in range(len(units)):
+            for j in range(i + 1, len(units)):
+                pair = None if routing is None else tuple(sorted((routing[t][i], routing[t][j])))
+                a = units[i] * units[j]
+                forms[pair] = forms.get(pair, np.zeros((width, width))) + np.outer(a, a)
+    return sum(2 * (m**2).sum() - 2 * (np.diagonal(m) ** 2).sum() for m in forms.values())
 
 
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
 def test_token_null_sd_against_loops(k, shared):
+    """Six coordinates, for which it is exact."""
     rng = np.random.default_rng([k, int(2 * shared)])
     vectors = shared * rng.standard_normal((1, k, 6)) + (1 - shared) * rng.standard_normal((14, k, 6))
-    assert sg.token_mso(vectors).null_sd == pytest.approx(math.sqrt(token_null_variance(vectors)), rel=1e-10)
+    routing = np.argsort(rng.random((14, 4)), 1)[:, :k]
+    pairs = 14 * k * (k - 1) // 2
+    assert sg.token_mso(vectors).null_sd == pytest.approx(math.sqrt(form_variance(vectors)) / pairs, rel=1e-10)
+    assert sg.token_mso(vectors, routing=routing).null_sd == pytest.approx(math.sqrt(form_variance(vectors, routing)) / pairs, rel=1e-10)
 
 
 def test_null_sd_of_one_token_is_that_of_its_pairs():
-    overlap = sg.token_mso(np.random.default_rng(6).standard_normal((1, 4, 9)))
-    assert overlap.null_sd == pytest.approx(math.sqrt(null_variance(9) / 6), rel=1e-14)
+    vectors = np.random.default_rng(6).standard_normal((1, 4, 9))
+    overlap = sg.token_mso(vectors, routing=np.arange(4)[None])
+    assert overlap.null_sd == pytest.approx(math.sqrt(reference.sign_null(vectors[0])[1]), rel=1e-12)
     assert overlap.sem is None
 
 
 def test_tokens_that_repeat_one_pair_keep_the_spread_of_one_pair():
-    vectors = np.repeat(np.random.default_rng(7).standard_normal((1, 2, 12)), 50, axis=0)
-    assert sg.token_mso(vectors).null_sd == pytest.approx(math.sqrt(null_variance(12)), rel=1e-12)
+    one = np.random.default_rng(7).standard_normal((1, 2, 12))
+    vectors = np.repeat(one, 50, axis=0)
+    for given in ({}, {"routing": np.tile([3, 1], (50, 1))}):
+        assert sg.token_mso(vectors, **given).null_sd == pytest.approx(math.sqrt(reference.sign_null(one[0])[1]), rel=1e-12)
 
 
 REPETITIONS = 500

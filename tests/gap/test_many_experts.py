@@ -1,6 +1,7 @@
 """More experts than one table of pairs holds: the numbers of the whole table, the same bits however they are come by."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 
@@ -12,7 +13,6 @@ from simgap.gap.together import Request, measure_together, memory_needed
 from simgap.kernels.gram import SIDE
 from simgap.metrics import between, pair_cos2
 from simgap.moe import draw_weights, draws_of
-from simgap.theory.mso_law import mso_p
 
 SPEC = sg.LayerSpec(d_model=16, d_ff=16, n_experts=SIDE + 100, n_shared_experts=2, top_k=2, gated=True, activation="relu")
 RUN = sg.RunSpec(tokens=40, trials=2, seed=3)
@@ -70,7 +70,12 @@ def test_a_users_many_experts_against_the_whole_table(dtype):
     assert found.mean == pytest.approx(values.mean(), rel=1e-12)
     assert found.sem == pytest.approx(values.std(ddof=1) / np.sqrt(values.size), rel=1e-12)
     assert (found.dropped, found.dropped_at) == (2, f"expert 5, expert {SIDE + 9}")
-    assert found.p == mso_p(found.mean, 7, values.size, 1, len(kept))
+    shares = (kept / norms[:, None]) ** 2
+    nulls = (shares @ shares.T)[np.triu_indices(len(kept), 1)]
+    assert found.null == pytest.approx(nulls.mean(), rel=1e-11)
+    q = (shares**2 @ (shares**2).T)[np.triu_indices(len(kept), 1)]
+    # The corrections come from a sample of the experts.
+    assert found.null_sd == pytest.approx(math.sqrt(2 * (nulls**2 - q).sum()) / values.size, rel=0.05)
     weights[SIDE + 9, 2] = np.nan
     with pytest.raises(ValueError, match=f"weights: expert {SIDE + 9} holds a value that is not finite"):
         sg.weight_mso(weights)
@@ -80,6 +85,7 @@ def test_a_users_many_experts_against_the_whole_table(dtype):
 def test_memory_of_a_users_weights_does_not_grow_with_their_square():
     """5,000 experts, whose table of pairs would take 200 MB."""
     script = """
+import math
 import re, numpy as np, torch, simgap as sg
 def memory(name):
     return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024

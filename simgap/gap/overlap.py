@@ -1,0 +1,143 @@
+"""A user's own overlap beside what signs alone would make of it, and the words for it."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from jaxtyping import Float
+from numpy import median, ndarray, sqrt
+
+from simgap import notebook
+from simgap.metrics import Elsewhere
+from simgap.theory.sign_flips import upper_p
+
+LEVEL = 1e-3
+# The smallest p that is told apart from none.
+LEAST_P = 1e-300
+# What meeting on a token adds, summed over pairs of experts: in units of its own root of squares; one pair's alone, on so many tokens or
+# more: in robust standard deviations of all pairs'.
+BROAD, NARROW, FEWEST = 4.0, 12.0, 16
+Kind = Literal["weights", "means", "tokens", "unnamed"]
+SPACE = "a space that experts share in another basis"
+# What would do the same as experts that are alike, without their being so.
+BLIND: dict[Kind, str] = {
+    "weights": f"{SPACE}, a common part or low rank",
+    "means": f"{SPACE}, a common bias or W_down, a residual or shared expert in the vectors",
+}
+BLIND["tokens"] = BLIND["unnamed"] = BLIND["means"]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A mean squared overlap beside its null; prints as one sentence.
+
+    mean: in [0, 1]. sem: standard error over pairs (weights, means) or over tokens, None where there is one. pairs: how many it rests on.
+    null: what independent vectors with entries of these sizes overlap by if only their signs are left to chance, sum_i u_i^2 v_i^2 averaged
+    over pairs (law T0). null_sd: how far such a mean strays from it. excess = mean / null. z = (mean - null) / null_sd, in standard
+    deviations of the null. p: upper tail, from the null's first three cumulants (Pearson's type III, approximate; at least 1e-300), or
+    (1 + #) / (draws + 1) where signs were drawn, # of them with at least this mean.
+    dropped: vectors left out because they are zero or belong to an expert that no token reached; dropped_at names the first.
+    round_null: 1/width, what a round space would give. draws: signs drawn for p, 0 for the approximation. elsewhere: the overlap of the
+    same pairs of experts on *different* tokens over its null, where it was asked for. verdict: what follows, in words.
+    """
+
+    mean: float
+    sem: float | None
+    pairs: int
+    null: float
+    null_sd: float
+    excess: float
+    z: float
+    p: float
+    dropped: int = 0
+    dropped_at: str = ""
+    round_null: float = math.nan
+    draws: int = 0
+    elsewhere: float | None = None
+    verdict: str = ""
+
+    def __str__(self) -> str:
+        sem = "" if self.sem is None else f" ± {self.sem:.1g}"
+        lost = f"; {self.dropped} undefined vectors left out ({self.dropped_at})" if self.dropped else ""
+        return (
+            f"overlap {self.mean:.4g}{sem} over {self.pairs} pairs is {self.excess:.3g} times its null {self.null:.3g} (independent, "
+            f"sign-symmetric in this basis; {self.round_null:.3g} in a round space), z {self.z:.1f} sd of the null, {self._p}: "
+            f"{self.verdict}{lost}"
+        )
+
+    @property
+    def _p(self) -> str:
+        if self.draws:
+            least = 1 / (self.draws + 1)
+            return f"p {'<= ' if self.p <= least else ''}{self.p:.2g} by {self.draws} draws"
+        return f"p < {LEAST_P:.0e}" if self.p <= LEAST_P else f"p {self.p:.2g}, approximately"
+
+    def _repr_html_(self) -> str:
+        return notebook.text(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field by its name, in plain Python values."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@dataclass(frozen=True)
+class SignNull:
+    """Cumulants of a mean overlap under signs. drawn: such means, where they were asked for."""
+
+    mean: float
+    variance: float
+    third: float
+    drawn: Float[ndarray, " draws"] | None = None
+
+    @classmethod
+    def of_sum(cls, cumulants: tuple[float, float, float], pairs: int, factor: float, drawn: Float[ndarray, " draws"] | None) -> "SignNull":
+        """From the cumulants of the sum over `pairs`, and drawn means; factor: what both come short by."""
+        by = factor / pairs
+        return cls(cumulants[0] * by, max(cumulants[1], 0.0) * by * by, cumulants[2] * by**3, None if drawn is None else drawn * factor)
+
+    def p(self, value: float) -> float:
+        if self.drawn is None:
+            return max(upper_p(value, self.mean, self.variance, self.third), LEAST_P)
+        # Equal up to round-off counts as equal.
+        return (1 + int((self.drawn >= value * (1 - 1e-9)).sum())) / (len(self.drawn) + 1)
+
+    def overlap(self, mean: float, sem: float | None, pairs: int, dimensions: int, dropped: int, dropped_at: str, **rest: Any) -> Overlap:
+        """Beside a measured mean; rest: other fields."""
+        sd = math.sqrt(self.variance)
+        z = (mean - self.mean) / sd if sd else 0.0
+        draws = 0 if self.drawn is None else len(self.drawn)
+        excess = mean / self.mean if self.mean else (1.0 if mean == 0 else math.inf)
+        return Overlap(mean, sem, pairs, self.mean, sd, excess, z, self.p(mean), dropped, dropped_at, 1 / dimensions, draws, **rest)
+
+
+def verdict(p: float, excess: float, kind: Kind, found: Elsewhere | None = None) -> str:
+    """What a p and the excess behind it ask for, at LEVEL."""
+    if p > LEVEL:
+        return f"nothing to explain at the level {LEVEL:g}"
+    if kind in ("weights", "means"):
+        return f"more than this null gives: experts that are alike, or {BLIND[kind]}; one vector to an expert cannot say which"
+    if kind == "unnamed" or found is None:
+        return f"cannot tell experts that are alike from {BLIND[kind]}: pass routing= to hold it against other tokens"
+    if math.isnan(found.ratio):
+        return f"cannot tell experts that are alike from {BLIND[kind]}: no pair of experts meets on two tokens"
+    both = f"{excess:.3g} times the null on a token, {found.ratio:.3g} times on different tokens"
+    if exceeds(found):
+        return f"more than a shared space or shared weights give ({both}); a residual or shared expert in the vectors would do this too"
+    return f"cannot tell: {BLIND[kind]} explain as much ({both}); pass vectors without what experts share, and more experts or tokens"
+
+
+def exceeds(found: Elsewhere) -> bool:
+    """Whether meeting on a token adds to the overlap what sharing a space does not: in all pairs of experts together, or in a few."""
+    gains, count = found.gains, found.count
+    root = math.sqrt(float((gains**2).sum()))
+    if root == 0:
+        return False
+    if float(gains.sum()) / root >= BROAD:
+        return True
+    many = count >= FEWEST
+    if many.sum() < FEWEST:
+        return False
+    scores = gains[many] / sqrt(count[many])
+    centre = float(median(scores))
+    spread = 1.4826 * float(median(abs(scores - centre)))
+    return bool((scores - centre).max() > NARROW * spread > 0)

@@ -1,0 +1,137 @@
+"""The words for a user's overlap: what follows from p, from other tokens, and from what was not given."""
+
+import dataclasses
+import html
+import json
+import math
+
+import numpy as np
+import pytest
+
+import simgap as sg
+from simgap.gap.overlap import LEAST_P, SignNull, exceeds, verdict
+from simgap.metrics import Elsewhere
+
+
+def overlap(**changes):
+    whole = {
+        "mean": 0.02,
+        "sem": 0.001,
+        "pairs": 100,
+        "null": 0.01,
+        "null_sd": 0.001,
+        "excess": 2.0,
+        "z": 10.0,
+        "p": 1e-6,
+        "round_null": 0.005,
+    }
+    return sg.Overlap(**(whole | {"verdict": "why"} | changes))
+
+
+def elsewhere(count, same, other, null=1.0):
+    count, same, other = np.asarray(count, np.int64), np.asarray(same, float), np.asarray(other, float)
+    return Elsewhere(count, same, other, np.full(len(count), float(null)), np.full(len(count), float(null)))
+
+
+def test_a_sentence_names_its_parts():
+    text = str(overlap())
+    assert text == (
+        "overlap 0.02 ± 0.001 over 100 pairs is 2 times its null 0.01 (independent, sign-symmetric in this basis; 0.005 in a round space), "
+        "z 10.0 sd of the null, p 1e-06, approximately: why"
+    )
+    assert "; 3 undefined vectors left out (expert 1)" in str(overlap(dropped=3, dropped_at="expert 1"))
+
+
+@pytest.mark.parametrize(
+    ("p", "draws", "text"),
+    [
+        (LEAST_P, 0, "p < 1e-300:"),
+        (2e-300, 0, "p 2e-300, approximately:"),
+        (1.0, 0, "p 1, approximately:"),
+        (1e-4, 9999, "p <= 0.0001 by 9999 draws:"),
+        (0.02, 9999, "p 0.02 by 9999 draws:"),
+    ],
+)
+def test_p_in_words(p, draws, text):
+    assert text in str(overlap(p=p, draws=draws))
+
+
+def test_p_is_never_zero():
+    null = SignNull(0.01, 1e-8, 0.0)
+    assert null.p(0.9) == LEAST_P
+    assert 0 < null.p(0.0) <= 1
+    assert SignNull(0.01, 1e-8, 1e-13, np.full(9, 0.02)).p(0.5) == 1 / 10
+    assert SignNull(0.01, 1e-8, 1e-13, np.array([0.5 * (1 - 1e-12), 0.1, 0.7])).p(0.5) == 3 / 4
+
+
+def test_an_overlap_of_exactly_zero_is_no_surprise():
+    vectors = np.zeros((6, 2, 8))
+    vectors[:, 0, :4], vectors[:, 1, 4:] = 1, 1
+    found = sg.token_mso(vectors, routing=np.tile([0, 1], (6, 1)))
+    assert (found.mean, found.null, found.null_sd, found.z, found.p, found.excess) == (0, 0, 0, 0, 1, 1)
+    assert "nothing to explain" in str(found)
+
+
+def test_html_is_escaped():
+    shown = overlap(verdict="a < b & c")._repr_html_()
+    assert shown == f"<pre>{html.escape(str(overlap(verdict='a < b & c')))}</pre>"
+    assert "a &lt; b &amp; c" in shown
+
+
+def test_a_dict_of_every_field():
+    found = sg.weight_mso(np.random.default_rng(0).standard_normal((4, 30)))
+    plain = found.as_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert sg.Overlap(**plain) == found
+    assert list(plain) == [field.name for field in dataclasses.fields(found)]
+    assert all(type(value) in (int, float, str, type(None)) for value in plain.values())
+
+
+@pytest.mark.parametrize("kind", ["weights", "means", "tokens", "unnamed"])
+def test_within_the_null(kind):
+    assert verdict(0.0011, 1.5, kind) == "nothing to explain at the level 0.001"
+
+
+def test_without_names_it_asks_for_them():
+    assert verdict(1e-9, 3.0, "unnamed").startswith("cannot tell")
+    assert "pass routing=" in verdict(1e-9, 3.0, "unnamed")
+
+
+def test_one_vector_to_an_expert_says_more_and_not_which():
+    for kind in ("weights", "means"):
+        assert verdict(1e-9, 3.0, kind).startswith("more than this null gives: experts that are alike, or a space that experts share")
+        assert "cannot say which" in verdict(1e-9, 3.0, kind)
+    assert "bias" not in verdict(1e-9, 3.0, "weights")
+
+
+def test_other_tokens_explain_as_much():
+    rng = np.random.default_rng(1)
+    found = elsewhere(np.full(100, 50), 3 + 0.1 * rng.standard_normal(100), 3 + 0.1 * rng.standard_normal(100))
+    words = verdict(1e-9, 3.0, "tokens", found)
+    assert words.startswith("cannot tell")
+    assert "3 times the null on a token, 2.99 times on different tokens" in words
+
+
+def test_meeting_adds_to_every_pair():
+    assert exceeds(elsewhere(np.full(100, 50), np.full(100, 3.0), np.full(100, 1.0)))
+    # Fewer pairs could all have gained by chance.
+    assert not exceeds(elsewhere(np.full(10, 50), np.full(10, 3.0), np.full(10, 1.0)))
+    assert verdict(1e-9, 3.0, "tokens", elsewhere(np.full(100, 50), np.full(100, 3.0), np.full(100, 1.0))).startswith("more than")
+
+
+def test_meeting_adds_to_one_pair():
+    rng = np.random.default_rng(2)
+    same = 1 + 0.1 * rng.standard_normal(100)
+    other = 1 + 0.1 * rng.standard_normal(100)
+    assert not exceeds(elsewhere(np.full(100, 50), same, other))
+    same[7] += 20
+    assert exceeds(elsewhere(np.full(100, 50), same, other))
+    # On few tokens one pair may stand out by chance.
+    assert not exceeds(elsewhere(np.full(100, 5), same, other))
+
+
+def test_pairs_that_meet_once_say_nothing():
+    found = elsewhere([], [], [])
+    assert math.isnan(found.ratio)
+    assert "no pair of experts meets on two tokens" in verdict(1e-9, 3.0, "tokens", found)
+    assert not exceeds(found)

@@ -1,0 +1,86 @@
+"""Which experts meet, and what they share on other tokens, against loops."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from simgap.metrics import TokenPairs, elsewhere
+from tests import reference
+
+
+def layer(seed, n=40, k=3, width=5, experts=6):
+    rng = np.random.default_rng(seed)
+    routing = np.argsort(rng.random((n, experts)), 1)[:, :k]
+    there = rng.random((n, k)) < 0.8
+    return rng.standard_normal((n, k, width)), routing, there
+
+
+def brute_meetings(routing, there):
+    return {
+        (*sorted((int(slots[i]), int(slots[j]))), t)
+        for t, slots in enumerate(routing)
+        for i, j in itertools.combinations(range(len(slots)), 2)
+        if there[t, i] and there[t, j]
+    }
+
+
+def test_every_meeting_once_and_in_groups():
+    _, routing, there = layer(0)
+    meetings = TokenPairs.of(routing, there, 6)
+    found = [(*meetings.names(at), int(meetings.tokens[at])) for at in range(len(meetings.tokens))]
+    assert len(found) == len(set(found))
+    assert set(found) == brute_meetings(routing, there)
+    for (e, f, t), (i, j) in zip(found, meetings.slots.tolist(), strict=True):
+        assert (routing[t, i], routing[t, j]) == (e, f)
+    names = [[meetings.names(at) for at in part] for part in meetings.groups(4)]
+    assert all(len(set(group)) == 1 and len(group) <= 4 for group in names)
+    assert [name for group in names for name in group] == [(e, f) for e, f, _ in found]
+
+
+def test_without_names_all_are_one_group():
+    _, _, there = layer(1)
+    meetings = TokenPairs.of(None, there)
+    assert {meetings.names(at) for at in range(len(meetings.tokens))} == {(0, 0)}
+    assert len(meetings.tokens) == sum(m * (m - 1) // 2 for m in there.sum(1))
+    assert [len(part) for part in meetings.groups(10**6)] == [len(meetings.tokens)]
+
+
+def test_a_sample_is_part_of_all():
+    _, routing, there = layer(2)
+    some = TokenPairs.of(routing, there, 6, most=20)
+    assert len(some.tokens) == 20
+    found = {(*some.names(at), int(some.tokens[at])) for at in range(20)}
+    assert len(found) == 20
+    assert found <= brute_meetings(routing, there)
+
+
+@pytest.mark.parametrize("leading", [(40,), (5, 8)])
+def test_elsewhere_against_loops(leading):
+    vectors, routing, there = layer(3)
+    meetings = TokenPairs.of(routing, there, 6)
+    found = elsewhere(torch.from_numpy(vectors.reshape(*leading, 3, 5)), meetings)
+    expected = []
+    for part in meetings.groups(10**6):
+        if len(part) < 2:
+            continue
+        left = [vectors[meetings.tokens[at], meetings.slots[at, 0]] for at in part]
+        right = [vectors[meetings.tokens[at], meetings.slots[at, 1]] for at in part]
+        rows = []
+        for place, u in enumerate(left):
+            v, w = right[place], right[(place + 1) % len(right)]
+            shares = [reference.sign_null([u, other])[0] for other in (v, w)]
+            rows.append((reference.cos2(u, v), reference.cos2(u, w), *shares))
+        expected.append((len(part), *np.sum(rows, 0)))
+    table = np.column_stack([found.count, found.same, found.other, found.same_null, found.other_null])
+    assert table == pytest.approx(np.array(expected), rel=1e-12)
+    assert found.ratio == pytest.approx(np.array(expected)[:, 2].sum() / np.array(expected)[:, 4].sum(), rel=1e-12)
+    gains = [same - other * a / b for _, same, other, a, b in expected]
+    assert found.gains == pytest.approx(np.array(gains), rel=1e-9)
+
+
+def test_nothing_that_meets_twice():
+    found = elsewhere(torch.ones(1, 2, 3), TokenPairs.of(np.array([[0, 1]]), np.ones((1, 2), bool), 2))
+    assert found.count.size == 0
+    assert np.isnan(found.ratio)
