@@ -17,8 +17,8 @@ from simgap.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-# What no test here can run: a shell of its own, a cluster, or output.
-SHOWN = ("sh", "text")
+# What no test here can run: a shell of its own, a cluster.
+SHOWN = ("sh",)
 # A gigabyte of weights is drawn.
 LONG = ("kernels.md",)
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
@@ -34,6 +34,7 @@ def test_every_snippet_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "140")
     names: dict[str, object] = {}
+    printed = ""
     for language, text in snippets(page):
         if language == "python":
             run(text, names)
@@ -43,9 +44,12 @@ def test_every_snippet_runs(page, tmp_path, monkeypatch, capsys):
             for line in text.splitlines():
                 assert line.startswith("$ simgap "), line
                 assert main(shlex.split(line)[2:]) == 0
+        elif language == "text":
+            # What the snippet above printed last.
+            alike(text, printed)
         else:
             assert language in SHOWN, language
-    capsys.readouterr()
+        printed = capsys.readouterr().out
 
 
 def run(text: str, names: dict[str, object]) -> None:
@@ -62,6 +66,24 @@ def run(text: str, names: dict[str, object]) -> None:
         found = re.match(r"[-\d.e+]+", printed.getvalue() or str(value))
         assert found, lines[statement.end_lineno - 1]
         assert f"{float(found[0]):.4g}" == f"{float(shown[1]):.4g}", lines[statement.end_lineno - 1]
+
+
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def alike(shown: str, printed: str) -> None:
+    """What a page shows is what was printed, numbers up to 2 percent: the last digits are another CPU's."""
+    lines = printed.splitlines()[-len(shown.splitlines()) :]
+    assert [NUMBER.sub("#", line.rstrip()) for line in shown.splitlines()] == [NUMBER.sub("#", line.rstrip()) for line in lines]
+    expected, found = ([float(number) for number in NUMBER.findall(text)] for text in (shown, "\n".join(lines)))
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_other_words_and_numbers_are_noticed():
+    alike("z 204.9, p < 1e-300\n", "first\nz 204.8, p < 1e-300\n")
+    for other in ("z 209.8, p < 1e-300", "z 204.9, p < 1e-200", "z 204.9, q < 1e-300"):
+        with pytest.raises(AssertionError):
+            alike("z 204.9, p < 1e-300\n", other)
 
 
 def test_a_wrong_number_is_noticed():
