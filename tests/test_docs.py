@@ -76,7 +76,7 @@ def alike(shown: str, printed: str) -> None:
     lines = printed.splitlines()[-len(shown.splitlines()) :]
     assert [NUMBER.sub("#", line.rstrip()) for line in shown.splitlines()] == [NUMBER.sub("#", line.rstrip()) for line in lines]
     expected, found = ([float(number) for number in NUMBER.findall(text)] for text in (shown, "\n".join(lines)))
-    assert found == pytest.approx(expected, rel=0.02)
+    assert found == pytest.approx(expected, rel=0.02, abs=0)
 
 
 def test_other_words_and_numbers_are_noticed():
