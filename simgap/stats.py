@@ -99,7 +99,8 @@ def ratio_of_means(a: Estimate, b: Estimate) -> Estimate:
         return Estimate.missing("the denominator is zero")
     r = float(top.mean() / below)
     sem = float((top - r * bottom).std(ddof=1) / abs(below) / math.sqrt(n)) if n > 1 else None
-    return Estimate(r, sem, n, min(a.pairs, b.pairs), a.dropped, a.dropped_at, "", top / np.where(bottom == 0, np.nan, bottom))
+    lost = max(a.dropped, b.dropped), a.dropped_at or b.dropped_at
+    return Estimate(r, sem, n, min(a.pairs, b.pairs), *lost, "", top / np.where(bottom == 0, np.nan, bottom))
 
 
 def moment_matched_p(value: Any, mean: float, sd: float) -> Any:

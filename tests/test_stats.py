@@ -68,6 +68,24 @@ def test_difference_uses_the_trials_that_have_both():
     assert (result.mean, result.trials) == (2, 2)
 
 
+@pytest.mark.parametrize("combine", [difference, ratio_of_means])
+def test_a_gap_and_a_ratio_rest_on_the_fewer_pairs_and_lose_the_more(combine):
+    """In whichever order: pairs of either side, those dropped, and where the first was."""
+    values = np.array([1.0, 2.0])
+    few, many = Estimate.of(values, 6, 2, "expert 3"), Estimate.of(values + 1, 20, 5, "expert 1")
+    for a, b in ((few, many), (many, few)):
+        assert (combine(a, b).pairs, combine(a, b).dropped, combine(a, b).dropped_at) == (6, 5, a.dropped_at)
+    whole = Estimate.of(values, 20)
+    for a, b in ((few, whole), (whole, few)):
+        assert (combine(a, b).pairs, combine(a, b).dropped, combine(a, b).dropped_at) == (6, 2, "expert 3")
+
+
+def test_a_difference_has_the_fewer_pairs_of_each_trial():
+    a, b = Estimate.of(np.array([1.0, 2.0]), np.array([3, 9])), Estimate.of(np.array([0.0, 0.0]), np.array([5, 4]))
+    assert difference(a, b).per_trial.tolist() == difference(b, a).per_trial.tolist() == [3, 4]
+    assert difference(a, b).pairs == 7
+
+
 def test_difference_and_ratio_pass_on_why_a_side_is_missing():
     known, missing = Estimate.of(np.array([1.0, 2.0])), Estimate.missing("no such site")
     for combine in (difference, ratio_of_means):
@@ -328,6 +346,21 @@ def test_sign_flip_sees_what_seeds_agree_on(rows):
     assert sign_flip(x, x + 0.1 * y, rng) < 0.005
     assert sign_flip(x, -x + 0.1 * y, rng) < 0.005
     assert sign_flip(x, np.zeros_like(x), rng) == 1
+
+
+@pytest.mark.parametrize("rows", [13, 16])
+def test_random_signs_are_those_of_every_flip(rows):
+    """Beyond 12 rows 40,000 random flips stand for all 2^rows, within 5 sigma; a flip that favours one sign does not."""
+    rng, draws = np.random.default_rng(55), 40_000
+    covariance = rng.standard_normal(rows) + 0.35
+    x, y = np.outer(np.ones(rows), [-1.0, 1.0]), np.outer(covariance, [-0.5, 0.5])
+    signs = 1 - 2 * (np.arange(2**rows)[:, None] >> np.arange(rows) & 1)
+    exact = float((np.abs(signs @ covariance) >= abs(covariance.sum()) * (1 - 1e-12)).mean())
+    assert 0.01 < exact < 0.5
+    error = math.sqrt(exact * (1 - exact) / draws)
+    assert abs(sign_flip(x, y, rng, draws) - exact) < 5 * error
+    biased = rng.choice([-1.0, 1.0], (draws, rows), p=[0.35, 0.65])
+    assert abs((np.abs(biased @ covariance) >= abs(covariance.sum())).mean() - exact) > 5 * error
 
 
 def test_sign_flip_is_exact_for_few_rows():

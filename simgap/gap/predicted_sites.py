@@ -313,9 +313,8 @@ def _floor(site: str, width: int, d_ff: int, activation: str, gated: bool, centr
             return output_alignment(width, rho)
         vectors = _cosines(activation, gated, centred, std, d_model, cosine)
         if site == "output":
-            # At finite d_ff hidden vectors meet by chance as well: E cos^2 = c^2 + (1 - c^2)^2 / d_ff + ..., as a sample correlation's.
-            by_chance = (1 - vectors**2) ** 2 / d_ff
-            return output_alignment(width, np.sqrt(vectors**2 + by_chance))
+            # At finite d_ff hidden vectors meet by chance as well, as samples of d_ff correlated normals do.
+            return output_alignment(width, np.sqrt(output_alignment(d_ff, vectors)))
         return 1 / width + vectors**2 * (1 - 1 / width)
 
     def covariance(rho: np.ndarray) -> np.ndarray:

@@ -14,6 +14,9 @@ from simgap.gap.calibration import LEVEL, Asked, Calibrated, calibrated, calibra
 from simgap.gap.predicted import Prediction
 from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS
 from simgap.stats import Estimate, moment_matched_p
+from simgap.theory.gap_law import gap_p, ratio_p
+from simgap.theory.mso_law import mso_distribution, mso_p
+from simgap.theory.pearson import matched_law
 
 # Two-sided 5 sigma.
 FIVE_SIGMA = math.erfc(5 / math.sqrt(2))
@@ -110,6 +113,43 @@ def test_zeros_that_chance_gives_are_not_called_rare():
     assert abs((values == 0).mean() - 2 / 9) < 5 * math.sqrt(2 / 9 * 7 / 9 / len(values))
     assert calibrated(Estimate(0.0, None, 1, 1), null, experts=2).p > 0.05
     assert moment_matched_p(0.0, null.mean, null.sd) == 0
+
+
+@pytest.mark.parametrize("trials", [1, 3])
+def test_p_of_isotropic_pairs_is_that_of_so_many_trials(trials):
+    """Law N1B at 4 experts: 6 pairs of each trial, and of as many trials as were measured; a p of another number of trials is another."""
+    sd = math.sqrt(2 * 15 / (16**2 * 18) / (6 * trials))
+    null = Prediction(1 / 16, sd, "exact", "exact", "N1", (), 6 * trials, isotropic=True)
+    found = calibrated(Estimate(0.11, None, trials, 6 * trials), null, experts=4)
+    assert found.p == pytest.approx(mso_p(0.11, 16, 6, trials, 4), rel=1e-12)
+    for other in (trials + 1, 6 * trials):
+        assert abs(found.p / mso_p(0.11, 16, 6, other, 4) - 1) > 0.2
+
+
+@pytest.mark.parametrize("trials", [1, 3])
+def test_p_of_gap_and_ratio_is_that_of_their_sides(trials):
+    """Of all pairs of isotropic vectors: the laws N1B of either side, at the trials that were measured; lost pairs widen the output's."""
+    spec = sg.LayerSpec(d_model=6, d_ff=9, n_experts=4)
+    null = sg.predict(spec, tokens=8, trials=trials)
+    laws = [mso_distribution(n, 6, trials, 4) for n in (6, 54)]
+    for name, value, p_of in (("gap", 0.3, gap_p), ("ratio", 20.0, ratio_p)):
+        found = calibrated(Estimate(value, None, trials, 6 * trials), getattr(null, name), overlap=False, experts=4)
+        assert found.p == p_of(np.array([value]), *laws)[0]
+        fewer = calibrated(Estimate(value, None, trials, 3 * trials), getattr(null, name), overlap=False, experts=4)
+        assert fewer.z == pytest.approx(found.z / math.sqrt(2), rel=1e-12)
+        output = matched_law(1 / 6, null.activation_mso["mean"]["output"].sd * math.sqrt(2))
+        assert fewer.p == p_of(np.array([value]), output, laws[1])[0]
+        across = calibrated(Estimate(value, None, trials, 6 * trials), getattr(null, name), overlap=False)
+        pairs = [matched_law(side.mean, side.sd) for side in getattr(null, name).sides]
+        assert across.p == p_of(np.array([value]), *pairs)[0]
+
+
+def test_in_one_dimension_gap_and_ratio_are_those_of_the_weights_alone():
+    spec = sg.LayerSpec(d_model=1, d_ff=7, n_experts=2)
+    null = sg.predict(spec, tokens=8, trials=1)
+    p = mso_p(0.4, 7, 1, 1, 2)
+    assert calibrated(Estimate(0.6, None, 1, 1), null.gap, overlap=False, experts=2).p == pytest.approx(p, rel=1e-12)
+    assert calibrated(Estimate(2.5, None, 1, 1), null.ratio, overlap=False, experts=2).p == pytest.approx(p, rel=1e-12)
 
 
 SPEC = sg.LayerSpec(d_model=6, d_ff=9, n_experts=4, n_shared_experts=1)

@@ -12,6 +12,8 @@ from scipy import integrate
 import simgap as sg
 from simgap.specs import ACTIVATIONS
 from simgap.stats import student_p
+from simgap.theory.preactivations import over_cosines
+from simgap.theory.token_variance import output_alignment
 
 FIVE_SIGMA = math.erfc(5 / math.sqrt(2))
 TRIALS = 5
@@ -336,3 +338,26 @@ def test_at_top_1_a_token_still_meets_its_routed_and_its_shared_expert():
     predicted = sg.predict(sg.LayerSpec(d_model=6, d_ff=8, n_experts=4, top_k=1, n_shared_experts=2))
     assert predicted.activation_mso["token"]["output"].mean is None
     assert predicted.shared.activation_mso["token"]["output"].mean == pytest.approx(1 / 6)
+
+
+CHANCE = (lambda square: (1 - square) * (1 - 2 * square), lambda square: (1 - square) ** 2, lambda square: 1 - square)
+
+
+@pytest.mark.parametrize(("d", "f"), [(3, 8), (4, 16), (8, 24)])
+def test_the_floor_of_linear_experts_in_closed_form(d, f):
+    """Hidden vectors of two tokens at cosine rho are samples of correlated normals, whose E cos^2 is Q of f dimensions, exactly; its first
+    order, rho^2 + (1 - rho^2)(1 - 2 rho^2)/f, is near, and with (1 - rho^2)^2 or 1 - rho^2 in place of it is not."""
+    spec = sg.LayerSpec(d_model=d, d_ff=f, n_experts=4, top_k=4, router="soft", activation="identity", inputs="sphere")
+    tokens = 10**7
+    sd = sg.predict(spec, tokens=tokens, trials=1, readings=("all",)).activation_mso["all"]["output"].sd
+
+    def spread(cosine_squared) -> float:
+        def covariance(rho):
+            return 2 * (output_alignment(d, np.sqrt(cosine_squared(rho))) - 1 / d) ** 2 / ((d + 2) * (d - 1))
+
+        return math.sqrt((over_cosines(covariance, d) * (1 - 1 / tokens) + 2 * (d - 1) / (d**2 * (d + 2)) / tokens) / 6)
+
+    exact = spread(lambda rho: output_alignment(f, rho))
+    assert sd == pytest.approx(exact, rel=1e-9)
+    first, *twins = (spread(lambda rho, chance=chance: rho**2 + chance(rho**2) / f) for chance in CHANCE)
+    assert all(abs(twin / exact - 1) > max(0.01, 2 * abs(first / exact - 1)) for twin in twins)

@@ -17,10 +17,12 @@ def entry(p: int) -> Fraction:
     return sum(w * v**p for v, w in zip(VALUES, WEIGHTS, strict=True))
 
 
-def exact_mean_cos2(f: int) -> float:
-    """E cos^2 of two vectors of f such entries, by their counts: every pair (a, b) of values is one of nine, multinomially often."""
+def exact_mean_cos2(f: int, alike: float = 0.0) -> float:
+    """E cos^2 of two vectors of f such entries, by their counts: every pair (a, b) of values is one of nine, multinomially often.
+
+    alike: the probability that both take the value of one draw."""
     pairs = list(itertools.product(range(3), repeat=2))
-    chance = np.array([float(WEIGHTS[i] * WEIGHTS[j]) for i, j in pairs])
+    chance = np.array([float(WEIGHTS[i] * ((1 - alike) * float(WEIGHTS[j]) + alike * (i == j))) for i, j in pairs])
     a, b = (np.array([VALUES[pair[side]] for pair in pairs], float) for side in (0, 1))
     total = 0.0
     for counts in _compositions(f, 9):
@@ -46,6 +48,21 @@ def test_what_is_left_is_of_second_order():
     rests = {f: exact_mean_cos2(f) - law(f) for f in (4, 8)}
     assert abs(rests[8]) < abs(rests[4]) / 3
     assert abs(exact_mean_cos2(8) - law(8, order=False)) > 5 * abs(rests[8])
+
+
+def test_what_is_left_of_entries_that_share_something():
+    """Where a and b meet in some units: the covariance of a^2 and b^2, which is 0 for independent ones, counts."""
+    alike = 0.4
+
+    def moment(p: int, q: int) -> float:
+        return (1 - alike) * float(entry(p) * entry(q)) + alike * float(entry(p + q))
+
+    rests = {f: exact_mean_cos2(f, alike) - overlap_from_moments(moment, f) for f in (4, 8)}
+    assert abs(rests[8]) < abs(rests[4]) / 3
+    # Without that covariance what is left is of first order, and fails the same line.
+    sizes = moment(2, 0) * moment(0, 2)
+    between = moment(1, 1) ** 2 / sizes * (moment(2, 2) - sizes) / sizes
+    assert abs(rests[8] + between / 8) > abs(rests[4] + between / 4) / 3
 
 
 def test_the_closed_form_of_independent_entries():
