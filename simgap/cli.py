@@ -19,7 +19,7 @@ from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, nearest, pri
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
 # A streamed trial is done in fractions.
 TRIALS_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.2f}/{total} trials [{elapsed}<{remaining}]"
-# As in simgap.gap.shape, which would load what --help must not.
+# As in simgap.quantities, in the order of a help text.
 CHOICES = {
     "--weights": ("up", "gate", "down", "all"),
     "--sites": ("pre", "hidden", "normed", "output"),
@@ -153,6 +153,8 @@ def build_parser() -> Parser:
         _add_flags(command, RunSpec, "run")
         for flag, options in CHOICES.items():
             command.add_argument(flag, nargs="+", choices=options, default=list(options), help="which to compute (default: all)")
+        command.add_argument("--metrics", nargs="+", metavar="NAME", help="all quantities of these (weight_overlap, routing, ...)")
+        command.add_argument("--quantities", nargs="+", metavar="TEXT", help='only these, such as "activation_mso mean output"')
         command.add_argument("--json", action="store_true", help="print JSON and nothing else")
         if run is run_predict:
             command.add_argument("--hypotheses", action="store_true", help="say what each law rests on")
@@ -237,15 +239,20 @@ def _specs(options: argparse.Namespace) -> tuple[LayerSpec, RunSpec]:
     return LayerSpec(**layer), RunSpec(**{item.name: values[item.name] for item in fields(RunSpec)})
 
 
+def _chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """What to look at, as keyword arguments of measure and predict."""
+    return {name: getattr(options, name) for name in ("sites", "readings", "weights", "metrics", "quantities")}
+
+
 def run_measure(options: argparse.Namespace) -> int:
     spec, run = _specs(options)
     from tqdm import tqdm
 
     from simgap.gap import calibrate, measure, predict
-    from simgap.gap.calibration import sentence
+    from simgap.gap.calibration import row, sentence
     from simgap.report.gap import gap_lines
 
-    chosen = {"sites": options.sites, "readings": options.readings, "weights": options.weights}
+    chosen = _chosen(options)
     key = spec.key()
     quiet = options.json or not sys.stderr.isatty()
     with tqdm(total=run.trials, disable=quiet, leave=False, bar_format=TRIALS_BAR) as bar:
@@ -257,6 +264,7 @@ def run_measure(options: argparse.Namespace) -> int:
     if options.json:
         described = {"spec": spec.to_dict() | {"key": key}, "run": run.to_dict()}
         beside = {"predicted": predicted.as_dict(), "calibration": calibration.as_dict()}
+        beside["quantities"] = {str(q): row(value, predicted[q], calibration[q]) for q, value in measured.values.items()}
         say(json.dumps(described | measured.as_dict() | beside | {"sentence": sentence(measured, calibration)}, allow_nan=False))
         return 0
     say(*gap_lines(measured, predicted, calibration), sentence(measured, calibration))
@@ -268,7 +276,7 @@ def run_predict(options: argparse.Namespace) -> int:
     from simgap.gap.predicted import predict
     from simgap.report.gap import prediction_lines
 
-    predicted = predict(spec, tokens=run.tokens, trials=run.trials, sites=options.sites, readings=options.readings, weights=options.weights)
+    predicted = predict(spec, tokens=run.tokens, trials=run.trials, **_chosen(options))
     if options.json:
         say(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
         return 0
@@ -322,7 +330,7 @@ def _sweep(options: argparse.Namespace, job: Any) -> int:
     way = {name: getattr(options, name) for name in ("engine", "workers", "scheduler", "any_version", "progress")}
     kept = job.recorded()
     try:
-        run = sweep(job.cells, metrics=job.metrics, **job.run.to_dict(), out=job.out, **way)
+        run = sweep(job.cells, quantities=job.selection.texts, **job.run.to_dict(), out=job.out, **way)
         # What was found in the folder, the run has noted.
         table = written(read_store(job.out))
         if options.json:

@@ -9,7 +9,7 @@ from simgap.sweeps.worker import compute
 TEXT = """
 tokens = 8
 trials = 2
-metrics = ["weight_mso up", "activation_mso mean output"]
+quantities = ["weight_mso up", "activation_mso mean output"]
 max_parameters = 1000
 [layer]
 d_model = 6

@@ -46,8 +46,8 @@ def test_the_same_as_by_the_functions(capsys, file, out, tmp_path):
     assert found["left_out"][0] == {"cell": "d_ff = 8, top_k = 5", "why": "top_k: expected at most n_experts = 4, got 5"}
     assert found["seconds"] > 0
     cells = grid(LayerSpec(d_model=6, n_experts=4), d_ff=[8, 10, 12], top_k=[1, 2])
-    metrics = ["weight_mso up", "activation_mso mean output"]
-    run = sweep(cells, trials=3, seed=5, tokens=8, metrics=metrics, out=tmp_path / "other", progress=False)
+    quantities = ["weight_mso up", "activation_mso mean output"]
+    run = sweep(cells, trials=3, seed=5, tokens=8, quantities=quantities, out=tmp_path / "other", progress=False)
     import pandas as pd
 
     ours, theirs = pd.read_parquet(found["frame"]), run.frame()

@@ -62,8 +62,8 @@ class Folder:
 
 
 def measure_to(path: Path, trials: int, tokens: int = 32) -> None:
-    metrics = ["weight_mso up", "activation_mso mean output", "gap"]
-    sweep(CELLS, metrics=metrics, trials=trials, tokens=tokens, seed=3, out=path, engine="inprocess", progress=False)
+    quantities = ["weight_mso up", "activation_mso mean output", "gap"]
+    sweep(CELLS, quantities=quantities, trials=trials, tokens=tokens, seed=3, out=path, engine="inprocess", progress=False)
 
 
 def recorded(path: Path) -> Folder:

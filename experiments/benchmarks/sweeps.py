@@ -22,8 +22,8 @@ from simgap.moe.canary import canary
 from simgap.records import Records, line_of, record_of, source_digest
 from simgap.report.table import Table
 from simgap.seeding import derived
+from simgap.selection import select
 from simgap.sweeps import Cells, engines, grid, plan, sweep, worker
-from simgap.sweeps.quantities import quantities
 from simgap.sweeps.worker import OF_RUN, Cell, Outcome, Report, Task, peak_since, reset_peak
 
 DEVICES = ("cpu",)
@@ -40,7 +40,7 @@ CORES = {"smoke": (4, 32, 1), "full": (72, 128, 20)}
 TOGETHER = {"smoke": 16, "full": 512}
 TOKENS_TOGETHER = 64
 # Quantities that are asked for of batched cells: the gap and what it is made of, and all.
-METRICS = {"the gap": ("weight_mso up", "activation_mso mean output", "gap", "ratio"), "all quantities": None}
+QUANTITIES = {"the gap": ("weight_mso up", "activation_mso mean output", "gap", "ratio"), "all quantities": None}
 INPUTS, ACTIVATIONS = ("gaussian", "sphere", "powerlaw", "student"), ("relu", "gelu", "silu", "tanh")
 # Milliseconds a cell, MiB from the fewest cells to the most, times as fast.
 MOST_OVERHEAD, MOST_GROWTH, LEAST_CORES, LEAST_TOGETHER = 2.0, 50.0, 1.7, 10.0
@@ -73,7 +73,7 @@ class Instant(Executor):
 
 def example() -> dict[str, Any]:
     """The record of a small cell, as a worker makes it."""
-    (outcome,) = worker.compute(Task((Cell(0, SMALL.key(), SMALL, RunSpec(tokens=64, trials=2)),), quantities())).outcomes
+    (outcome,) = worker.compute(Task((Cell(0, SMALL.key(), SMALL, RunSpec(tokens=64, trials=2)),), select())).outcomes
     return record_of(outcome.line) or {}
 
 
@@ -110,7 +110,7 @@ def overhead(cells: Cells, like: Mapping[str, Any], out: Path) -> dict[str, floa
 
 def held_by_coordinator(n: int, like: Mapping[str, Any], scratch: str) -> dict[str, int | None]:
     """Bytes by which a process grows that sweeps n cells: at the end, and at the most; None where the system does not say."""
-    import simgap.gap.together  # noqa: F401
+    import simgap.gap.batch  # noqa: F401
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         before = reset_peak("cpu")
@@ -139,12 +139,11 @@ def ways_to_use_cores(cells: Cells, trials: int, seed: int) -> dict[str, Callabl
     return {ONE: on_one, TWO: lambda out: run(out, LOCAL, 2), BOTH: lambda out: run(out, LOCAL, 1), HERE: lambda out: run(out, "inprocess")}
 
 
-def ways_to_batch(cells: Cells, seed: int, metrics: Sequence[str] | None) -> dict[str, Callable[[Path], object]]:
+def ways_to_batch(cells: Cells, seed: int, quantities: Sequence[str] | None) -> dict[str, Callable[[Path], object]]:
     """The same small cells by a sweep, by one that takes them one at a time, and by a loop that records nothing."""
-    looked_at: dict[str, Any] = quantities(metrics).looked_at
 
     def run(out: Path) -> None:
-        sweep(cells, metrics=metrics, out=out, trials=1, tokens=TOKENS_TOGETHER, seed=seed, progress=False)
+        sweep(cells, quantities=quantities, out=out, trials=1, tokens=TOKENS_TOGETHER, seed=seed, progress=False)
 
     def singly(out: Path) -> None:
         with patch.object(plan, "MOST_TOGETHER", 1):
@@ -152,8 +151,8 @@ def ways_to_batch(cells: Cells, seed: int, metrics: Sequence[str] | None) -> dic
 
     def loop(out: Path) -> None:
         for spec in cells:
-            found = measure(spec, tokens=TOKENS_TOGETHER, trials=1, seed=derived(seed, spec.key()), **looked_at)
-            calibrate(found, predict(spec, tokens=TOKENS_TOGETHER, trials=1, **looked_at))
+            found = measure(spec, tokens=TOKENS_TOGETHER, trials=1, seed=derived(seed, spec.key()), quantities=quantities)
+            calibrate(found, predict(spec, tokens=TOKENS_TOGETHER, trials=1, quantities=quantities))
 
     return {BATCHED: run, SINGLY: singly, LOOP: loop}
 
@@ -202,10 +201,10 @@ def compute(preset: str, bench: Bench) -> list[Record]:
         add("cores", cells=cells, d_model=width, trials=trials, cores=engines.cores(), seconds=in_turn(ways, rounds, scratch, bar.update))
         many = mixed(TOGETHER[preset])
         seconds = {}
-        for asked, metrics in METRICS.items():
+        for asked, quantities in QUANTITIES.items():
             # Compiles, and loads what the first of all would wait for: what many cells need too.
-            together = ways_to_batch(many, bench.seed, metrics)
-            in_turn({**ways_to_batch(many[:2], bench.seed, metrics), BATCHED: together[BATCHED]}, 1, scratch, bar.update)
+            together = ways_to_batch(many, bench.seed, quantities)
+            in_turn({**ways_to_batch(many[:2], bench.seed, quantities), BATCHED: together[BATCHED]}, 1, scratch, bar.update)
             seconds[asked] = in_turn(together, rounds, scratch, bar.update)
         add("batches", cells=len(many), seconds=seconds)
     return records

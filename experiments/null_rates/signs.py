@@ -14,7 +14,7 @@ from tqdm import tqdm
 from experiments.cells import Bench, Record
 from experiments.null_rates.gap_and_ratio import LEVELS, SIGMA, verdict
 from simgap import mean_mso, token_mso, weight_mso
-from simgap.metrics import size_sums
+from simgap.overlaps import size_sums
 from simgap.records import Records
 from simgap.report.table import Table
 from simgap.theory.sign_flips import upper_p

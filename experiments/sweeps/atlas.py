@@ -22,7 +22,6 @@ from simgap.sweeps import Cells, LeftOut, sweep
 from simgap.sweeps.fields import NAMES, flat
 from simgap.sweeps.file import SweepFile, read_file
 from simgap.sweeps.plan import plan_cells
-from simgap.sweeps.quantities import quantities
 from simgap.sweeps.store import read_store
 
 PRESETS = ("smoke", "cpu", "full")
@@ -49,7 +48,14 @@ def compute(preset: str, bench: Bench) -> list[Record]:
         folder = bench.out / "atlas" / name
         # In this process, cells wait for no worker to start; on workers, a layer that ends one ends no more than that.
         engine = "inprocess" if preset == "smoke" else "local"
-        run = sweep(part, metrics=found.metrics, **{**settings, **own}, out=folder, engine=engine, progress=False if bench.quiet else None)
+        run = sweep(
+            part,
+            quantities=found.selection.texts,
+            **{**settings, **own},
+            out=folder,
+            engine=engine,
+            progress=False if bench.quiet else None,
+        )
         left_out += run.set_aside
         records += swept(folder, part)
     return [*records, {"left_out": [[cell.name, cell.why] for cell in left_out]}]
@@ -61,7 +67,7 @@ def chosen(found: SweepFile, preset: str) -> tuple[Cells, list[LeftOut]]:
     if preset == "smoke":
         few = np.unique(np.linspace(0, len(cells) - 1, SMOKE_CELLS).astype(int))
         return replace(cells.take(few), left_out=()), []
-    too_large = plan_cells(cells, RunSpec(**found.run), quantities(found.metrics)).too_large
+    too_large = plan_cells(cells, RunSpec(**found.run), found.selection).too_large
     names = {cell.name for cell in too_large}
     kept = cells.take([at for at in range(len(cells)) if cells.name(at) not in names])
     # They are named once, and not by each part.
@@ -86,7 +92,7 @@ def swept(folder: Path, cells: Cells) -> list[Record]:
     found = []
     for at, record in store.newest():
         spec = store.cells[at]
-        kept = {name: value for name, value in record.items() if name != "tallies"}
+        kept = {name: value for name, value in record.items() if name != "sums"}
         found.append({"name": name_of(spec, store.cells.base), "spec": spec.to_dict(), "tokens": store.run.tokens, **kept})
     return found
 

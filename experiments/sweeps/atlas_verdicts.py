@@ -22,10 +22,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simgap import LayerSpec, RunSpec, predict
-from simgap.gap import Prediction
 from simgap.gap.reported import FIVE_SIGMA
 from simgap.stats import holm, normal_score, student_p
-from simgap.sweeps.quantities import quantities
 
 HOLDS, NOT_RESOLVED, IN_DOUBT, SPREAD_OFF, LEADING, FAILS, NO_LAW = VERDICTS = (
     "holds within error",
@@ -176,13 +174,9 @@ def nested(plain: dict[str, Any]) -> dict[str, Any]:
 
 def stated_orders(spec: LayerSpec, run: RunSpec, names: Sequence[str]) -> dict[str, str]:
     """The order that each quantity's law states for its error, by name."""
-    wanted = quantities([name.removeprefix("shared ") for name in names])
-    whole = predict(spec, tokens=run.tokens, trials=run.trials, **wanted.looked_at)
-    found: dict[str, str] = {}
-    for prefix, side in (("", whole), ("shared ", whole.shared)):
-        items: Iterator[tuple[tuple[str, ...], Prediction]] = iter(()) if side is None else side.items()
-        found |= {prefix + " ".join(path): value.order for path, value in items}
-    return found
+    asked = [name.removeprefix("shared ") for name in names]
+    whole = predict(spec, tokens=run.tokens, trials=run.trials, quantities=asked)
+    return {str(quantity): value.order for quantity, value in whole.values.items()}
 
 
 def order_size(order: str, spec: LayerSpec, run: RunSpec) -> float:

@@ -10,9 +10,9 @@ import torch
 from experiments.cells import Cell, Record, estimate
 from experiments.theory.points import Point, own_seed
 from simgap import LayerSpec, RunSpec
-from simgap.metrics import gram
 from simgap.moe import draw_weights, draws_of
 from simgap.moe.experts import run_experts
+from simgap.overlaps import gram
 from simgap.specs import Activation, Norm
 from simgap.threads import pool
 

@@ -9,8 +9,8 @@ import torch
 from experiments.cells import Bench, Cell, Record, estimate
 from experiments.theory.points import Point, lines_of, over_law, own_seed, simulated, write
 from simgap import LayerSpec, RunSpec
-from simgap.metrics import between, pair_cos2
 from simgap.moe import draw_weights, draws_of
+from simgap.overlaps import between, pair_cos2
 from simgap.report.figure import Panel, Series
 from simgap.seeding import stream
 from simgap.theory.gram_flow import gram_flow_singular, shared_spike_cosine, unsquared_time

@@ -9,9 +9,9 @@ import torch
 from experiments.cells import Bench, Cell, Record, estimate
 from experiments.theory.points import Point, own_seed, write
 from simgap import LayerSpec, RunSpec, Weights
-from simgap.metrics import between, pair_cos2, token_cos2
 from simgap.moe import draws_of, open_inputs
 from simgap.moe.experts import run_experts
+from simgap.overlaps import between, pair_cos2, token_cos2
 from simgap.report.figure import Panel, Series
 from simgap.stats import Estimate
 from simgap.theory.independence import pair_with_overlaps

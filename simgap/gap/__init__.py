@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from simgap.gap.calibration import Calibrated, calibrate
     from simgap.gap.judgement import Judgement, judge
     from simgap.gap.measured import measure
-    from simgap.gap.predicted import Prediction, predict
-    from simgap.gap.shape import Gap
+    from simgap.gap.predicted import predict
+    from simgap.nulls import Prediction
+    from simgap.results import Gap
 
 __all__ = [
     "Calibrated",
@@ -34,10 +35,12 @@ _ROOMS = {
     "calibration": ("Calibrated", "calibrate"),
     "judgement": ("Judgement", "judge"),
     "measured": ("measure",),
-    "predicted": ("Prediction", "predict"),
-    "shape": ("Gap",),
+    "predicted": ("predict",),
 }
-_HOME = {name: f"simgap.gap.{room}" for room, names in _ROOMS.items() for name in names}
+_HOME = {name: f"simgap.gap.{room}" for room, names in _ROOMS.items() for name in names} | {
+    "Prediction": "simgap.nulls",
+    "Gap": "simgap.results",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.overlap import LEVEL, Overlap, SignNull, verdict
 from simgap.gap.padding import compacted, expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
 from simgap.gap.rectified import refuse_rectified
-from simgap.metrics import (
+from simgap.overlaps import (
     Moments,
     Signs,
     TokenPairs,
@@ -36,9 +36,9 @@ from simgap.metrics import (
     token_overlap,
     undefined_vectors,
 )
-from simgap.metrics.memory import tokens_at
-from simgap.metrics.sketches import unit_rows
-from simgap.metrics.token_pairs import SAMPLED
+from simgap.overlaps.memory import tokens_at
+from simgap.overlaps.sketches import unit_rows
+from simgap.overlaps.token_pairs import SAMPLED
 from simgap.settings import own_settings
 from simgap.specs import nearest
 from simgap.threads import Map, pool

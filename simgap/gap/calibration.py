@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from simgap.gap.predicted import Prediction
-from simgap.gap.shape import Gap
+from simgap.nulls import Prediction
+from simgap.quantities import ROUTED, Quantity
+from simgap.results import Gap
 from simgap.settings import numpy_settings
 from simgap.stats import Estimate, least_p, normal_p, p_text, student_p, two_sided_p
 from simgap.theory import calibrated as laws
@@ -78,18 +79,12 @@ def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction]) -> Gap[Calibr
         if asked != got:
             raise ValueError(f"predicted: expected {name} = {asked} as measured, got {got}")
 
-    found = _side(measured, predicted, measured.spec.n_experts)
-    if measured.shared is None or predicted.shared is None:
-        return found
     # Pairs with a shared expert are not all pairs of anything.
-    return replace(found, shared=_side(measured.shared, predicted.shared, 0))
+    def question(quantity: Quantity, mine: Estimate, null: Prediction) -> Asked:
+        return Asked(mine, null, is_overlap(quantity), measured.spec.n_experts if quantity.side == ROUTED else 0)
 
-
-def _side(measured: Gap[Estimate], predicted: Gap[Prediction], experts: int) -> Gap[Calibrated]:
-    asked = replace(measured, shared=None).combine(predicted, lambda path, m, p: Asked(m, p, is_overlap(path), experts))
-    paths, questions = zip(*asked.items(), strict=True)
-    found = dict(zip(paths, calibrated_all(questions), strict=True))
-    return asked.combine(asked, lambda path, *_: found[path])
+    asked = measured.combine(predicted, question)
+    return replace(asked, values=dict(zip(asked.values, calibrated_all(list(asked.values.values())), strict=True)))
 
 
 class Asked(NamedTuple):
@@ -112,9 +107,9 @@ class Deviation(NamedTuple):
     arguments: tuple[Any, ...] = ()
 
 
-def is_overlap(path: tuple[str, ...]) -> bool:
-    """Whether the quantity at this place in a Gap is a mean of squared cosines."""
-    return path[0] in ("weight_mso", "activation_mso")
+def is_overlap(quantity: Quantity) -> bool:
+    """Whether a quantity is a mean of squared cosines."""
+    return quantity.metric in ("weight_mso", "activation_mso")
 
 
 def calibrated(measured: Estimate, null: Prediction, overlap: bool = True, experts: int = 0) -> Calibrated:
@@ -222,6 +217,29 @@ def _widened(measured: Estimate, null: Prediction) -> float:
     if counts.size:
         return math.sqrt(float((1 / counts).sum()) * null.pairs) / counts.size
     return math.sqrt(null.pairs / measured.pairs) if 0 < measured.pairs < null.pairs else 1.0
+
+
+def row(measured: Estimate, predicted: Prediction, calibrated: Calibrated) -> dict[str, Any]:
+    """Plain values of one quantity: what was measured, its null, and how far the two are apart."""
+    return {
+        "mean": measured.mean,
+        "sem": measured.sem,
+        "n": measured.trials,
+        "pairs": measured.pairs,
+        "dropped": measured.dropped,
+        "predicted_mean": predicted.mean,
+        "predicted_sd": predicted.sd,
+        "predicted_kind": predicted.kind,
+        "predicted_sd_kind": predicted.sd_kind,
+        "law": predicted.law,
+        "excess": calibrated.excess,
+        "scaled_excess": calibrated.scaled_excess,
+        "z": calibrated.z,
+        "z_unit": calibrated.z_unit,
+        "p": calibrated.p,
+        "effective_dimension": calibrated.effective_dimension,
+        "why": measured.why or predicted.why or calibrated.why,
+    }
 
 
 def sentence(measured: Gap[Estimate], calibrated: Gap[Calibrated]) -> str:

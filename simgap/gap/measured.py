@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS, Gap
-from simgap.gap.together import Request, chosen, estimated, tallied
+from simgap.gap.batch import Request, gathered, sums_of
 from simgap.moe import Weights
+from simgap.quantities import READINGS, SITES, WEIGHT_KINDS
+from simgap.results import Gap
+from simgap.selection import select
 from simgap.settings import own_settings
 from simgap.specs import LayerSpec, RunSpec
 from simgap.stats import Estimate
@@ -23,6 +25,8 @@ def measure(
     sites: Sequence[str] = SITES,
     readings: Sequence[str] = READINGS,
     weights: Sequence[str] = WEIGHT_KINDS,
+    metrics: Sequence[str] | str | None = None,
+    quantities: Sequence[str] | str | None = None,
     prepare: Callable[[Weights], Weights] | None = None,
     progress: Callable[[float], object] | None = None,
 ) -> Gap[Estimate]:
@@ -47,6 +51,6 @@ def measure(
     if prepare is not None and not callable(prepare):
         raise ValueError(f"prepare: expected a function of the weights, got {type(prepare).__name__}")
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
-    wanted = chosen(sites, readings, weights)
-    (tallies,) = tallied([Request(spec, run)], wanted, prepare, progress)
-    return estimated(spec, run, wanted, tallies)
+    selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights)
+    (sums,) = sums_of([Request(spec, run)], selection, prepare, progress)
+    return gathered(spec, run, sums, selection)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy import median, ndarray, sqrt
 
 from simgap import notebook
-from simgap.metrics import Elsewhere
+from simgap.overlaps import Elsewhere
 from simgap.theory.sign_flips import upper_p
 
 LEVEL = 1e-3

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from simgap.gap.as_tensor import as_booleans, as_indices
-from simgap.metrics.token_overlap import token_name
+from simgap.overlaps.token_overlap import token_name
 
 # Indices below this are numbered anew by a table of them all.
 FEW = 1 << 16

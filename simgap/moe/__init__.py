@@ -15,15 +15,13 @@ from simgap.moe.budget import (
 )
 from simgap.moe.group import Draw, draws_of, shape
 from simgap.moe.inputs import open_inputs
-from simgap.moe.layer import SITES, Block, Layer, simulate
+from simgap.moe.layer import Layer, simulate
 from simgap.moe.routers import Routing, route
 from simgap.moe.streamed import StreamedWeights
 from simgap.moe.weights import HIDDEN_BLOCK, Weights, draw_weights, matrices
 
 __all__ = [
     "HIDDEN_BLOCK",
-    "SITES",
-    "Block",
     "Draw",
     "Layer",
     "Routing",

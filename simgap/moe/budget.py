@@ -12,8 +12,8 @@ from simgap.kernels.normal import NORMALS_AT_ONCE
 from simgap.kernels.products import TILE
 from simgap.moe.batch_invariant import ALIGNED, CONTRACTION, rounded_up
 from simgap.moe.experts import experts_at_once
-from simgap.moe.inputs import TOKEN_BLOCK
 from simgap.moe.weights import HIDDEN_BLOCK
+from simgap.sources import TOKEN_BLOCK
 from simgap.specs import LayerSpec, RunSpec
 from simgap.threads import WORTH_A_THREAD
 

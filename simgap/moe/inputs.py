@@ -12,16 +12,14 @@ from simgap.moe.draws import fill_normal, fill_rows
 from simgap.moe.group import Draw, kinds
 from simgap.moe.rowfile import Rows
 from simgap.seeding import Label, stream
+from simgap.sources import TOKEN_BLOCK
 from simgap.specs import InputSpec
 
-# Tokens per stream and per pass through the experts. Part of every token's label, and of the order in which means are summed.
-TOKEN_BLOCK = 1024
-
 # (draws, tokens, dtype) -> (s, n, d_model) on the CPU
-Source = Callable[[Sequence[Draw], int, str], Float[Tensor, "s n d"]]
+DrawTokens = Callable[[Sequence[Draw], int, str], Float[Tensor, "s n d"]]
 
 
-def open_inputs(draws: Sequence[Draw]) -> Source:
+def open_inputs(draws: Sequence[Draw]) -> DrawTokens:
     """A function of (draws, tokens, dtype) that gives the tokens of such draws, (s, n, d_model).
 
     Raises ValueError for a file that cannot be read, has another width than d_model, holds a value that is not finite, or too few rows, or
@@ -42,7 +40,7 @@ def open_inputs(draws: Sequence[Draw]) -> Source:
     return tokens_of
 
 
-def _opened(spec: InputSpec, d_model: int) -> Source:
+def _opened(spec: InputSpec, d_model: int) -> DrawTokens:
     """The source of one law of inputs."""
     if spec.kind == "file":
         rows = open_rows(spec, d_model)

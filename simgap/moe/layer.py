@@ -2,41 +2,25 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.moe.dispatch import Dispatch, everywhere, owners, padded_positions, routed_only
+from simgap.moe.dispatch import everywhere, owners, padded_positions, routed_only
 from simgap.moe.experts import down, experts_at_once, run_experts
 from simgap.moe.group import Draw
-from simgap.moe.inputs import TOKEN_BLOCK, Source
+from simgap.moe.inputs import DrawTokens
 from simgap.moe.routers import Routing, route
 from simgap.moe.streamed import StreamedWeights, stream_weights
 from simgap.moe.weights import Weights, draw_weights
+from simgap.sources import TOKEN_BLOCK, Block, counts
 from simgap.specs import LayerSpec, RunSpec
 from simgap.threads import Map, in_order
 
-SITES = ("pre", "hidden", "normed", "output")
 Prepare = Callable[[Weights], Weights]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of tokens through the experts of `s` trials.
-
-    rows: per site (s, R, width), the computed vectors, row numbers as in `dispatch`; the rows of shared experts follow, C to each.
-    owner (s, R): the expert whose token a row stands for, shared experts after the routed ones; -1 for padding.
-    index (s, n, k + n_shared): the row of every active expert of a token, routed ones first, -1 for none.
-    every (s, n, E): the row of every routed expert for every token, where each computed them all; None otherwise.
-    """
-
-    routing: Int[Tensor, "s n k"]
-    dispatch: Dispatch
-    rows: dict[str, Float[Tensor, "s R width"]]
-    owner: Int[Tensor, "s R"]
-    index: Int[Tensor, "s n m"]
-    every: Int[Tensor, "s n E"] | None
 
 
 @dataclass(frozen=True)
@@ -53,22 +37,38 @@ class Layer:
         """One that has the shape of them all."""
         return self.draws[0].spec
 
-    def blocks(
-        self, sites: Collection[str], all_pairs: bool = False, task_map: Map = in_order, tokens: int = TOKEN_BLOCK
-    ) -> Iterator[Block]:
-        """The tokens, so many at a time, each with the vectors at the given sites; all_pairs computes every expert on every token.
+    @property
+    def trials(self) -> tuple[int, ...]:
+        return tuple(draw.trial for draw in self.draws)
+
+    @property
+    def tokens(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def indices(self) -> Int[Tensor, "s n k"]:
+        return self.routing.indices
+
+    @cached_property
+    def taken(self) -> Int[np.ndarray, "s E"]:
+        return counts(self.indices, self.spec.n_experts)
+
+    def blocks(self, sites: Collection[str], every: bool = False, task_map: Map = in_order, tokens: int = TOKEN_BLOCK) -> Iterator[Block]:
+        """The tokens, so many at a time, each with the vectors at the given sites; `every` computes every expert on every token.
 
         Streamed weights are drawn once more for every block. A vector's bits do not depend on its block.
         """
         for start in range(0, self.x.shape[1], tokens):
             # Nothing here may hold a block while the next one is computed.
-            yield self._block(slice(start, start + tokens), sites, all_pairs, task_map)
+            yield self._block(slice(start, start + tokens), sites, every, task_map)
 
-    def _block(self, tokens: slice, sites: Collection[str], all_pairs: bool, task_map: Map) -> Block:
+    def _block(self, tokens: slice, sites: Collection[str], every: bool, task_map: Map) -> Block:
         spec = self.spec
-        x, indices = self.x[:, tokens], self.routing.indices[:, tokens]
+        x, indices, gates = self.x[:, tokens], self.indices[:, tokens], self.routing.weights[:, tokens]
+        if not sites:
+            return Block(tokens.start, x, indices, gates, {}, indices[:, :0, 0], indices[..., :0], None)
         s = len(x)
-        plan = (everywhere if all_pairs else routed_only)(indices, spec.n_experts)
+        plan = (everywhere if every else routed_only)(indices, spec.n_experts)
         routed = run_experts(self.draws, self.weights, slice(0, spec.n_experts), x, plan.tokens, sites, task_map)
         rows = {site: value.flatten(1, 2) for site, value in routed.items()}
         index, owner = plan.index, owners(plan.taken, 0)
@@ -81,8 +81,8 @@ class Layer:
             owner = torch.cat([owner, owners(stands, spec.n_experts)], 1)
             rows = {site: torch.cat([rows[site], value.flatten(1, 2)], 1) for site, value in shared.items()}
             index = torch.cat([index, _rows_of(x, spec.n_shared_experts, len(positions), first)], -1)
-        every = _rows_of(x, spec.n_experts, plan.tokens.shape[-1]) if all_pairs else None
-        return Block(indices, plan, rows, owner, index, every)
+        every_row = _rows_of(x, spec.n_experts, plan.tokens.shape[-1]) if every else None
+        return Block(tokens.start, x, indices, gates, rows, owner, index, every_row)
 
     def longest_list(self, tokens: int = TOKEN_BLOCK) -> int:
         """The longest list of tokens that one expert gets in one block of so many tokens, as it is padded."""
@@ -111,7 +111,7 @@ def _rows_of(x: Float[Tensor, "s n d"], experts: int, stride: int, first: int = 
 def simulate(
     draws: Sequence[Draw],
     run: RunSpec,
-    source: Source,
+    draw_tokens: DrawTokens,
     prepare: Prepare | None = None,
     task_map: Map = in_order,
     streamed: bool = False,
@@ -132,7 +132,7 @@ def simulate(
         weights = draw_weights(draws, run.dtype, run.device, task_map)
         if prepare is not None:
             weights = checked(prepare(weights), weights)
-    x = source(draws, run.tokens, run.dtype).to(run.device)
+    x = draw_tokens(draws, run.tokens, run.dtype).to(run.device)
     return Layer(draws, weights, x, route(draws, x, weights.router))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simgap.kernels.normal import NORMALS_AT_ONCE
 from simgap.moe.group import Draw
-from simgap.moe.weights import HIDDEN_BLOCK, draw_affine, draw_router, filler
+from simgap.moe.weights import HIDDEN_BLOCK, draw_affine, draw_router, filler, matrices
 from simgap.seeding import Role
 
 
@@ -40,13 +40,23 @@ class StreamedWeights:
                 filler(self.draw, role, expert, block)(part)
             yield drawn.to(self.device)
 
-    def pieces(self, role: Role, block: int, numbers: Sequence[int] | None = None) -> Iterator[Float[Tensor, "1 E m"]]:
-        """As of `Weights`, NORMALS_AT_ONCE entries of each expert at a time, in memory that the next piece overwrites.
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        return matrices(self.draw.spec)
 
-        numbers: of the experts that are drawn; all of them by default.
-        """
+    @property
+    def hidden_blocks(self) -> int:
+        return -(-self.draw.spec.d_ff // HIDDEN_BLOCK)
+
+    def pieces(self, role: Role, block: int, rows: range, columns: range) -> tuple[Iterator[Float[Tensor, "1 E m"]], range, range]:
+        """As of `Weights`, NORMALS_AT_ONCE entries of each expert at a time, in memory that the next piece overwrites; only the experts of
+        `rows` and `columns` are drawn."""
+        if rows == columns:
+            return self._drawn(role, block, rows), range(len(rows)), range(len(rows))
+        return self._drawn(role, block, [*rows, *columns]), range(len(rows)), range(len(rows), len(rows) + len(columns))
+
+    def _drawn(self, role: Role, block: int, experts: Sequence[int]) -> Iterator[Float[Tensor, "1 E m"]]:
         spec = self.draw.spec
-        experts = range(spec.n_experts + spec.n_shared_experts) if numbers is None else numbers
         units = min(HIDDEN_BLOCK, spec.d_ff - block * HIDDEN_BLOCK)
         fillers = [filler(self.draw, role, expert, block) for expert in experts]
         piece = np.empty((len(experts), min(NORMALS_AT_ONCE, units * spec.d_model)), self.dtype)

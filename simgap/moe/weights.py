@@ -44,9 +44,19 @@ class Weights:
         for start in range(0, matrix.shape[2], HIDDEN_BLOCK):
             yield matrix[:, :, start : start + HIDDEN_BLOCK].flatten(0, 1)
 
-    def pieces(self, role: Role, block: int) -> Iterator[Float[Tensor, "s E m"]]:
-        """All experts' weights of one block of hidden units, flattened, entry beside entry: here in one piece."""
-        yield self._matrix(role)[:, :, block * HIDDEN_BLOCK : (block + 1) * HIDDEN_BLOCK].flatten(2)
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        return ("up", "down") if self.gate is None else ("up", "gate", "down")
+
+    @property
+    def hidden_blocks(self) -> int:
+        return -(-self.up.shape[2] // HIDDEN_BLOCK)
+
+    def pieces(self, role: Role, block: int, rows: range, columns: range) -> tuple[Iterator[Float[Tensor, "s E m"]], range, range]:
+        """Experts' weights of one block of hidden units, flattened, entry beside entry, here in one piece of all experts; and which of
+        those in a piece are the experts of `rows` and of `columns`."""
+        whole = self._matrix(role)[:, :, block * HIDDEN_BLOCK : (block + 1) * HIDDEN_BLOCK].flatten(2)
+        return iter([whole]), rows, columns
 
     def _matrix(self, role: Role) -> Float[Tensor, "s E f d"]:
         matrix = {"up": self.up, "gate": self.gate, "down": self.down.mT}.get(role)

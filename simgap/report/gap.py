@@ -1,10 +1,9 @@
 """A gap as lines of text: measured, null, excess and z side by side."""
 
-from typing import Any
-
 from simgap.gap.calibration import Calibrated
-from simgap.gap.predicted import Prediction
-from simgap.gap.shape import Gap
+from simgap.nulls import Prediction
+from simgap.quantities import Quantity
+from simgap.results import Gap
 from simgap.stats import Estimate
 
 HEADER = ("quantity", "measured", "null", "kind", "excess", "z", "p")
@@ -15,18 +14,15 @@ def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
     rows: list[tuple[str, ...]] = [HEADER]
     notes: list[str] = []
     missing: dict[str, list[str]] = {}
-    for prefix, m, p, c in _sides(measured, predicted, calibration):
-        nulls, judged = dict(p.items()), dict(c.items())
-        for path, value in m.items():
-            name = prefix + _name(path)
-            if value.mean is None:
-                continue
-            null, q = nulls[path], judged[path]
-            rows.append((name, _with_error(value), number(null.mean), null.kind or "-", number(q.excess), _z(q), number(q.p, 2)))
-            if null.mean is None:
-                missing.setdefault(null.why, []).append(name)
-            if value.dropped:
-                notes.append(f"{name}: {value.dropped} pairs left out ({value.dropped_at})")
+    for quantity, value in measured.values.items():
+        if value.mean is None:
+            continue
+        name, null, q = _name(quantity), predicted[quantity], calibration[quantity]
+        rows.append((name, _with_error(value), number(null.mean), null.kind or "-", number(q.excess), _z(q), number(q.p, 2)))
+        if null.mean is None:
+            missing.setdefault(null.why, []).append(name)
+        if value.dropped:
+            notes.append(f"{name}: {value.dropped} pairs left out ({value.dropped_at})")
     routing = measured.routing
     load = routing["load"]
     notes.append(
@@ -42,22 +38,12 @@ def prediction_lines(predicted: Gap[Prediction], hypotheses: bool = False) -> li
     rows: list[tuple[str, ...]] = [("quantity", "null", "sd", "kind", "error", "law")]
     missing: dict[str, list[str]] = {}
     laws: dict[str, dict[str, None]] = {}
-    for prefix, side in (("", predicted), ("shared ", predicted.shared)):
-        for path, value in side.items() if side is not None else ():
-            if value.mean is None:
-                missing.setdefault(value.why, []).append(prefix + _name(path))
-                continue
-            rows.append(
-                (
-                    prefix + _name(path),
-                    number(value.mean),
-                    number(value.sd),
-                    value.kind or "-",
-                    value.order or "-",
-                    value.law or "-",
-                )
-            )
-            laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
+    for quantity, value in predicted.values.items():
+        if value.mean is None:
+            missing.setdefault(value.why, []).append(_name(quantity))
+            continue
+        rows.append((_name(quantity), number(value.mean), number(value.sd), value.kind or "-", value.order or "-", value.law or "-"))
+        laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
     stated = [f"{law} holds where: {'; '.join(of_law)}" for law, of_law in laws.items() if hypotheses]
     return aligned(rows) + stated + _reasons(missing)
 
@@ -66,15 +52,9 @@ def _reasons(missing: dict[str, list[str]]) -> list[str]:
     return [f"no null for {', '.join(names)}: {why}" for why, names in missing.items()]
 
 
-def _sides(measured: Gap, predicted: Gap, calibration: Gap) -> list[tuple[str, Any, Any, Any]]:
-    sides: list[tuple[str, Any, Any, Any]] = [("", measured, predicted, calibration)]
-    if measured.shared is not None:
-        sides.append(("shared ", measured.shared, predicted.shared, calibration.shared))
-    return sides
-
-
-def _name(path: tuple[str, ...]) -> str:
-    return path[0] if len(path) == 1 else f"{path[0].removesuffix('_mso')} {' '.join(path[1:])}"
+def _name(quantity: Quantity) -> str:
+    """A quantity as a table has room for it: "mean output" is taken for an activation's."""
+    return str(quantity).replace("_mso ", " ")
 
 
 def _with_error(value: Estimate) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from simgap.selection import Selection
 from simgap.specs import RunSpec
 from simgap.stats import normal_score
 from simgap.sweeps.cells import Cells, LeftOut
@@ -18,7 +19,6 @@ from simgap.sweeps.engines import check_here, cores
 from simgap.sweeps.file import read_file
 from simgap.sweeps.frame import FRAME
 from simgap.sweeps.plan import cost_line, plan_cells
-from simgap.sweeps.quantities import quantities
 from simgap.sweeps.run import Run, admitted_here
 from simgap.sweeps.store import MANIFEST, RECORDS, begun_store, folder_of, holds_results, read_store
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A sweep that was asked for: its cells, how each is measured, the quantities (None for all) and the folder."""
+    """A sweep that was asked for: its cells, how each is measured, the quantities and the folder."""
 
     cells: Cells
     run: RunSpec
-    metrics: Sequence[str] | None
+    selection: Selection
     out: Path
 
     def recorded(self) -> int:
@@ -62,14 +62,14 @@ def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mappin
         raise ValueError(f"out: {out!r} holds a sweep; --resume goes on with it")
     if file is not None:
         found = read_file(file, progress)
-        return Job(found.cells, RunSpec(**{**found.run, **given}), found.metrics, folder)
+        return Job(found.cells, RunSpec(**{**found.run, **given}), found.selection, folder)
     if not (resume and begun):
         way = f"{out!r} holds no sweep to go on with" if resume else "with --resume it may be left out"
         raise ValueError(f"FILE.toml: expected a sweep file; {way}")
     store = read_store(folder)
     store.cells.check_keys()
     trials = max(store.run.trials, int(store.trials.max(initial=0)))
-    return Job(store.cells, replace(store.run, **{"trials": trials, **given}), store.wanted.names, folder)
+    return Job(store.cells, replace(store.run, **{"trials": trials, **given}), store.selection, folder)
 
 
 class Forecast(NamedTuple):
@@ -92,9 +92,9 @@ def forecast(job: Job, engine: str | None, workers: int | None, any_version: boo
     looked at.
     """
     check_here(engine, job.run.device)
-    left, wanted, share = job.cells, quantities(job.metrics), np.ones(len(job.cells))
+    left, selection, share = job.cells, job.selection, np.ones(len(job.cells))
     notes: tuple[str, ...] = ()
-    if (store := begun_store(job.out, job.cells, job.run, wanted, any_version)) is not None:
+    if (store := begun_store(job.out, job.cells, job.run, selection, any_version)) is not None:
         trials = dict(zip(store.cells.keys.tolist(), store.trials.tolist(), strict=True))
         share = 1 - np.array([trials[key] for key in job.cells.keys.tolist()]) / job.run.trials
         left, share = job.cells.take(np.flatnonzero(share > 0)), share[share > 0]
@@ -102,7 +102,7 @@ def forecast(job: Job, engine: str | None, workers: int | None, any_version: boo
             admitted_here(store, engine)
         notes = tuple(store.notes)
     done = len(job.cells) - len(left)
-    plan = plan_cells(left, job.run, wanted, progress=progress)
+    plan = plan_cells(left, job.run, selection, progress=progress)
     if plan.too_large or not len(left):
         return Forecast(done, len(left), 0.0, 0, "nothing left to do" if job.cells else "no cells", plan.too_large, notes)
     plan = replace(plan, seconds=plan.seconds * share)

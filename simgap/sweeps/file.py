@@ -12,11 +12,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from simgap.selection import Selection, select
 from simgap.specs import LayerSpec, RunSpec, field_names, format_bytes, nearest, shown
 from simgap.sweeps.cells import MOST_CELLS, Cells, united
 from simgap.sweeps.designs import Range, grid, one_at_a_time, random_design, sobol_design, zip_grid
 from simgap.sweeps.fields import NESTED, TYPES, Builder, Draft, field_name, kinds_of
-from simgap.sweeps.quantities import quantities
 
 # tomllib takes time with the square of a key's dots: with these limits the worst file takes seconds, and no honest one comes near.
 MOST_BYTES = 256 * 1024
@@ -43,41 +43,41 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class SweepFile:
-    """The cells of a sweep file, the settings of the run that it gives (names of RunSpec's fields), and the quantities, None for all."""
+    """The cells of a sweep file, the settings of the run that it gives (names of RunSpec's fields), and the quantities."""
 
     cells: Cells
     run: dict[str, Any]
-    metrics: tuple[str, ...] | None
+    selection: Selection
 
 
 def read_file(path: str | Path, progress: bool | None = None) -> SweepFile:
     """The sweep that a TOML file describes.
 
-    At the top: fields of RunSpec (tokens, trials, seed, device, dtype, memory), metrics = [names of quantities], max_parameters = a number;
-    larger cells are left out by name. [layer]: fields of the base layer. [[design]], one or more, whose cells are united: kind = "grid",
-    "zip", "one_at_a_time", "random" or "sobol" (these two with n, and seed), where = ["top_k <= n_experts", ...], all of which must hold,
-    [design.layer]: fields of the base that differ here, and [design.axes]: to a field a value, a list of values, {times = 4, plus = 0,
-    of = "d_model"} for one that follows from another, or for random and sobol {low = 2, high = 256, log = true}. "router" is its kind;
-    "router.temperature" in quotes, or a table router.kind, router.temperature, gives the rest. A path of inputs is relative to the working
-    directory, not to the file. progress: a line of it where building the cells takes long, by default on a terminal.
+    At the top: fields of RunSpec (tokens, trials, seed, device, dtype, memory), quantities = [their texts] or metrics = [names of metrics],
+    max_parameters = a number; larger cells are left out by name. [layer]: fields of the base layer. [[design]], one or more, whose cells
+    are united: kind = "grid", "zip", "one_at_a_time", "random" or "sobol" (these two with n, and seed), where = ["top_k <= n_experts",
+    ...], all of which must hold, [design.layer]: fields of the base that differ here, and [design.axes]: to a field a value, a list of
+    values, {times = 4, plus = 0, of = "d_model"} for one that follows from another, or for random and sobol {low = 2, high = 256, log =
+    true}. "router" is its kind; "router.temperature" in quotes, or a table router.kind, router.temperature, gives the rest. A path of
+    inputs is relative to the working directory, not to the file. progress: a line of it where building the cells takes long, by default on
+    a terminal.
 
     Raises ValueError, one line that names the file, the table and the key, for whatever is not of that form: also for more than 256 KiB and
     for more than ten million cells, which are refused before they are enumerated.
     """
     with _within(str(path)):
         table = _toml(_text(Path(path)))
-        _known("a sweep file", table, (*field_names(RunSpec), "metrics", "max_parameters", "layer", "design"))
+        _known("a sweep file", table, (*field_names(RunSpec), "quantities", "metrics", "max_parameters", "layer", "design"))
         run = {name: table[name] for name in field_names(RunSpec) if name in table}
         RunSpec(**run)
-        metrics = _texts("metrics", table["metrics"], "names") if "metrics" in table else None
-        if metrics is not None:
-            quantities(metrics)
+        chosen = {name: _texts(name, table[name], "names") for name in ("quantities", "metrics") if name in table}
+        selection = select(**chosen)
         with _within("[layer]"):
             base = _layer(LayerSpec(), table.get("layer", {}))
         cells = _united(base, table.get("design"), progress)
         if "max_parameters" in table:
             cells = cells.at_most(_number("max_parameters", table["max_parameters"]), progress)
-        return SweepFile(cells, run, None if metrics is None else tuple(metrics))
+        return SweepFile(cells, run, selection)
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ VALUES = (
 )  # fmt: skip
 OF_CELL = ("trials", "seed", "idle_experts", "dropped_tokens")
 # What another run of the same cells need not repeat: everything else is the same to the bit.
-COSTS = ("seconds", "peak_memory", "together", "device", "host")
+COSTS = ("seconds", "peak_memory", "batch", "device", "host")
 TEXTS = ("quantity", "predicted_kind", "predicted_sd_kind", "law", "z_unit", "why", "device", "host", "cell", "dtype")
-WHOLE = ("n", "pairs", "dropped", "trials", "seed", "idle_experts", "dropped_tokens", "together", "tokens", "parameters")
+WHOLE = ("n", "pairs", "dropped", "trials", "seed", "idle_experts", "dropped_tokens", "batch", "tokens", "parameters")
 
 
 def collect(path: str | os.PathLike[str], write: bool = True) -> "DataFrame":

@@ -1,4 +1,4 @@
-"""What a sweep costs and in which order it is done: memory and time of every cell, and units of cells that share a program."""
+"""What a sweep costs and in which order it is done: memory and time of every cell, and units of cells that are batched."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from simgap.seeding import derived
+from simgap.selection import Selection
 from simgap.specs import LayerSpec, RunSpec, format_bytes
 from simgap.sweeps.cells import Cells, LeftOut
 from simgap.sweeps.progress import counted
-from simgap.sweeps.quantities import Quantities
 
-# Cells that share a program: enough to forget the cost of starting one, few enough that a stop loses little.
+# Cells in one batch: enough to forget the cost of starting one, few enough that a stop loses little.
 MOST_TOGETHER = 256
 # Seconds that a unit of several cells should take at most.
 UNIT_SECONDS = 1.0
@@ -35,27 +35,27 @@ class Unit:
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Every cell's cost: seconds (n,) on one core, least (n,) and liked (n,) bytes: with which it can be done, and beyond which more buys
-    nothing; program (n,): cells of one number may be measured together. too_large: cells that the budget cannot hold. kept: the bytes of a
+    nothing; batch (n,): cells of one number may be measured together. too_large: cells that the budget cannot hold. kept: the bytes of a
     cell's trials, which each cell of a unit adds."""
 
     seconds: Float[np.ndarray, " n"]
     least: Int[np.ndarray, " n"]
     liked: Int[np.ndarray, " n"]
-    program: Int[np.ndarray, " n"]
+    batch: Int[np.ndarray, " n"]
     too_large: tuple[LeftOut, ...]
     kept: int = 0
 
     def units(self, numbers: Sequence[int] | Int[np.ndarray, " m"], memory: int, workers: int) -> Iterator[Unit]:
-        """The given cells, longest first: small ones of one program together, large ones alone.
+        """The given cells, longest first: small ones of one batch key together, large ones alone.
 
         A unit is given what it likes, at most its share of the memory, or, where a cell needs more, what that one needs.
         """
         numbers = np.asarray(numbers, np.int64)
         share = memory // workers
-        # Cells of one program lie side by side; programs go by their longest cell.
-        longest = np.zeros(int(self.program.max(initial=0)) + 1)
-        np.maximum.at(longest, self.program[numbers], self.seconds[numbers])
-        order = numbers[np.lexsort((numbers, -self.seconds[numbers], self.program[numbers], -longest[self.program[numbers]]))]
+        # Cells of one batch key lie side by side, those with the longest cell first.
+        longest = np.zeros(int(self.batch.max(initial=0)) + 1)
+        np.maximum.at(longest, self.batch[numbers], self.seconds[numbers])
+        order = numbers[np.lexsort((numbers, -self.seconds[numbers], self.batch[numbers], -longest[self.batch[numbers]]))]
         start = 0
         while start < len(order):
             first = order[start]
@@ -63,7 +63,7 @@ class Plan:
             if self.kept:
                 most = min(most, max(1, 1 + (share - int(self.least[first])) // self.kept))
             stop = start + 1
-            while stop < len(order) and stop - start < most and self.program[order[stop]] == self.program[first]:
+            while stop < len(order) and stop - start < most and self.batch[order[stop]] == self.batch[first]:
                 stop += 1
             part = order[start:stop]
             others = self.kept * (len(part) - 1)
@@ -78,57 +78,60 @@ def run_of(run: RunSpec, key: str, memory: int | None = None) -> RunSpec:
     return replace(run, seed=derived(run.seed, key), memory=run.memory if memory is None else memory)
 
 
-def plan_cells(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Sequence[int] | None = None, progress: bool | None = False) -> Plan:
+def plan_cells(
+    cells: Cells, run: RunSpec, selection: Selection, numbers: Sequence[int] | None = None, progress: bool | None = False
+) -> Plan:
     """The cost of every cell, or of those of these numbers, before anything is drawn."""
-    from simgap.gap.together import extent, program
+    from simgap.gap.batch import batch_key, cost_key
 
     n, kept = len(cells), 0
-    seconds, sizes, programs, too_large = np.zeros(n), np.zeros((n, 2), np.int64), np.zeros(n, np.int64), []
+    seconds, sizes, batches, too_large = np.zeros(n), np.zeros((n, 2), np.int64), np.zeros(n, np.int64), []
     numbered: dict[int, int] = {}
     before, costs, why, number = None, (0.0, 0, 0), "", 0
     todo = range(n) if numbers is None else numbers
     for at in counted(todo, "planning", len(todo), progress):
         spec = cells[at]
         # Neighbours are often of one extent, and a comparison costs next to nothing beside an estimate.
-        if (alike := extent(spec, run)) != before:
-            before, (costs, of_trials, why) = alike, _costs(spec, run, wanted)
+        if (alike := cost_key(spec, run)) != before:
+            before, (costs, of_trials, why) = alike, _costs(spec, run, selection)
             kept = max(kept, of_trials)
-            # By its hash, which is small: two programs of one hash are told apart when they are measured.
-            number = numbered.setdefault(hash(program(spec, run)), len(numbered))
-        programs[at] = number
+            # By its hash, which is small: two of one hash are told apart when they are measured.
+            number = numbered.setdefault(hash(batch_key(spec, run)), len(numbered))
+        batches[at] = number
         seconds[at], *sizes[at] = costs
         if why:
             too_large.append(LeftOut(cells.name(at), why))
-    return Plan(seconds, sizes[:, 0], sizes[:, 1], programs, tuple(too_large), kept)
+    return Plan(seconds, sizes[:, 0], sizes[:, 1], batches, tuple(too_large), kept)
 
 
-def _costs(spec: LayerSpec, run: RunSpec, wanted: Quantities) -> tuple[tuple[float, int, int], int, str]:
+def _costs(spec: LayerSpec, run: RunSpec, selection: Selection) -> tuple[tuple[float, int, int], int, str]:
     """A cell's seconds, least and liked bytes, those of its trials among them, and why the budget cannot hold it."""
-    from simgap.gap.together import chosen, kept_of, memory_needed
+    from simgap.gap.batch import kept_of, memory_needed
     from simgap.moe.budget import group_size
 
-    seconds = estimated_seconds(spec, run, wanted)
+    seconds = estimated_seconds(spec, run, selection)
     try:
-        kept = kept_of(spec, run, chosen(**wanted.looked_at).of(spec))
-        held, least = memory_needed(spec, run, **wanted.looked_at)
+        kept = kept_of(spec, run, selection)
+        held, least = memory_needed(spec, run, selection)
     except ValueError as error:
         return (seconds, 0, 0), 0, str(error)
     # As many trials at once as share a group, and two groups side by side; a layer that is streamed uses half of what it is given.
-    return (seconds, least, kept + 2 * (held - kept) * group_size(spec, run, "all" in wanted.readings)), kept, ""
+    return (seconds, least, kept + 2 * (held - kept) * group_size(spec, run, selection.needs(spec).every)), kept, ""
 
 
-def estimated_seconds(spec: LayerSpec, run: RunSpec, wanted: Quantities) -> float:
+def estimated_seconds(spec: LayerSpec, run: RunSpec, selection: Selection) -> float:
     """About how long a cell takes on one core of a desktop CPU, in seconds."""
     experts = spec.n_experts + spec.n_shared_experts
     size = spec.d_model * spec.d_ff
-    every = "all" in wanted.readings
+    needs = selection.needs(spec)
+    every, sites = needs.every, len(needs.sites)
     rows = run.tokens * ((spec.n_experts if every else spec.top_k) + spec.n_shared_experts)
     roles = 3 if spec.gated else 2
     pairs = experts * experts / 2
     draws = roles * size * experts + run.tokens * spec.d_model
     products = 2 * roles * size * rows
-    numbers = rows * (2 * spec.d_ff + spec.d_model) * (1 + len(wanted.sites))
-    overlaps = roles * pairs * size + (run.tokens * pairs * (spec.d_ff + spec.d_model) * len(wanted.sites) if every else 0)
+    numbers = rows * (2 * spec.d_ff + spec.d_model) * (1 + sites)
+    overlaps = roles * pairs * size + (run.tokens * pairs * (spec.d_ff + spec.d_model) * sites if every else 0)
     work = SECONDS_A_DRAW * draws + SECONDS_A_PRODUCT * products + SECONDS_A_NUMBER * numbers + SECONDS_A_PAIR * overlaps
     return SECONDS_A_CELL + run.trials * work
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from simgap.records import command_line
+from simgap.selection import Selection, select
 from simgap.specs import LayerSpec, RunSpec, printable
 from simgap.sweeps.cells import Cells, LeftOut
 from simgap.sweeps.engines import Engine, check_engine, check_here, cores, open_engine
 from simgap.sweeps.frame import frame
 from simgap.sweeps.plan import Plan, plan_cells
 from simgap.sweeps.progress import Forgiving, hidden
-from simgap.sweeps.quantities import Quantities, quantities
 from simgap.sweeps.runner import Runner
 from simgap.sweeps.store import LOG, Store, folder_of, holds_results, open_store, read_store
 
@@ -61,6 +61,7 @@ class Run:
 def sweep(
     cells: Sequence[LayerSpec],
     *,
+    quantities: Sequence[str] | str | None = None,
     metrics: Sequence[str] | str | None = None,
     trials: int = 10,
     tokens: int = 1024,
@@ -80,16 +81,15 @@ def sweep(
     The same call on the same folder goes on where the last one stopped, however it ended; more trials are added to those recorded. The
     same bits come out whatever the engine, the workers, the order, the memory and the interruptions, for one CPU model and one set of
     library versions. Each cell has a seed of its own, made of `seed` and the layer (column "seed" of the frame), so that cells are
-    independent; measure(spec, seed=that seed) with the same tokens and trials repeats it. (Mean outputs come from the means of the hidden
-    vectors unless single outputs are asked for too: then their last digits differ by about 1e-7 of them.)
+    independent; measure(spec, seed=that seed) with the same tokens and trials repeats it.
 
-    metrics: names of quantities ("weight_mso up", "activation_mso mean", "gap"), None for all. engine: "inprocess", "local" (as many
-    processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor: a pool of
-    processes with mp_context=multiprocessing.get_context("spawn"), since torch's threads do not survive a fork, or that of a Dask client,
-    client.get_executor(). None is local processes where the cells are worth starting them, on a CPU, and this process otherwise. memory:
-    the budget of all cells that run at the same time on a machine. progress: a line of progress; by default on a terminal (a notebook is
-    none). any_version: go on with a folder that another version of simgap or of its libraries began, or a machine of other arithmetic
-    measured.
+    quantities: their texts ("weight_mso up", "activation_mso mean", "gap"); or metrics: all that these metrics give. engine: "inprocess",
+    "local" (as many processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor: a
+    pool of processes with mp_context=multiprocessing.get_context("spawn"), since torch's threads do not survive a fork, or that of a Dask
+    client, client.get_executor(). None is local processes where the cells are worth starting them, on a CPU, and this process otherwise.
+    memory: the budget of all cells that run at the same time on a machine. progress: a line of progress; by default on a terminal (a
+    notebook is none). any_version: go on with a folder that another version of simgap or of its libraries began, or a machine of other
+    arithmetic measured.
 
     A relative `out` is one of what is the current folder now, "~" is home; a file of inputs lies at the same path on every machine.
 
@@ -99,7 +99,7 @@ def sweep(
     """
     folder, start = folder_of(out), time.perf_counter()
     found = cells if isinstance(cells, Cells) else Cells.of(cells, progress)
-    wanted = quantities(metrics)
+    selection = select(quantities, metrics=metrics)
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
     if not len(found):
         first = f"; the first: {found.left_out[0]}" if found.left_out else ""
@@ -107,13 +107,13 @@ def sweep(
     check_engine(engine, workers, scheduler)
     check_here(engine, run.device)
     # Refused before there is a folder, unless it is there.
-    plan = None if holds_results(folder) else _plan(found, run, wanted, range(len(found)), progress)
-    with open_store(folder, found, run, wanted, any_version) as store, _logged(folder) as log:
+    plan = None if holds_results(folder) else _plan(found, run, selection, range(len(found)), progress)
+    with open_store(folder, found, run, selection, any_version) as store, _logged(folder) as log:
         numbers = np.flatnonzero(store.trials < trials)
         aside: tuple[LeftOut, ...] = ()
         computed = 0
         if len(numbers):
-            plan = plan or _plan(store.cells, run, wanted, numbers.tolist(), progress)
+            plan = plan or _plan(store.cells, run, selection, numbers.tolist(), progress)
             chosen = engine or _worth_an_engine(float(plan.seconds[numbers].sum()), run.device, workers)
             admitted_here(store, engine)
             with open_engine(chosen, workers, run.device, scheduler) as opened:
@@ -150,9 +150,9 @@ def admitted_here(store: Store, engine: str | Executor | None) -> None:
         store.admit(canary())
 
 
-def _plan(cells: Cells, run: RunSpec, wanted: Quantities, numbers: Sequence[int], progress: bool | None) -> Plan:
+def _plan(cells: Cells, run: RunSpec, selection: Selection, numbers: Sequence[int], progress: bool | None) -> Plan:
     """The plan of the given cells. Raises ValueError that names the first that the memory cannot hold."""
-    plan = plan_cells(cells, run, wanted, numbers, progress)
+    plan = plan_cells(cells, run, selection, numbers, progress)
     if plan.too_large:
         first, count = plan.too_large[0], len(plan.too_large)
         raise ValueError(f"{first.why}: cell {first.name}{f' (and {count - 1} more)' if count > 1 else ''}")

@@ -105,9 +105,9 @@ class Runner:
         for at in unit.cells:
             key = self.store.cells.key(at)
             before = self.store.earlier(at)
-            earlier, recorded = (None, 0) if before is None else (before.get("tallies"), int(self.store.trials[at]))
+            earlier, recorded = (None, 0) if before is None else (before.get("sums"), int(self.store.trials[at]))
             cells.append(Cell(at, key, self.store.cells[at], run_of(self.store.run, key, unit.memory), earlier, recorded))
-        return Task(tuple(cells), self.store.wanted, self.engine.threads)
+        return Task(tuple(cells), self.store.selection, self.engine.threads)
 
     def _take_in(self, done: dict[Future, Unit], alone: bool) -> None:
         """Record what came back, all of it in one write, and only then count it as done. alone: nothing else was running."""

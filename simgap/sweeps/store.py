@@ -14,15 +14,15 @@ from jaxtyping import Int
 
 from simgap.records import Records, command_line, locked, now, numbered, provenance, read_manifest, source_digest, write_manifest
 from simgap.seeding import derived
+from simgap.selection import Selection, select
 from simgap.specs import RunSpec, absolute, shown
 from simgap.sweeps.cells import PATH, Cells, differing
-from simgap.sweeps.quantities import Quantities, quantities
 
 # 2: every line and the manifest carry a checksum, and sessions the manifest's digest.
-FORMAT = 2
+FORMAT = 3
 RECORDS, MANIFEST, LOG = "records.jsonl", "manifest.json", "sweep.log"
 # What must be as it was for a sweep to go on.
-FIXED = ("tokens", "seed", "dtype", "device", "metrics")
+FIXED = ("tokens", "seed", "dtype", "device", "quantities")
 UNKNOWN = "of a cell that this sweep does not have"
 # How to go on with what other code or another machine began.
 MIX = "go on with that, or add --any-version (any_version=True) to mix them"
@@ -42,7 +42,7 @@ class Store:
     path: Path
     cells: Cells
     run: RunSpec
-    wanted: Quantities
+    selection: Selection
     manifest: dict[str, Any]
     trials: Int[np.ndarray, " n"]
     offsets: Int[np.ndarray, " n"]
@@ -137,32 +137,32 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
     if cells is None or cells.to_plain() != manifest.get("cells"):
         cells = Cells.from_plain(manifest.get("cells"))
     plain = manifest.get("run")
-    if not isinstance(plain, dict) or not isinstance(plain.get("metrics"), list):
+    if not isinstance(plain, dict) or not isinstance(plain.get("quantities"), list):
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run")
     try:
-        run = RunSpec(**{name: value for name, value in plain.items() if name != "metrics"})
-    except TypeError as error:
+        run = RunSpec(**{name: value for name, value in plain.items() if name != "quantities"})
+    except (TypeError, ValueError) as error:
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run: {error}") from None
-    n, wanted = len(cells), quantities(plain["metrics"])
-    store = Store(path, cells, run, wanted, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), digest)
+    n, selection = len(cells), select(plain["quantities"])
+    store = Store(path, cells, run, selection, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), digest)
     _index(store)
     return store
 
 
 @contextlib.contextmanager
-def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_version: bool = False) -> Iterator[Store]:
+def open_store(path: Path, cells: Cells, run: RunSpec, selection: Selection, any_version: bool = False) -> Iterator[Store]:
     """The folder of this sweep, begun or gone on with, held for this process.
 
     Raises ValueError where the folder holds another sweep, is in use, or was begun by other code (unless any_version), OSError where it
     cannot be written. Nothing is changed then.
     """
     with locked(path) as held:
-        store = begun_store(path, cells, run, wanted, any_version)
+        store = begun_store(path, cells, run, selection, any_version)
         if store is None:
             n = len(cells)
-            manifest = _manifest(cells, run, wanted)
+            manifest = _manifest(cells, run, selection)
             store = Store(
-                path, cells, run, wanted, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), begun=False, any_version=any_version
+                path, cells, run, selection, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), begun=False, any_version=any_version
             )
         elif torn := store.records.mend():
             # It may have lacked nothing but its end.
@@ -172,7 +172,7 @@ def open_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_v
         yield store
 
 
-def begun_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_version: bool) -> Store | None:
+def begun_store(path: Path, cells: Cells, run: RunSpec, selection: Selection, any_version: bool) -> Store | None:
     """The sweep that a folder holds, if it holds one and may be gone on with as this one; only looked at.
 
     Raises ValueError where the folder holds another sweep, or links, or was begun by other code (unless any_version).
@@ -186,7 +186,7 @@ def begun_store(path: Path, cells: Cells, run: RunSpec, wanted: Quantities, any_
     if not holds_results(path):
         return None
     store = read_store(path, cells)
-    _same_sweep(store, cells, run, wanted)
+    _same_sweep(store, cells, run, selection)
     if store.cells.base.inputs != cells.base.inputs or PATH in store.cells.columns:
         # The same cells, but the files of their inputs lie where they are said to lie now.
         numbers = {key: at for at, key in enumerate(cells.keys.tolist())}
@@ -221,9 +221,9 @@ def holds_results(path: Path) -> bool:
     return False
 
 
-def _manifest(cells: Cells, run: RunSpec, wanted: Quantities) -> dict[str, Any]:
+def _manifest(cells: Cells, run: RunSpec, selection: Selection) -> dict[str, Any]:
     origin = _origin(command_line())
-    described = {name: value for name, value in run.to_dict().items() if name != "memory"} | {"metrics": wanted.names}
+    described = {name: value for name, value in run.to_dict().items() if name != "memory"} | {"quantities": selection.texts}
     return {"format": FORMAT, "begun": now(), "source": source_digest(), "provenance": origin, "run": described, "cells": cells.to_plain()}
 
 
@@ -283,14 +283,11 @@ def _is_whole(record: Mapping[str, Any]) -> bool:
         return False
     counted = type(trials) is int and 1 <= trials < 1 << 31 and type(seed) is int and 0 <= seed < 1 << 63
     return (
-        counted
-        and isinstance(rows, dict)
-        and all(isinstance(row, dict) for row in rows.values())
-        and isinstance(record.get("tallies"), dict)
+        counted and isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()) and isinstance(record.get("sums"), dict)
     )
 
 
-def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) -> None:
+def _same_sweep(store: Store, cells: Cells, run: RunSpec, selection: Selection) -> None:
     begun, asked = set(store.cells.keys.tolist()), set(cells.keys.tolist())
     if begun != asked:
         gone = next((f"; gone is {store.cells.name(at)}" for at, key in enumerate(store.cells.keys.tolist()) if key not in asked), "")
@@ -301,8 +298,8 @@ def _same_sweep(store: Store, cells: Cells, run: RunSpec, wanted: Quantities) ->
             f"out: {str(store.path)!r} holds a sweep of other cells: {len(begun - asked)} of its {len(begun)} are gone and "
             f"{len(asked - begun)} are new{around}{gone}{new}; choose another folder"
         )
-    before = store.run.to_dict() | {"metrics": store.wanted.names}
-    after = run.to_dict() | {"metrics": wanted.names}
+    before = store.run.to_dict() | {"quantities": store.selection.texts}
+    after = run.to_dict() | {"quantities": selection.texts}
     for name in FIXED:
         if before[name] != after[name]:
             raise ValueError(

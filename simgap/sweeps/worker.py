@@ -8,11 +8,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simgap.gap.tallies import ROUTED, SHARED, Path, Tallies
+from simgap.quantities import ROUTED, Quantity
 from simgap.records import line_of, source_digest
+from simgap.selection import Selection, ranges
 from simgap.specs import LayerSpec, RunSpec
 from simgap.stats import normal_score
-from simgap.sweeps.quantities import Quantities
+from simgap.sums import Sums
 
 # How a refusal begins that another machine might not have.
 OF_MACHINE = ("inputs.path:", "device:")
@@ -34,10 +35,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Task:
-    """Cells of one program, measured together; threads is how many the worker may use, None for as many as it has."""
+    """Cells of one batch key, measured together; threads is how many the worker may use, None for as many as it has."""
 
     cells: tuple[Cell, ...]
-    wanted: Quantities
+    selection: Selection
     threads: int | None = None
 
 
@@ -64,11 +65,12 @@ class Report:
 
 def ready() -> str:
     """Load and compile what a task needs, so that no cell's seconds count it; which code this worker runs."""
-    from simgap.gap.together import Request, measure_together
+    from simgap.gap.batch import Request, measure_batch
     from simgap.moe.canary import canary
+    from simgap.selection import select
 
     canary()
-    measure_together([Request(LayerSpec(d_model=2, d_ff=2, n_experts=2), RunSpec(tokens=2, trials=1))])
+    measure_batch([Request(LayerSpec(d_model=2, d_ff=2, n_experts=2), RunSpec(tokens=2, trials=1))], select())
     return source_digest()
 
 
@@ -84,19 +86,19 @@ def compute(task: Task) -> Report:
     start = time.perf_counter()
     try:
         try:
-            outcomes = _together(task.cells, task.wanted)
+            outcomes = _batch(task.cells, task.selection)
         except Exception as error:
             # Which of them it was is found out one by one.
-            outcomes = [_failed(task.cells[0], error)] if len(task.cells) == 1 else [_alone(cell, task.wanted) for cell in task.cells]
+            outcomes = [_failed(task.cells[0], error)] if len(task.cells) == 1 else [_alone(cell, task.selection) for cell in task.cells]
     finally:
         if task.threads is not None:
             torch.set_num_threads(threads)
     return Report(tuple(outcomes), source_digest(), canary(), time.perf_counter() - start)
 
 
-def _alone(cell: Cell, wanted: Quantities) -> Outcome:
+def _alone(cell: Cell, selection: Selection) -> Outcome:
     try:
-        return _together([cell], wanted)[0]
+        return _batch([cell], selection)[0]
     except Exception as error:
         return _failed(cell, error)
 
@@ -109,28 +111,28 @@ def _failed(cell: Cell, error: Exception) -> Outcome:
     return Outcome(cell.number, why=why, details="".join(traceback.format_exception(error)))
 
 
-def _together(cells: Sequence[Cell], wanted: Quantities) -> list[Outcome]:
-    from simgap.gap.together import Request, check_device, check_tallies, estimates, measure_together
+def _batch(cells: Sequence[Cell], selection: Selection) -> list[Outcome]:
+    from simgap.gap.batch import Request, check_device, check_sums, estimates, measure_batch
     from simgap.moe.canary import canary
 
     device = cells[0].run.device
     check_device(device)
     check_files(cells)
     start, held = time.perf_counter(), reset_peak(device)
-    found = measure_together([Request(cell.spec, cell.run, cell.recorded) for cell in cells], **wanted.looked_at)
-    whole = [t if c.earlier is None else Tallies.from_plain(c.earlier).followed_by(t) for c, t in zip(cells, found, strict=True)]
-    for cell, tallies in zip(cells, whole, strict=True):
-        check_tallies(cell.spec, cell.run, tallies)
+    new = measure_batch([Request(cell.spec, cell.run, cell.recorded) for cell in cells], selection)
+    known = ranges()
+    sums = [one if c.earlier is None else Sums.from_plain(c.earlier, known).followed_by(one) for c, one in zip(cells, new, strict=True)]
+    for cell, one in zip(cells, sums, strict=True):
+        check_sums(cell.spec, cell.run, one)
     check_files(cells)
-    nulls = _nulls(cells, wanted)
-    rows = _rows(cells, estimates(whole), nulls, wanted)
-    common: dict[str, Any] = {"canary": canary(), "device": device_name(device), "host": socket.gethostname(), "together": len(cells)}
+    rows = _rows(cells, estimates(sums), _nulls(cells, selection))
+    common: dict[str, Any] = {"canary": canary(), "device": device_name(device), "host": socket.gethostname(), "batch": len(cells)}
     common |= {"seconds": (time.perf_counter() - start) / len(cells), "peak_memory": peak_since(held, device)}
     outcomes = []
-    for cell, tallies, (quantities, worst) in zip(cells, whole, rows, strict=True):
+    for cell, one, (quantities, worst) in zip(cells, sums, rows, strict=True):
         record = {"cell": cell.key} | {name: getattr(cell.run, name) for name in OF_RUN}
-        record |= {"idle_experts": int((tallies.taken == 0).sum()), "dropped_tokens": int(tallies.dropped.sum()), **common}
-        outcomes.append(Outcome(cell.number, line_of(record | {"quantities": quantities, "tallies": tallies.to_plain()}), worst))
+        record |= {"idle_experts": int((one.taken == 0).sum()), "dropped_tokens": int(one.dropped.sum()), **common}
+        outcomes.append(Outcome(cell.number, line_of(record | {"quantities": quantities, "sums": one.to_plain()}), worst))
     return outcomes
 
 
@@ -141,70 +143,46 @@ def check_files(cells: Sequence[Cell]) -> None:
             raise ValueError(f"inputs.path: {cell.spec.inputs.path!r} is not the file that the sweep was designed with")
 
 
-def _nulls(cells: Sequence[Cell], wanted: Quantities) -> list[dict[str, dict[Path, Any]]]:
-    """The predictions for each cell: of its routed experts' pairs, and of those with shared ones where there are any. What is predicted
-    alike is predicted once."""
-    from simgap.gap.predicted import predict, read_by_laws
+def _nulls(cells: Sequence[Cell], selection: Selection) -> list[Mapping[Quantity, Any]]:
+    """The predictions for each cell. What is predicted alike is predicted once."""
+    from simgap.gap.predicted import predicted, read_by_laws
 
-    known: dict[Hashable, dict[str, dict[Path, Any]]] = {}
-    found = []
+    known: dict[Hashable, Mapping[Quantity, Any]] = {}
+    nulls = []
     for cell in cells:
         key = read_by_laws(cell.spec), cell.run.tokens, cell.run.trials
         if key not in known:
-            gap = predict(cell.spec, tokens=cell.run.tokens, trials=cell.run.trials, **wanted.looked_at)
-            known[key] = {name: dict(side.items()) for name, side in ((ROUTED, gap), (SHARED, gap.shared)) if side is not None}
-        found.append(known[key])
-    return found
+            known[key] = predicted(cell.spec, cell.run, selection).values
+        nulls.append(known[key])
+    return nulls
 
 
 def _rows(
-    cells: Sequence[Cell], measured: Sequence[Mapping[Path, Any]], nulls: Sequence[dict[str, dict[Path, Any]]], wanted: Quantities
+    cells: Sequence[Cell], measured: Sequence[Mapping[Quantity, Any]], nulls: Sequence[Mapping[Quantity, Any]]
 ) -> list[tuple[dict[str, dict[str, Any]], float]]:
     """Of each cell, every quantity that was asked for, as the frame shows it, and the largest |z| against an exact law."""
-    from simgap.gap.calibration import Asked, calibrated_all, is_overlap
-    from simgap.gap.together import estimate_at
+    from simgap.gap.batch import estimate_of
+    from simgap.gap.calibration import Asked, calibrated_all, is_overlap, row
 
-    # Cells of one program have the same sides and experts. Pairs with a shared expert are not all pairs of anything.
-    experts = {ROUTED: cells[0].spec.n_experts, SHARED: 0}
-    places = [(side, path) for side in nulls[0] for path in wanted.paths]
-    names = [("" if side == ROUTED else f"{side} ") + " ".join(path) for side, path in places]
+    # Cells of one batch have the same sides and experts. Pairs with a shared expert are not all pairs of anything.
+    names = [
+        (str(quantity), quantity, is_overlap(quantity), cells[0].spec.n_experts if quantity.side == ROUTED else 0) for quantity in nulls[0]
+    ]
     asked = [
-        Asked(estimate_at(cell.spec, found, side, path), predicted[side][path], is_overlap(path), experts[side])
-        for cell, found, predicted in zip(cells, measured, nulls, strict=True)
-        for side, path in places
+        Asked(estimate_of(cell.spec, known, quantity), null[quantity], overlap, experts)
+        for cell, known, null in zip(cells, measured, nulls, strict=True)
+        for _, quantity, overlap, experts in names
     ]
     judged = calibrated_all(asked)
     rows = []
-    for start in range(0, len(asked), len(places)):
-        of_cell = list(zip(asked[start : start + len(places)], judged[start : start + len(places)], strict=True))
+    for start in range(0, len(asked), len(names)):
+        of_cell = list(zip(asked[start : start + len(names)], judged[start : start + len(names)], strict=True))
         # Only where the law is exact and knows its spread does a large z say that something is wrong. A mean over few pairs is skewed, and
         # z alone would alarm: its p is not fooled.
         alarming = (c.p for one, c in of_cell if one.null.kind == "exact" and c.z_unit == "null sd" and c.p is not None)
         worst = abs(normal_score(min(alarming, default=1.0), 1.0))
-        rows.append(({name: _row(one.measured, one.null, c) for name, (one, c) in zip(names, of_cell, strict=True)}, worst))
+        rows.append(({name: row(one.measured, one.null, c) for (name, *_), (one, c) in zip(names, of_cell, strict=True)}, worst))
     return rows
-
-
-def _row(measured: Any, predicted: Any, calibrated: Any) -> dict[str, Any]:
-    return {
-        "mean": measured.mean,
-        "sem": measured.sem,
-        "n": measured.trials,
-        "pairs": measured.pairs,
-        "dropped": measured.dropped,
-        "predicted_mean": predicted.mean,
-        "predicted_sd": predicted.sd,
-        "predicted_kind": predicted.kind,
-        "predicted_sd_kind": predicted.sd_kind,
-        "law": predicted.law,
-        "excess": calibrated.excess,
-        "scaled_excess": calibrated.scaled_excess,
-        "z": calibrated.z,
-        "z_unit": calibrated.z_unit,
-        "p": calibrated.p,
-        "effective_dimension": calibrated.effective_dimension,
-        "why": measured.why or predicted.why or calibrated.why,
-    }
 
 
 def reset_peak(device: str) -> int | None:

@@ -32,14 +32,13 @@ from experiments.sweeps.atlas_verdicts import (
 )
 from simgap import LayerSpec, RunSpec
 from simgap.gap.calibration import calibrated
-from simgap.gap.predicted import Prediction
 from simgap.gap.reported import FIVE_SIGMA
+from simgap.nulls import Prediction
 from simgap.specs import ACTIVATIONS, INITS, NORMS, InputKind, RouterKind
 from simgap.stats import Estimate, normal_p
 from simgap.sweeps import Cells, sweep
 from simgap.sweeps.fields import NAMES
 from simgap.sweeps.file import read_file
-from simgap.sweeps.quantities import quantities
 
 # Many pairs in few numbers: every overlap to about a percent. The second has a law to leading order for its mean hidden vectors.
 SHARP = LayerSpec(d_model=16, d_ff=32, n_experts=48, top_k=8, activation="tanh", router="uniform")
@@ -64,7 +63,7 @@ def sharp(tmp_path_factory, file):
     """The record of one layer whose overlaps are known well."""
     out = tmp_path_factory.mktemp("sharp")
     cells = Cells.of([SHARP])
-    sweep(cells, metrics=file.metrics, **RUN, out=out)
+    sweep(cells, quantities=file.selection.texts, **RUN, out=out)
     return atlas.swept(out, cells)
 
 
@@ -115,7 +114,7 @@ def test_what_two_cores_are_asked_for(file):
 
 def test_not_every_pair_is_compared_on_every_token(file):
     """With 256 experts that reading alone would take most of the time."""
-    assert quantities(file.metrics).readings == ("mean", "token")
+    assert {q.reading for q in file.selection.asked} == {"", "mean", "token"}
 
 
 def test_trials_are_fixed_by_size(file):
@@ -130,7 +129,7 @@ def test_every_order_that_a_law_states_has_a_size(file):
     """Of every seventh layer; those of one kind state the same."""
     seen, run = set(), RunSpec(tokens=512, trials=3)
     for spec in list(file.cells)[::7]:
-        for order in stated_orders(spec, run, file.metrics).values():
+        for order in stated_orders(spec, run, file.selection.texts).values():
             if order:
                 seen.add(order.partition(",")[0])
                 assert 0 < order_size(order, spec, run) < math.inf
@@ -298,4 +297,4 @@ def test_panels_of_constructed_points():
 def test_a_sharp_layer_is_measured_as_the_atlas_measures(sharp):
     assert [record["name"] for record in sharp] == ["the base layer"]
     assert RunSpec(**RUN).tokens == sharp[0]["tokens"]
-    assert "tallies" not in sharp[0]
+    assert "sums" not in sharp[0]

@@ -15,7 +15,7 @@ from simgap.sweeps.runner import Runner
 from simgap.sweeps.worker import Cell
 
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
-LIKE = {"cell": "", "trials": 1, "seed": 0, "quantities": {}, "tallies": {}, "together": 7, "canary": "c" * 16}
+LIKE = {"cell": "", "trials": 1, "seed": 0, "quantities": {}, "sums": {}, "batch": 7, "canary": "c" * 16}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_every_question_has_its_answer(made):
     assert costs["bytes"] > 4096
     assert list(held["held"]) == ["4", "8", "12"]
     assert list(cores["seconds"]) == [sweeps.ONE, sweeps.TWO, sweeps.BOTH, sweeps.HERE]
-    assert list(batches["seconds"]) == list(sweeps.METRICS)
+    assert list(batches["seconds"]) == list(sweeps.QUANTITIES)
     for ways in batches["seconds"].values():
         assert list(ways) == [sweeps.BATCHED, sweeps.SINGLY, sweeps.LOOP]
     assert all(len(times) == 2 and min(times) > 0 for ways in (cores["seconds"], *batches["seconds"].values()) for times in ways.values())
@@ -152,8 +152,8 @@ def test_ways_are_what_they_are_called(tmp_path, monkeypatch):
     monkeypatch.setattr(Runner, "_task", lambda self, unit: sizes.append(len(unit.cells)) or task(self, unit))
     most, counts = plan.MOST_TOGETHER, []
     monkeypatch.setattr(sweeps, "calibrate", lambda measured, predicted: counts.append(len(list(calibrate(measured, predicted).items()))))
-    for asked, metrics in sweeps.METRICS.items():
-        ways = sweeps.ways_to_batch(sweeps.mixed(16), 0, metrics)
+    for asked, quantities in sweeps.QUANTITIES.items():
+        ways = sweeps.ways_to_batch(sweeps.mixed(16), 0, quantities)
         for name in (sweeps.BATCHED, sweeps.SINGLY, sweeps.LOOP):
             ways[name](tmp_path / asked / name)
         assert sizes == [16] + [1] * 16

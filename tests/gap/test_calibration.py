@@ -9,10 +9,9 @@ import torch
 from scipy import stats as oracle
 
 import simgap as sg
-from simgap.gap import predicted as predicted_module
 from simgap.gap.calibration import LEVEL, Asked, Calibrated, calibrated, calibrated_all, is_overlap, sentence, verdict
-from simgap.gap.predicted import Prediction
-from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS
+from simgap.nulls import Prediction, mean_overlap, null_of, vector_overlap, weight_overlap
+from simgap.quantities import READINGS, ROUTED, SHARED, SITES, Quantity
 from simgap.stats import Estimate, moment_matched_p
 from simgap.theory.gap_law import gap_p, ratio_p
 from simgap.theory.mso_law import mso_distribution, mso_p
@@ -180,9 +179,9 @@ def test_many_at_once_have_the_bits_of_each_alone(trials):
     for seed in range(6):
         for change in changes:
             spec = dataclasses.replace(SPEC, **change)
-            nulls = dict(sg.predict(spec, tokens=8, trials=trials).items())
-            for path, value in sg.measure(spec, tokens=8, trials=trials, seed=seed).items():
-                asked.append(Asked(value, nulls[path], is_overlap(path), spec.n_experts))
+            nulls = sg.predict(spec, tokens=8, trials=trials)
+            for quantity, value in sg.measure(spec, tokens=8, trials=trials, seed=seed).values.items():
+                asked.append(Asked(value, nulls[quantity], is_overlap(quantity), spec.n_experts))
     found = calibrated_all(asked)
     assert found == [calibrated(*one) for one in asked]
     assert calibrated_all(asked[100:5:-3]) == found[100:5:-3]
@@ -243,7 +242,7 @@ def test_p_is_not_uniform_for_experts_that_share_something():
 def spoken(value: Estimate, null: Prediction) -> str:
     measured = sg.measure(SPEC, tokens=4, trials=1, weights=("up",), sites=("output",), readings=("mean",))
     judged = sg.calibrate(measured, sg.predict(SPEC, tokens=4, trials=1))
-    return sentence(measured, dataclasses.replace(judged, activation_mso={"mean": {"output": calibrated(value, null)}}))
+    return sentence(measured, dataclasses.replace(judged, values={Quantity("activation_mso", "mean", "output"): calibrated(value, null)}))
 
 
 SUPPOSED = "independent, sign-symmetric, equally scaled weights give, at the level 0.001"
@@ -285,20 +284,24 @@ def test_the_unit_of_z_is_said():
     assert "z 2.5 sem, p 0.054: nothing" in str(calibrated(Estimate(0.15, 0.01, 6, 100), dataclasses.replace(NULL, sd=None, sd_kind=None)))
 
 
-def test_what_no_law_is_written_for_has_none(monkeypatch):
+def test_what_no_law_is_written_for_has_none():
     """A site, reading or weight that is added to what can be asked for, and to nothing else."""
-    for names, known in (("SITES", SITES), ("READINGS", READINGS), ("WEIGHT_KINDS", WEIGHT_KINDS)):
-        monkeypatch.setattr(predicted_module, names, (*known, "new"))
     spec = sg.LayerSpec(d_model=6, d_ff=9, n_experts=4, n_shared_experts=1, norm="rmsnorm", gated=True)
-    gap = sg.predict(spec, sites=(*SITES, "new"), readings=(*READINGS, "new"), weights=("up", "new"))
-    new = [(path, value) for side in (gap, gap.shared) for path, value in side.items() if "new" in path]
-    assert len(new) == 2 * (1 + len(SITES) + 1 + len(READINGS))
-    for path, value in new:
-        assert value.why.startswith("no law: none is written for "), path
-        assert (value.mean, value.sd, value.kind, value.error) == (None,) * 4, path
-        judged = calibrated(Estimate(0.1, 0.01, 5, 10), value, is_overlap(path))
-        assert (judged.null, judged.excess, judged.z, judged.p, judged.why) == (None, None, None, None, value.why)
-    assert not is_overlap(("cka", "new"))
+    new = [Quantity("activation_mso", reading, "new") for reading in READINGS] + [Quantity("activation_mso", "new", site) for site in SITES]
+    new += [Quantity("weight_mso", site="new"), Quantity("new"), Quantity("gap", "new")]
+    for quantity in (q.on(side) for q in new for side in (ROUTED, SHARED)):
+        # By the road that every null takes, and by the file that is asked for what its metric has not got.
+        values = [null_of(spec, sg.RunSpec(), quantity)]
+        values += [file.null(spec, sg.RunSpec(), quantity) for file in (weight_overlap,) if quantity.metric == "weight_mso"]
+        values += [
+            file.null(spec, sg.RunSpec(), quantity) for file in (mean_overlap, vector_overlap) if quantity.metric == "activation_mso"
+        ]
+        for value in values:
+            assert value.why.startswith("no law"), quantity
+            assert (value.mean, value.sd, value.kind, value.error) == (None,) * 4, quantity
+            judged = calibrated(Estimate(0.1, 0.01, 5, 10), value, is_overlap(quantity))
+            assert (judged.null, judged.excess, judged.z, judged.p, judged.why) == (None, None, None, None, value.why)
+    assert not is_overlap(Quantity("cka", "new"))
 
 
 def test_uneven_losses_widen_the_null_by_the_trials_they_hit():

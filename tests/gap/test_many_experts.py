@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.gap.together import Request, measure_together, memory_needed
+from simgap.gap.batch import Request, measure_batch, memory_needed
 from simgap.kernels.gram import SIDE
-from simgap.metrics import between, pair_cos2
 from simgap.moe import draw_weights, draws_of
+from simgap.overlaps import between, pair_cos2
+from simgap.quantities import Quantity
+from simgap.selection import select
 
 SPEC = sg.LayerSpec(d_model=16, d_ff=16, n_experts=SIDE + 100, n_shared_experts=2, top_k=2, gated=True, activation="relu")
 RUN = sg.RunSpec(tokens=40, trials=2, seed=3)
@@ -33,14 +35,14 @@ def test_weights_of_many_experts_against_the_whole_table():
 
 def test_idle_experts_of_all_tables_are_counted_and_the_first_are_named():
     gap = sg.measure(SPEC, tokens=40, trials=2, seed=3, **LESS)
-    (tallies,) = measure_together([Request(SPEC, RUN)], **LESS)
-    reached = (tallies.taken > 0).sum(1)
+    (sums,) = measure_batch([Request(SPEC, RUN)], select(**LESS))
+    reached = (sums.taken > 0).sum(1)
     output = gap.activation_mso["mean"]["output"]
     assert output.pairs == int((reached * (reached - 1) // 2).sum())
     assert output.pairs + output.dropped == SPEC.n_experts * (SPEC.n_experts - 1)
-    places = tallies.left_out["routed", "activation_mso", "mean", "output"]
-    assert places.count == int((tallies.taken == 0).sum())
-    idle = np.flatnonzero(tallies.taken[0] == 0)[:3]
+    places = sums.skipped[Quantity("activation_mso", "mean", "output")]
+    assert places.count == int((sums.taken == 0).sum())
+    idle = np.flatnonzero(sums.taken[0] == 0)[:3]
     assert places.names == tuple(f"trial 0 expert {e}" for e in idle)
 
 
@@ -48,14 +50,14 @@ def test_idle_experts_of_all_tables_are_counted_and_the_first_are_named():
 def test_many_experts_have_one_result(torch_threads, init):
     """Held or streamed, by one thread or two, alone or beside another trial."""
     spec = dataclasses.replace(SPEC, init=init)
-    held, least = memory_needed(spec, RUN, **LESS)
-    expected = measure_together([Request(spec, RUN)], **LESS)[0].to_plain()
+    held, least = memory_needed(spec, RUN, select(**LESS))
+    expected = measure_batch([Request(spec, RUN)], select(**LESS))[0].to_plain()
     for threads, memory in ((1, held), (2, held - 1), (1, least)):
         torch_threads(threads)
-        found = measure_together([Request(spec, dataclasses.replace(RUN, memory=memory))], **LESS)[0]
+        found = measure_batch([Request(spec, dataclasses.replace(RUN, memory=memory))], select(**LESS))[0]
         assert found.to_plain() == expected
-    begun = measure_together([Request(spec, dataclasses.replace(RUN, trials=1))], **LESS)[0]
-    assert begun.followed_by(measure_together([Request(spec, RUN, 1)], **LESS)[0]).to_plain() == expected
+    begun = measure_batch([Request(spec, dataclasses.replace(RUN, trials=1))], select(**LESS))[0]
+    assert begun.followed_by(measure_batch([Request(spec, RUN, 1)], select(**LESS))[0]).to_plain() == expected
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])

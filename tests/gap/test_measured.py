@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import simgap as sg
-from simgap.gap import together as module
-from simgap.gap.together import memory_needed
+from simgap.gap import batch as module
+from simgap.gap.batch import memory_needed
 from simgap.moe import draw_weights, draws_of, group_bytes, open_inputs, plan_stream, simulate
 from simgap.moe.experts import run_experts
+from simgap.selection import select
 from tests import reference
 
 SMALL = {"d_model": 6, "d_ff": 10, "n_experts": 4, "top_k": 2}
@@ -163,7 +164,7 @@ def test_streamed_requests_for_less(monkeypatch, readings, sites):
     streams = []
     monkeypatch.setattr(module, "plan_stream", lambda *arguments: streams.append(plan_stream(*arguments)) or streams[-1])
     wanted = {name: request[name] for name in ("sites", "readings", "weights")}
-    held, _ = memory_needed(spec, sg.RunSpec(tokens=300, trials=1), **wanted)
+    held, _ = memory_needed(spec, sg.RunSpec(tokens=300, trials=1), select(**wanted))
     assert bits(sg.measure(spec, memory=held - 1, **request)) == bits(sg.measure(spec, **request))
     assert len(streams) == 1
 

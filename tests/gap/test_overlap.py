@@ -10,7 +10,7 @@ import pytest
 
 import simgap as sg
 from simgap.gap.overlap import LEAST_P, SignNull, exceeds, verdict
-from simgap.metrics import Elsewhere
+from simgap.overlaps import Elsewhere
 
 
 def overlap(**changes):

@@ -81,7 +81,7 @@ def test_padded_tokens_change_no_bit(layout, tmp_path):
 
 def test_the_bits_hold_where_work_is_cut(monkeypatch):
     """The cuts into tasks are made among the tokens that are kept."""
-    overlap, means = (sys.modules[f"simgap.metrics.{name}"] for name in ("token_overlap", "mean_vectors"))
+    overlap, means = (sys.modules[f"simgap.overlaps.{name}"] for name in ("token_overlap", "mean_vectors"))
     monkeypatch.setattr(overlap, "WORTH_A_THREAD", 1)
     rng = np.random.default_rng(71)
     for layout in ("float64", "float16"):
@@ -272,7 +272,7 @@ def test_padding_as_on_a_device(monkeypatch):
     value, routing = torch.from_numpy(spoiled(plain, kept, rng)), np.where(kept, distinct(rng, kept.shape, 5), -1)
     expected = sg.token_mso(value, routing=routing), sg.mean_mso(value, routing)
     for module in ("token_overlap", "mean_vectors", "memory"):
-        monkeypatch.setattr(sys.modules[f"simgap.metrics.{module}"], "on_cpu", lambda _: False)
+        monkeypatch.setattr(sys.modules[f"simgap.overlaps.{module}"], "on_cpu", lambda _: False)
     found = sg.token_mso(value, routing=routing), sg.mean_mso(value, routing)
     for device, cpu in zip(found, expected, strict=True):
         assert device.mean == pytest.approx(cpu.mean, abs=1e-13)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import simgap as sg
-from simgap.gap.shape import READINGS, SITES
-from simgap.gap.together import Request, measure_together, memory_needed
+from simgap.gap.batch import Request, measure_batch, memory_needed
+from simgap.quantities import READINGS, SITES
+from simgap.selection import select
 from simgap.specs import ACTIVATIONS, AFFINES, INITS, InputKind, RouterKind
 from simgap.training import RegulariseGram, RegularisePairs
 
@@ -58,7 +59,7 @@ def trials_of(spec: sg.LayerSpec, run: sg.RunSpec, asked: dict, **changed: Any) 
 def differences(seed: int, torch_threads) -> list[str]:
     """The ways of measuring one layer that give other bits than measuring it plainly."""
     spec, run, asked = odd_layer(seed)
-    held, least = memory_needed(spec, run, **asked)
+    held, least = memory_needed(spec, run, select(**asked))
     torch_threads(1)
     plain = trials_of(spec, run, asked)
     ways = {"one trial a group": {"memory": held}, "more trials": {"trials": run.trials + 2}, "threads": {}}
@@ -77,12 +78,12 @@ def beside_others(spec: sg.LayerSpec, run: sg.RunSpec, asked: dict) -> list[str]
     requests = [
         Request(spec, sg.RunSpec(**run.to_dict() | {"seed": seed, "trials": trials})) for seed, trials in ((run.seed, 2), (99, 3), (98, 1))
     ]
-    alone = [measure_together([request], **asked)[0] for request in requests]
-    beside = measure_together(requests[::-1], **asked)[::-1]
+    alone = [measure_batch([request], select(**asked))[0] for request in requests]
+    beside = measure_batch(requests[::-1], select(**asked))[::-1]
     return [
-        " ".join(path)
+        str(quantity)
         for one, other in zip(alone, beside, strict=True)
-        for row, path in enumerate(one.paths)
+        for row, quantity in enumerate(one.quantities)
         if one.total[row].tobytes() != other.total[row].tobytes()
     ]
 

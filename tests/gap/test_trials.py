@@ -6,16 +6,16 @@ import sys
 import pytest
 
 import simgap as sg
-from simgap.gap.together import Request, measure_together, memory_needed
+from simgap.gap.batch import Request, measure_batch, memory_needed
 
 # In a process of its own, because the checks of shapes that tests switch on hold memory too.
 SCRIPT = """
 import tracemalloc
 import torch
 import simgap as sg
-from simgap.gap.together import chosen, kept_of
-from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS
+from simgap.gap.batch import kept_of
 from simgap.moe.budget import GROUP_SIZE
+from simgap.selection import select
 torch.set_num_threads(1)
 for experts, shared in ((2, 1), (40, 0)):
     spec = sg.LayerSpec(d_model=1, d_ff=1, n_experts=experts, n_shared_experts=shared, top_k=1)
@@ -27,7 +27,7 @@ for experts, shared in ((2, 1), (40, 0)):
         tracemalloc.stop()
         return most
     peak(32)
-    print(peak(192) - peak(64), kept_of(spec, sg.RunSpec(tokens=1, trials=128), chosen(SITES, READINGS, WEIGHT_KINDS).of(spec)))
+    print(peak(192) - peak(64), kept_of(spec, sg.RunSpec(tokens=1, trials=128), select()))
 """
 
 
@@ -51,7 +51,7 @@ def test_more_trials_than_memory_holds_are_refused(monkeypatch, memory, limit):
     with pytest.raises(ValueError, match=message):
         memory_needed(spec, run)
     with pytest.raises(ValueError, match=message):
-        measure_together([Request(spec, run)])
+        measure_batch([Request(spec, run)])
 
 
 def test_trials_and_layer_must_fit_together():

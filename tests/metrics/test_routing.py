@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simgap.metrics import dropped_tokens, load
+from simgap.metrics.routing import dropped_tokens, load
 
 
 def shares(indices, n_experts):

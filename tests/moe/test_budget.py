@@ -16,7 +16,7 @@ SCRIPT = """
 import json, re, sys
 import torch
 import simgap as sg
-from simgap.gap import together as module
+from simgap.gap import batch as module
 def memory(name):
     return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 torch.set_num_threads(2)

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from simgap.moe import SITES, Draw, draw_weights, draws_of, open_inputs, simulate
+from simgap.moe import Draw, draw_weights, draws_of, open_inputs, simulate
 from simgap.moe.experts import ACTIVATION_FUNCTIONS, run_experts
 from simgap.moe.group import kinds, runs, shape
 from simgap.moe.routers import route
+from simgap.quantities import SITES
 from simgap.specs import ACTIVATIONS, InputSpec, LayerSpec, RouterSpec, RunSpec
 
 SPEC = LayerSpec(d_model=5, d_ff=7, n_experts=3, top_k=2, norm="layernorm", norm_affine="per_expert")

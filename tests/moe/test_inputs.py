@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from simgap.moe.group import draws_of
-from simgap.moe.inputs import TOKEN_BLOCK, open_inputs
+from simgap.moe.inputs import open_inputs
+from simgap.sources import TOKEN_BLOCK
 from simgap.specs import InputSpec, LayerSpec
 
 SIGMA = 5.0

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.moe import SITES, draw_weights, draws_of, group_bytes, group_trials, open_inputs, simulate
-from simgap.moe.inputs import TOKEN_BLOCK
+from simgap.moe import draw_weights, draws_of, group_bytes, group_trials, open_inputs, simulate
+from simgap.quantities import SITES
+from simgap.sources import TOKEN_BLOCK
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
 from simgap.threads import pool
 from tests import reference
@@ -41,11 +42,11 @@ def oracle(layer, trial, expert, token):
 def check_slots(layer, block, start, tokens, site):
     """Largest difference from the oracle at some slots of a block: routed and shared ones."""
     spec, rows = layer.spec, block.rows[site]
-    k = block.routing.shape[-1]
+    k = block.indices.shape[-1]
     worst = 0.0
     for trial in range(rows.shape[0]):
         for token in tokens:
-            experts = [*block.routing[trial, token].tolist(), *range(spec.n_experts, spec.n_experts + spec.n_shared_experts)]
+            experts = [*block.indices[trial, token].tolist(), *range(spec.n_experts, spec.n_experts + spec.n_shared_experts)]
             for slot, expert in enumerate(experts):
                 row = int(block.index[trial, token, slot])
                 assert (row < 0) == (expert < 0)
@@ -65,8 +66,8 @@ def test_blocks_cover_every_token_once(all_pairs, shared, router):
     tokens = TOKEN_BLOCK + 6
     layer = simulated(spec, tokens)
     blocks = list(layer.blocks(SITES, all_pairs))
-    assert [block.routing.shape[1] for block in blocks] == [TOKEN_BLOCK, 6]
-    assert torch.equal(torch.cat([block.routing for block in blocks], 1), layer.routing.indices)
+    assert [block.indices.shape[1] for block in blocks] == [TOKEN_BLOCK, 6]
+    assert torch.equal(torch.cat([block.indices for block in blocks], 1), layer.routing.indices)
     for block, start, some in ((blocks[0], 0, (0, 1, 500, TOKEN_BLOCK - 1)), (blocks[1], TOKEN_BLOCK, range(6))):
         assert set(block.rows) == set(SITES)
         for site in SITES:
@@ -77,7 +78,7 @@ def test_blocks_cover_every_token_once(all_pairs, shared, router):
 
 def test_every_pair_of_expert_and_token():
     layer = simulated(dataclasses.replace(SPEC, n_shared_experts=1), 9)
-    (block,) = layer.blocks(("output",), all_pairs=True)
+    (block,) = layer.blocks(("output",), every=True)
     assert block.every.shape == (2, 9, 3)
     for trial, token, expert in np.ndindex(2, 9, 3):
         row = block.rows["output"][trial, int(block.every[trial, token, expert])].numpy()
@@ -97,7 +98,7 @@ def test_a_layer_without_a_norm_has_no_normed_site():
 def test_the_output_of_means_is_the_mean_of_outputs(shared, dtype):
     spec = dataclasses.replace(SPEC, n_shared_experts=shared)
     layer = simulated(spec, 40, dtype=dtype)
-    (block,) = layer.blocks(("normed", "output"), all_pairs=True)
+    (block,) = layer.blocks(("normed", "output"), every=True)
     chosen = layer.routing.indices.numpy()
     for trial in range(2):
         vectors = {}

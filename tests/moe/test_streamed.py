@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.metrics import gram_of_pieces, total
 from simgap.moe import open_inputs, simulate
 from simgap.moe import streamed as subject
 from simgap.moe import weights as layout
 from simgap.moe.group import Draw, draws_of
 from simgap.moe.streamed import stream_weights
-from simgap.moe.weights import draw_weights
+from simgap.moe.weights import Weights, draw_weights
+from simgap.overlaps import gram_of_pieces, total
 from simgap.specs import LayerSpec, RunSpec
 
 INITS = ("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "upcycled")
@@ -36,6 +36,16 @@ def test_blocks_are_number_for_number_those_that_are_held(monkeypatch, init, dty
     assert torch.equal(held.router, streamed.router)
 
 
+def all_of(weights, role, block):
+    """The pieces of all experts, which stand in them in their order."""
+    experts = range(
+        weights.up.shape[1] if isinstance(weights, Weights) else weights.draw.spec.n_experts + weights.draw.spec.n_shared_experts
+    )
+    pieces, rows, columns = weights.pieces(role, block, experts, experts)
+    assert rows == columns == experts
+    return pieces
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("init", INITS)
 def test_pieces_are_consecutive_stretches_of_all_experts(monkeypatch, init, dtype):
@@ -43,8 +53,8 @@ def test_pieces_are_consecutive_stretches_of_all_experts(monkeypatch, init, dtyp
     # A stream may be read in multiples of as many numbers as are drawn at a time, here the real constant: one piece to a block.
     for role in ("up", "down"):
         for block in range(3):
-            (whole,) = held.pieces(role, block)
-            pieces = torch.cat([piece.clone() for piece in streamed.pieces(role, block)], -1)
+            (whole,) = all_of(held, role, block)
+            pieces = torch.cat([piece.clone() for piece in all_of(streamed, role, block)], -1)
             assert torch.equal(pieces, whole)
 
 
@@ -53,11 +63,11 @@ def test_a_block_of_many_pieces(init):
     """2,048 units of width 100 are three pieces and a bit."""
     spec = LayerSpec(d_model=100, d_ff=2048, n_experts=2, init=init)
     held, streamed = draw_weights(draws_of(spec, 1, [0])), stream_weights(Draw(spec, 1, 0))
-    (whole,) = held.pieces("up", 0)
-    pieces = [piece.clone() for piece in streamed.pieces("up", 0)]
+    (whole,) = all_of(held, "up", 0)
+    pieces = [piece.clone() for piece in all_of(streamed, "up", 0)]
     assert [piece.shape[-1] for piece in pieces] == [65536, 65536, 65536, 204800 - 3 * 65536]
     assert torch.equal(torch.cat(pieces, -1), whole)
-    assert torch.equal(gram_of_pieces(streamed.pieces("up", 0)), gram_of_pieces([whole]))
+    assert torch.equal(gram_of_pieces(all_of(streamed, "up", 0)), gram_of_pieces([whole]))
 
 
 def test_the_gram_over_blocks_is_that_of_the_flattened_weights(monkeypatch):
@@ -66,7 +76,7 @@ def test_the_gram_over_blocks_is_that_of_the_flattened_weights(monkeypatch):
         exact = matrix[0].double().flatten(1).numpy()
         products = exact @ exact.T
         for weights in (held, streamed):
-            found = total(gram_of_pieces(weights.pieces(role, block)) for block in range(3))[0].numpy()
+            found = total(gram_of_pieces(all_of(weights, role, block)) for block in range(3))[0].numpy()
             np.testing.assert_allclose(found, products, rtol=0, atol=3400 * np.finfo(float).eps * products.max())
 
 
@@ -89,4 +99,4 @@ def test_what_cannot_be_streamed_is_refused():
 def test_held_weights_have_no_matrix_that_was_not_drawn():
     weights = draw_weights(draws_of(LayerSpec(d_model=4, d_ff=4, n_experts=2), 0, [0]))
     with pytest.raises(ValueError, match="role: these weights have no gate"):
-        next(weights.pieces("gate", 0))
+        all_of(weights, "gate", 0)

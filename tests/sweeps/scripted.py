@@ -16,7 +16,7 @@ def record(cell: Cell, arithmetic: str = "0" * 16) -> dict:
     row |= {"z": 0.5, "z_unit": "null sd", "why": ""}
     found = {"cell": cell.key} | {name: getattr(cell.run, name) for name in OF_RUN}
     found |= {"canary": arithmetic, "seconds": 0.1, "device": "cpu", "host": "here"}
-    return found | {"quantities": {"gap": row}, "tallies": {"from": cell.recorded}}
+    return found | {"quantities": {"gap": row}, "sums": {"from": cell.recorded}}
 
 
 class Scripted(Executor):

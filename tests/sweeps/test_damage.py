@@ -56,7 +56,7 @@ def test_a_spoiled_line_is_counted_and_left_as_found(tmp_path):
         {"quantities": None},
         {"seed": 2**70},
         {"seed": "x"},
-        {"tallies": None},
+        {"sums": None},
         {"trials": True},
         {"trials": 2**40},
     ],

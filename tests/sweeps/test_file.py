@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simgap.selection import select
 from simgap.specs import LayerSpec, RouterSpec
 from simgap.sweeps import Range, grid, sobol_design, zip_grid
 from simgap.sweeps.file import MOST_BYTES, SweepFile, read_file
@@ -14,7 +15,7 @@ from simgap.sweeps.file import MOST_BYTES, SweepFile, read_file
 WHOLE = """
 trials = 10
 memory = "512MiB"
-metrics = ["weight_mso up", "activation_mso", "gap"]
+quantities = ["weight_mso up", "activation_mso", "gap"]
 max_parameters = 5e4
 [layer]
 d_model = 16
@@ -67,7 +68,7 @@ def test_a_file_says_what_the_functions_do(write):
     assert found.cells.left_out == wanted.left_out
     assert len(found.cells.left_out) > 2
     assert found.run == {"trials": 10, "memory": "512MiB"}
-    assert found.metrics == ("weight_mso up", "activation_mso", "gap")
+    assert found.selection == select(["weight_mso up", "activation_mso", "gap"])
 
 
 def test_kinds_of_designs(write):
@@ -81,8 +82,9 @@ def test_kinds_of_designs(write):
     assert sorted(shapes["random"]) == sorted(shapes["sobol"]) == shapes["grid"]
     assert [spec.d_ff for spec in read_file(write("[[design]]")).cells] == [512]
     assert read_file(write("﻿[[design]]\naxes.gated = [true, false]")).cells.columns == {"gated": (True, False)}
-    assert read_file(write("[[design]]")).metrics is None
-    assert read_file(write("metrics = 'gap'\n[[design]]")).metrics == ("gap",)
+    assert read_file(write("[[design]]")).selection == select()
+    assert read_file(write("quantities = 'gap'\n[[design]]")).selection == select("gap")
+    assert read_file(write("metrics = 'gap'\n[[design]]")).selection == select(metrics="gap")
 
 
 def test_fields_that_follow_follow_exactly(write):
@@ -145,8 +147,10 @@ SLIPS = [
     ("dtype = ['float32']\n[[design]]", r"dtype: expected one of"),
     ("memory = true\n[[design]]", r"memory: expected bytes"),
     ("metrics = 3\n[[design]]", r"metrics: expected a list of names, got 3"),
-    ("metrics = ['gpa']\n[[design]]", r"metrics: no quantity is called 'gpa'; did you mean 'gap'\?"),
-    ("metrics = []\n[[design]]", r"metrics: expected names"),
+    ("quantities = ['gpa']\n[[design]]", r"quantities: none is called 'gpa'; did you mean 'gap'\?"),
+    ("metrics = ['weight_mso up']\n[[design]]", r"metrics: 'weight_mso up' names quantities, .*; write quantities = \['weight_mso up'\]"),
+    ("quantities = []\n[[design]]", r"quantities: expected names"),
+    ("metrics = []\n[[design]]", r"metrics: expected some of"),
     ("max_parameters = nan\n[[design]]", r"max_parameters: expected a finite number, got nan"),
     ("max_parameters = 0\n[[design]]", r"max_parameters: expected a number above 0, got 0"),
     ("layer = 3\n[[design]]", r"\[layer\]: expected a table of fields, got 3"),
@@ -258,7 +262,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.di
 axes = st.dictionaries(names, values, max_size=3)
 tables = st.dictionaries(names, values | axes, max_size=4)
 files = st.fixed_dictionaries(
-    {"design": st.lists(tables, max_size=2) | values}, optional={"layer": axes, "trials": values, "metrics": values}
+    {"design": st.lists(tables, max_size=2) | values}, optional={"layer": axes, "trials": values, "metrics": values, "quantities": values}
 )
 
 

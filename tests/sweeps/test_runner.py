@@ -12,11 +12,11 @@ import pytest
 import simgap as sg
 from simgap.moe.canary import canary
 from simgap.records import Records
+from simgap.selection import select
 from simgap.sweeps import grid, sweep
 from simgap.sweeps.command import Job, forecast
 from simgap.sweeps.engines import Engine
 from simgap.sweeps.plan import Plan, plan_cells, run_of
-from simgap.sweeps.quantities import quantities
 from simgap.sweeps.runner import MOST_DEATHS, Runner
 from simgap.sweeps.store import open_store
 from tests.sweeps.scripted import Scripted
@@ -111,7 +111,7 @@ class Crowded(Scripted):
 
 def test_only_a_cell_that_died_alone_is_set_aside_where_tasks_share_a_worker(tmp_path):
     cells = grid(SPEC, d_model=[4, 5, 6, 7, 8, 9])
-    settings, wanted = sg.RunSpec(tokens=8, trials=2), quantities(None)
+    settings, wanted = sg.RunSpec(tokens=8, trials=2), select(None)
     plan = plan_cells(cells, settings, wanted)
     executor = Crowded(cells.key(2))
     with open_store(tmp_path, cells, settings, wanted) as store:
@@ -163,7 +163,7 @@ def test_a_process_that_asks_to_exit_does_not_lose_what_others_brought(tmp_path)
 def test_cells_that_are_done_need_no_memory_any_more(tmp_path):
     """Large cells recorded, a small one left: it goes on with what that one needs."""
     cells = grid(SPEC, d_model=[4, 256])
-    plan = plan_cells(cells, sg.RunSpec(tokens=8, trials=2), quantities(None))
+    plan = plan_cells(cells, sg.RunSpec(tokens=8, trials=2), select(None))
     run(tmp_path, Scripted(lambda cell, task: "no" if cell.spec.d_model == 4 else ""), cells=cells)
     assert run(tmp_path, Scripted(), cells=cells, memory=int(plan.least.max()) - 1).done == 2
 
@@ -202,7 +202,7 @@ def test_a_cell_that_its_share_cannot_hold_is_given_all_of_the_memory(tmp_path):
 
 def test_a_cell_larger_than_the_budget_is_refused_before_anything_runs(tmp_path):
     executor = Scripted()
-    needed = plan_cells(CELLS, sg.RunSpec(tokens=8, trials=2), quantities(None)).least
+    needed = plan_cells(CELLS, sg.RunSpec(tokens=8, trials=2), select(None)).least
     named = r"^memory: .* needs .*, the budget is .*: cell router.temperature = 0.5, d_model = 6 \(and 2 more\)"
     with pytest.raises(ValueError, match=named):
         run(tmp_path, executor, memory=int(needed.max()) - 1)
@@ -282,7 +282,7 @@ def test_workers_of_two_kinds_are_refused(tmp_path):
 def test_this_machine_is_refused_before_anything_is_done_where_others_measured(tmp_path, engine):
     run(tmp_path, Scripted(arithmetic="aaaa"))
     before = (tmp_path / "records.jsonl").read_bytes()
-    job = Job(CELLS, sg.RunSpec(tokens=8, trials=3), None, tmp_path)
+    job = Job(CELLS, sg.RunSpec(tokens=8, trials=3), select(), tmp_path)
     for look in (lambda: run(tmp_path, engine, trials=3, workers=None), lambda: forecast(job, engine, None)):
         with pytest.raises(ValueError, match="out: " + SAYS.format("aaaa", canary())):
             look()
@@ -316,7 +316,7 @@ class Slow(Scripted):
 
 def test_cells_that_run_together_keep_to_the_budget_together(tmp_path):
     cells = grid(SPEC, d_model=[64, 96, 128, 160], d_ff=[64, 256])
-    wanted = quantities(None)
+    wanted = select(None)
     plan = plan_cells(cells, sg.RunSpec(tokens=8, trials=2), wanted)
     budget = int(plan.least.max() * 1.2)
     executor = Slow()
@@ -353,13 +353,13 @@ def test_every_cell_is_in_one_unit_whatever_the_order_it_was_asked_in():
     backward = list(plan.units(range(49, -1, -1), 1000, 2))
     assert forward == backward
     assert sorted(at for unit in forward for at in unit.cells) == list(range(50))
-    assert all(len({plan.program[at] for at in unit.cells}) == 1 for unit in forward)
+    assert all(len({plan.batch[at] for at in unit.cells}) == 1 for unit in forward)
 
 
 def test_shares_of_a_machine_elsewhere_are_even(tmp_path):
     """Where workers share a machine that is not this one, a cell larger than a worker's share is set aside by name."""
     cells = grid(SPEC, d_model=[4, 64], d_ff=[8, 256])
-    settings, wanted = sg.RunSpec(tokens=8, trials=2), quantities(None)
+    settings, wanted = sg.RunSpec(tokens=8, trials=2), select(None)
     plan = plan_cells(cells, settings, wanted)
     budget = 2 * int(plan.least.max() - 1)
     with open_store(tmp_path, cells, settings, wanted) as store:

@@ -27,9 +27,9 @@ def lines(folder):
 
 
 def test_the_folder_says_what_was_run_and_where(tmp_path):
-    run(tmp_path, seed=3, metrics=["gap"])
+    run(tmp_path, seed=3, quantities=["gap"])
     store = read_store(tmp_path)
-    assert (store.run.tokens, store.run.trials, store.run.seed, store.wanted.names) == (8, 2, 3, ["gap"])
+    assert (store.run.tokens, store.run.trials, store.run.seed, store.selection.texts) == (8, 2, 3, ["gap"])
     assert list(store.cells) == list(CELLS)
     assert store.trials.tolist() == [2] * 6
     manifest, digest = read_manifest(tmp_path / "manifest.json")
@@ -111,7 +111,7 @@ def test_no_folder_is_not_this_one(tmp_path, monkeypatch):
         ("seed", 1, "0", "1"),
         ("tokens", 9, "8", "9"),
         ("dtype", "float64", "'float32'", "'float64'"),
-        ("metrics", "gap", r"\[.*", r"\['gap'\]"),
+        ("quantities", "gap", r"\[.*", r"\['gap'\]"),
     ],
 )
 def test_other_settings_are_refused_by_name(tmp_path, name, value, before, after):
@@ -160,14 +160,14 @@ def test_a_processor_of_another_name_and_the_same_arithmetic_goes_on(tmp_path):
 @pytest.mark.parametrize(
     "change, says",
     [
-        (lambda m: m.update(format=1), "holds a sweep of format 1, this simgap reads format 2"),
+        (lambda m: m.update(format=1), "holds a sweep of format 1, this simgap reads format 3"),
         (lambda m: m.pop("cells"), "cells: not a table of cells"),
         (lambda m: m["cells"].update(codes=[[99, 0]]), "cells: not a table of cells"),
         (lambda m: m["cells"]["columns"].update(d_modle=[1]), "cells: not a table of cells"),
         (lambda m: m.update(run=[]), "does not say what was run"),
         (lambda m: m["run"].update(colour="red"), "does not say what was run"),
         (lambda m: m["run"].update(tokens=-1), "tokens: expected a whole number"),
-        (lambda m: m["run"].update(metrics=["everything"]), "metrics: no quantity is called 'everything'"),
+        (lambda m: m["run"].update(quantities=["everything"]), "quantities: none is called 'everything'"),
     ],
 )
 def test_a_manifest_is_checked_before_it_is_believed(tmp_path, change, says):
@@ -264,7 +264,7 @@ def test_a_record_that_changes_while_a_frame_is_made_is_noticed(tmp_path):
     run(tmp_path)
     store, records = read_store(tmp_path), tmp_path / "records.jsonl"
     whole = records.read_bytes()
-    for spoilt in (whole.replace(b'"tallies"', b'"talliez"'), whole.replace(b'{"cell"', b'["cell"')):
+    for spoilt in (whole.replace(b'"sums"', b'"sumz"'), whole.replace(b'{"cell"', b'["cell"')):
         assert len(spoilt) == len(whole)
         assert spoilt != whole
         records.write_bytes(spoilt)

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import norm
 
 import simgap as sg
+from simgap.selection import select
 from simgap.sweeps import worker
 from simgap.sweeps.plan import run_of
-from simgap.sweeps.quantities import quantities
 from simgap.sweeps.worker import Cell, Task, compute
 
 # As many pairs with the shared expert as without it: only what they are pairs of tells them apart.
@@ -36,26 +36,25 @@ def cells(trials=2, specs=SPECS):
 
 def expected(cell, wanted):
     """The rows of a cell, and the largest |z| against an exact law."""
-    measured = sg.measure(cell.spec, **cell.run.to_dict(), **wanted.looked_at)
-    predicted = sg.predict(cell.spec, tokens=cell.run.tokens, trials=cell.run.trials, **wanted.looked_at)
+    measured = sg.measure(cell.spec, **cell.run.to_dict(), quantities=wanted.texts)
+    predicted = sg.predict(cell.spec, tokens=cell.run.tokens, trials=cell.run.trials, quantities=wanted.texts)
     both = sg.calibrate(measured, predicted)
     rows, worst = {}, [0.0]
-    for prefix, sides in (("", (measured, predicted, both)), ("shared ", (measured.shared, predicted.shared, both.shared))):
-        for path in wanted.paths:
-            ours, law, judged = (dict(side.items())[path] for side in sides)
-            row = {name: getattr(ours, field) for name, field in OURS.items()}
-            row |= {name: getattr(law, field) for name, field in LAWS.items()}
-            row |= {name: getattr(judged, field) for name, field in BOTH.items()}
-            rows[prefix + " ".join(path)] = row | {"why": ours.why or law.why or judged.why}
-            if law.kind == "exact" and judged.z_unit == "null sd":
-                worst.append(float(norm.isf(judged.p / 2)))
+    for quantity in wanted.sides(cell.spec):
+        ours, law, judged = measured[quantity], predicted[quantity], both[quantity]
+        row = {name: getattr(ours, field) for name, field in OURS.items()}
+        row |= {name: getattr(law, field) for name, field in LAWS.items()}
+        row |= {name: getattr(judged, field) for name, field in BOTH.items()}
+        rows[str(quantity)] = row | {"why": ours.why or law.why or judged.why}
+        if law.kind == "exact" and judged.z_unit == "null sd":
+            worst.append(float(norm.isf(judged.p / 2)))
     return rows, max(worst), measured.routing
 
 
-@pytest.mark.parametrize("metrics", [None, ["gap"], ["activation_mso token", "weight_mso up"], ["ratio", "activation_mso mean normed"]])
+@pytest.mark.parametrize("texts", [None, ["gap"], ["activation_mso token", "weight_mso up"], ["ratio", "activation_mso mean normed"]])
 @pytest.mark.parametrize("trials", [1, 3])
-def test_a_record_says_what_measure_predict_and_calibrate_say(metrics, trials):
-    wanted, asked = quantities(metrics), cells(trials)
+def test_a_record_says_what_measure_predict_and_calibrate_say(texts, trials):
+    wanted, asked = select(texts), cells(trials)
     found = compute(Task(asked, wanted)).outcomes
     assert [outcome.number for outcome in found] == list(range(len(asked)))
     for cell, outcome in zip(asked, found, strict=True):
@@ -72,7 +71,7 @@ def test_a_record_says_what_measure_predict_and_calibrate_say(metrics, trials):
 
 def test_the_layers_above_are_worth_looking_at():
     """Some have idle experts, dropped tokens, undefined pairs, no law, a z against an exact law; and no two have equal rows."""
-    wanted = quantities()
+    wanted = select()
     found = [expected(cell, wanted) for cell in cells()]
     rows = [row for rows, *_ in found for row in rows.values()]
     assert sum(routing["idle_experts"] > 0 for *_, routing in found) >= 1
@@ -88,19 +87,19 @@ def test_the_layers_above_are_worth_looking_at():
 
 
 def test_trials_that_are_added_give_the_record_of_all():
-    wanted = quantities()
+    wanted = select()
     before = [json.loads(outcome.line) for outcome in compute(Task(cells(1), wanted)).outcomes]
-    asked = [Cell(cell.number, cell.key, cell.spec, cell.run, record["tallies"], 1) for cell, record in zip(cells(3), before, strict=True)]
+    asked = [Cell(cell.number, cell.key, cell.spec, cell.run, record["sums"], 1) for cell, record in zip(cells(3), before, strict=True)]
     for cell, outcome in zip(cells(3), compute(Task(tuple(asked), wanted)).outcomes, strict=True):
         assert json.loads(outcome.line)["quantities"] == expected(cell, wanted)[0]
 
 
 def test_trials_of_another_layer_spoil_their_own_cell_alone():
-    wanted = quantities(["gap"])
+    wanted = select(["gap"])
     other = sg.LayerSpec(**BASE | {"n_experts": 5})
     (foreign,) = compute(Task(cells(1, [other]), wanted)).outcomes
     asked = cells(3)
-    first = Cell(0, asked[0].key, asked[0].spec, asked[0].run, json.loads(foreign.line)["tallies"], 1)
+    first = Cell(0, asked[0].key, asked[0].spec, asked[0].run, json.loads(foreign.line)["sums"], 1)
     found = compute(Task((first, *asked[1:]), wanted)).outcomes
     assert found[0].why == "other: expected the same quantities of as many experts"
     assert [outcome.why for outcome in found[1:]] == [""] * (len(SPECS) - 1)
@@ -113,8 +112,8 @@ def test_a_file_that_is_not_on_a_machine_is_missed_by_the_machines_name(tmp_path
     cell = Cell(0, spec.key(), spec, sg.RunSpec(tokens=4, trials=1))
     monkeypatch.setattr(worker.socket, "gethostname", lambda: "node-7")
     (tmp_path / "x.npy").unlink()
-    (outcome,) = compute(Task((cell,), quantities(None))).outcomes
+    (outcome,) = compute(Task((cell,), select(None))).outcomes
     assert outcome.why == f"inputs.path: cannot read {str(tmp_path / 'x.npy')!r}: No such file or directory (on node-7)"
     np.save(tmp_path / "x.npy", np.zeros((8, 4)))
-    (outcome,) = compute(Task((cell,), quantities(None))).outcomes
+    (outcome,) = compute(Task((cell,), select(None))).outcomes
     assert outcome.why.endswith("is not the file that the sweep was designed with (on node-7)")

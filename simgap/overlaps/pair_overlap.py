@@ -11,7 +11,7 @@ from torch import Tensor
 from simgap.kernels.gram import COLUMNS, TABLES, add_grams
 from simgap.kernels.products import TILE
 from simgap.kernels.token_overlap import SAFE_HIGH, SAFE_LOW
-from simgap.metrics.memory import AT_ONCE, is_readable, on_cpu, readable, runs, shared
+from simgap.overlaps.memory import AT_ONCE, is_readable, on_cpu, readable, runs, shared
 from simgap.threads import Map, in_order
 
 # Columns multiplied at a time on other devices, where they are laid out in float64; a power of two, so that it divides every piece of a

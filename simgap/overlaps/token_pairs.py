@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from simgap.metrics.sketches import unit_rows
+from simgap.overlaps.sketches import unit_rows
 from simgap.seeding import stream
 
 # Numbers in the rows of the meetings that are looked at.

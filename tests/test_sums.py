@@ -1,4 +1,4 @@
-"""Stored tallies: what is written is read back exactly, and nothing else is read."""
+"""Stored sums: what is written is read back exactly, and nothing else is read."""
 
 import contextlib
 import copy
@@ -10,16 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simgap as sg
-from simgap.gap.tallies import MOST, Places, Tallies
-from simgap.gap.together import Request, measure_together
+from simgap.gap.batch import Request, measure_batch
+from simgap.selection import ranges, select
+from simgap.sums import MOST, Skipped, Sums
 
 SPEC = sg.LayerSpec(d_model=3, d_ff=2, n_experts=4, top_k=2, n_shared_experts=1, activation="relu", router="expert_choice")
-PLAIN = measure_together([Request(SPEC, sg.RunSpec(tokens=30, trials=3, seed=1))])[0].to_plain()
-NAME = "routed activation_mso token hidden"
+PLAIN = measure_batch([Request(SPEC, sg.RunSpec(tokens=30, trials=3, seed=1))], select())[0].to_plain()
+NAME = "activation_mso token hidden"
+
+
+def read(plain):
+    return Sums.from_plain(plain, ranges())
 
 
 def changed(*keys, to):
-    """The plain tallies with one value replaced, or taken out where `to` is ...; a key that does not exist is added."""
+    """The plain sums with one value replaced, or taken out where `to` is ...; a key that does not exist is added."""
     plain = copy.deepcopy(PLAIN)
     inner = plain
     for key in keys[:-1]:
@@ -33,19 +38,19 @@ def changed(*keys, to):
 
 def test_plain_values_survive_json_exactly():
     text = json.dumps(PLAIN, allow_nan=False)
-    again = Tallies.from_plain(json.loads(text)).to_plain()
+    again = read(json.loads(text)).to_plain()
     assert json.dumps(again) == text
-    assert PLAIN["quantities"][NAME]["places"] == 3
+    assert PLAIN["quantities"][NAME]["skipped"] == 3
     assert len(PLAIN["quantities"][NAME]["at"]) == 3
 
 
 def test_equal_counts_are_one_number():
-    assert PLAIN["quantities"]["routed weight_mso up"]["pairs"] == 6
+    assert PLAIN["quantities"]["weight_mso up"]["pairs"] == 6
     assert isinstance(PLAIN["quantities"][NAME]["pairs"], list)
-    assert len(PLAIN["quantities"]["routed weight_mso up"]["total"]) == PLAIN["trials"] == 3
+    assert len(PLAIN["quantities"]["weight_mso up"]["total"]) == PLAIN["trials"] == 3
     # Every expert of an expert-choice layer takes as many tokens.
     assert PLAIN["taken"] == [15, 15, 15]
-    assert Tallies.from_plain(PLAIN).taken.tolist() == [[15] * 4] * 3
+    assert read(PLAIN).taken.tolist() == [[15] * 4] * 3
 
 
 def test_numbers_of_numpy_are_not_handed_on():
@@ -63,11 +68,11 @@ QUANTITY = PLAIN["quantities"][NAME]
 @pytest.mark.parametrize(
     ("plain", "message"),
     [
-        (None, "tallies: expected fields, got None"),
-        ([], r"tallies: expected fields, got \[\]"),
-        (changed("first", to=...), "tallies: without first"),
-        (changed("more", to=1), "tallies: with the unknown field 'more'"),
-        (changed(5, to=1), "tallies: with the unknown field 5"),
+        (None, "sums: expected fields, got None"),
+        ([], r"sums: expected fields, got \[\]"),
+        (changed("first", to=...), "sums: without first"),
+        (changed("more", to=1), "sums: with the unknown field 'more'"),
+        (changed(5, to=1), "sums: with the unknown field 5"),
         (changed("first", to=-1), "first: expected a whole number, at least 0, got -1"),
         (changed("first", to=True), "first: expected a whole number, at least 0, got True"),
         (changed("first", to=1.0), "first: expected a whole number, at least 0, got 1.0"),
@@ -82,7 +87,7 @@ QUANTITY = PLAIN["quantities"][NAME]
         (changed("taken", to=[15, 15, -1]), "taken: expected a whole number, at least 0, got -1"),
         (changed("dropped", to="x" * 100), "dropped: expected a whole number, at least 0, got 'x*[.]{3}$"),
         (changed("quantities", to=[]), "quantities: expected fields"),
-        (changed("quantities", "routed weight_mso left", to={}), "quantities: with the unknown field 'routed weight_mso left'"),
+        (changed("quantities", "weight_mso left", to={}), "quantities: with the unknown field 'weight_mso left'"),
         (changed("quantities", NAME, to=3), f"{NAME}: expected fields, got 3"),
         (changed("quantities", NAME, "pairs", to=...), f"{NAME}: without pairs"),
         (changed("quantities", NAME, "mean", to=1), f"{NAME}: with the unknown field 'mean'"),
@@ -93,20 +98,23 @@ QUANTITY = PLAIN["quantities"][NAME]
         (changed("quantities", NAME, "total", to=[1.0, 1.0, -0.5]), f"{NAME} total: expected numbers of at least 0, got -0.5"),
         (changed("quantities", NAME, "total", to=[1.0, 1.0, "1"]), f"{NAME} total: expected numbers of at least 0, got '1'"),
         (changed("quantities", NAME, "total", to=[1.0, 1.0, True]), f"{NAME} total: expected numbers of at least 0, got True"),
-        (changed("quantities", NAME, "total", to=[1e6, 1.0, 1.0]), f"{NAME}: expected total <= pairs <= expected in every trial"),
-        (changed("quantities", NAME, "pairs", to=10**6), f"{NAME}: expected total <= pairs <= expected in every trial"),
+        (
+            changed("quantities", NAME, "total", to=[1e6, 1.0, 1.0]),
+            f"{NAME}: expected 0 <= total / pairs <= 1 and pairs <= expected in every trial",
+        ),
+        (changed("quantities", NAME, "pairs", to=10**6), f"{NAME}: expected 0 <= total / pairs <= 1 and pairs <= expected in every trial"),
         (changed("quantities", NAME, "pairs", to=10**20), f"{NAME} pairs: expected a whole number"),
-        (changed("quantities", NAME, "places", to=...), f"{NAME} places: expected a whole number, at least 1, got None"),
-        (changed("quantities", NAME, "places", to=0), f"{NAME} places: expected a whole number, at least 1, got 0"),
-        (changed("quantities", NAME, "places", to=2), f"{NAME} at: expected the names of the first 2 places"),
-        (changed("quantities", NAME, "at", to=...), f"{NAME} at: expected the names of the first 3 places, got None"),
-        (changed("quantities", NAME, "at", to=["a", "b", 3]), f"{NAME} at: expected the names of the first 3 places"),
-        (changed("quantities", NAME, "at", to=["a", "b", "c" * 1000]), f"{NAME} at: expected the names of the first 3 places"),
+        (changed("quantities", NAME, "skipped", to=...), f"{NAME} skipped: expected a whole number, at least 1, got None"),
+        (changed("quantities", NAME, "skipped", to=0), f"{NAME} skipped: expected a whole number, at least 1, got 0"),
+        (changed("quantities", NAME, "skipped", to=2), f"{NAME} at: expected the names of the first 2 skipped ones"),
+        (changed("quantities", NAME, "at", to=...), f"{NAME} at: expected the names of the first 3 skipped ones, got None"),
+        (changed("quantities", NAME, "at", to=["a", "b", 3]), f"{NAME} at: expected the names of the first 3 skipped ones"),
+        (changed("quantities", NAME, "at", to=["a", "b", "c" * 1000]), f"{NAME} at: expected the names of the first 3 skipped ones"),
     ],
 )
 def test_what_is_not_of_the_form_is_refused(plain, message):
     with pytest.raises(ValueError, match=f"^{message}" if message[0] != "e" else message):
-        Tallies.from_plain(plain)
+        read(plain)
 
 
 JSON = st.recursive(
@@ -114,25 +122,25 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-PLACES = [("first",), ("trials",), ("experts",), ("taken",), ("dropped",), ("quantities",), ("quantities", NAME)]
-PLACES += [("quantities", NAME, key) for key in QUANTITY]
+KEYS = [("first",), ("trials",), ("experts",), ("taken",), ("dropped",), ("quantities",), ("quantities", NAME)]
+KEYS += [("quantities", NAME, key) for key in QUANTITY]
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(PLACES), JSON)
+@given(st.sampled_from(KEYS), JSON)
 def test_any_value_in_any_place_is_read_or_refused_by_a_value_error(keys, value):
     plain = changed(*keys, to=value)
-    read: list[Tallies] = []
+    accepted: list[Sums] = []
     with contextlib.suppress(ValueError):
-        read.append(Tallies.from_plain(plain))
+        accepted.append(read(plain))
     # What was read is what is written, up to lists of equal numbers.
-    assert all(Tallies.from_plain(found.to_plain()).to_plain() == found.to_plain() for found in read)
-    assert all(np.isfinite(found.total).all() for found in read)
+    assert all(read(found.to_plain()).to_plain() == found.to_plain() for found in accepted)
+    assert all(np.isfinite(found.total).all() for found in accepted)
 
 
-def test_places_name_three_and_count_the_rest():
-    first, second = Places(2, ("a", "b")), Places(4, ("c", "d", "e"))
+def test_what_is_skipped_names_three_and_counts_the_rest():
+    first, second = Skipped(2, ("a", "b")), Skipped(4, ("c", "d", "e"))
     assert str(first) == "a, b"
-    assert first.plus(second) == Places(6, ("a", "b", "c"))
+    assert first.plus(second) == Skipped(6, ("a", "b", "c"))
     assert str(first.plus(second)) == "a, b, c and 3 more"
-    assert first.plus(Places()) == first
+    assert first.plus(Skipped()) == first

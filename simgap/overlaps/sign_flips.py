@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simgap.kernels.gram import COLUMNS, SIDE
-from simgap.metrics.memory import on_cpu, shared
-from simgap.metrics.pair_overlap import CHUNK, columns_at_once, gram_of_pieces, total, waves
-from simgap.metrics.pair_tables import cross_gram
-from simgap.metrics.sketches import fair
-from simgap.metrics.token_pairs import TokenPairs
+from simgap.overlaps.memory import on_cpu, shared
+from simgap.overlaps.pair_overlap import CHUNK, columns_at_once, gram_of_pieces, total, waves
+from simgap.overlaps.pair_tables import cross_gram
+from simgap.overlaps.sketches import fair
+from simgap.overlaps.token_pairs import TokenPairs
 from simgap.seeding import stream
 from simgap.threads import Map, in_order
 

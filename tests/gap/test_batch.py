@@ -9,22 +9,24 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.gap import together as subject
-from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS
-from simgap.gap.tallies import PATHS, Places, Tallies, cut
-from simgap.gap.tallying import Wanted, tally_layer
-from simgap.gap.together import Request, estimates, extent, gathered, measure_together, memory_needed, program
+from simgap.gap import batch as subject
+from simgap.gap.batch import Request, batch_key, cost_key, estimates, gathered, measure_batch, memory_needed
 from simgap.moe import draws_of, open_inputs, simulate
+from simgap.observe import observe
+from simgap.quantities import Quantity
+from simgap.selection import ranges, select
+from simgap.sources import Work
 from simgap.specs import ACTIVATIONS, InputKind, field_names
 from simgap.stats import Estimate
+from simgap.sums import Skipped, Sums, cut
 from simgap.sweeps.plan import estimated_seconds
-from simgap.sweeps.quantities import quantities
-from simgap.threads import in_order
 
 INITS = ("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "orthogonal", "upcycled")
 ROUTERS = ("linear", "noisy", "sigmoid", "uniform", "hash", "expert_choice")
 INPUTS = ("gaussian", "sphere", "powerlaw", "clusters", "student", "file")
 
+# Every quantity that is observed, on each side.
+QUANTITIES = tuple(quantity for quantity, _ in ranges().values())
 # What the requests of a call share. Small odd sizes, because they fill no vector; one column, because a library sums it in its own way.
 SHAPES = {
     "plain": ({"d_model": 8, "d_ff": 16, "n_experts": 4, "top_k": 2}, {"tokens": 64}),
@@ -85,9 +87,9 @@ def alone(request: Request, **wanted) -> tuple:
     return bits(sg.measure(request.spec, **request.run.to_dict(), **wanted))
 
 
-def stored(tallies: Tallies) -> Tallies:
-    """Tallies as a file gives them back."""
-    return Tallies.from_plain(json.loads(json.dumps(tallies.to_plain(), allow_nan=False)))
+def stored(sums: Sums) -> Sums:
+    """Sums as a file gives them back."""
+    return Sums.from_plain(json.loads(json.dumps(sums.to_plain(), allow_nan=False)), ranges())
 
 
 # Every shape in full, and the others for less than all where time is no matter.
@@ -104,20 +106,20 @@ SLOW = [(name, wanted) for name in SHAPES for wanted in LESS if (name, wanted) n
 )
 def test_together_has_the_bits_of_alone(torch_threads, rows, name, wanted):
     requests = mixed(name, rows)
-    assert len({program(request.spec, request.run) for request in requests}) == 1
+    assert len({batch_key(request.spec, request.run) for request in requests}) == 1
     torch_threads(1)
     expected = [alone(request, **wanted) for request in requests]
     for threads, order in ((1, range(len(requests))), (2, [5, 0, 7, 3, 1, 6, 2, 4]), (1, [2, 4])):
         torch_threads(threads)
         asked = [requests[at] for at in order]
-        found = measure_together(asked, **wanted)
-        for at, request, tallies in zip(order, asked, found, strict=True):
-            assert bits(gathered(request.spec, request.run, tallies, **wanted)) == expected[at]
-            assert stored(tallies).to_plain() == tallies.to_plain()
-            assert bits(gathered(request.spec, request.run, stored(tallies), **wanted)) == expected[at]
+        found = measure_batch(asked, select(**wanted))
+        for at, request, sums in zip(order, asked, found, strict=True):
+            assert bits(gathered(request.spec, request.run, sums, select(**wanted))) == expected[at]
+            assert stored(sums).to_plain() == sums.to_plain()
+            assert bits(gathered(request.spec, request.run, stored(sums), select(**wanted))) == expected[at]
     other = dataclasses.replace(requests[0].run, seed=requests[0].run.seed + 1)
-    (twin,) = measure_together([Request(requests[0].spec, other)], **wanted)
-    assert bits(gathered(requests[0].spec, other, twin, **wanted))[1] != expected[0][1]
+    (twin,) = measure_batch([Request(requests[0].spec, other)], select(**wanted))
+    assert bits(gathered(requests[0].spec, other, twin, select(**wanted)))[1] != expected[0][1]
 
 
 def test_the_mixes_leave_nothing_out(rows):
@@ -126,9 +128,7 @@ def test_the_mixes_leave_nothing_out(rows):
     assert {spec.router.kind for spec in specs} == {*ROUTERS, "soft"}
     assert {spec.inputs.kind for spec in specs} == set(INPUTS)
     assert {spec.activation for spec in specs} == set(ACTIVATIONS)
-    gaps = [
-        gathered(q.spec, q.run, t) for name in SHAPES for q, t in zip(mixed(name, rows), measure_together(mixed(name, rows)), strict=True)
-    ]
+    gaps = [gathered(q.spec, q.run, t) for name in SHAPES for q, t in zip(mixed(name, rows), measure_batch(mixed(name, rows)), strict=True)]
     assert sum(gap.routing["idle_experts"] > 0 for gap in gaps) > 3
     assert sum(gap.routing["dropped_tokens"] > 0 for gap in gaps) > 2
     assert sum(gap.shared.activation_mso["token"]["hidden"].dropped > 0 for gap in gaps if gap.shared) > 3
@@ -142,28 +142,28 @@ def test_trials_added_later_have_the_bits_of_one_run(rows, name):
     cuts = [chosen.randint(1, request.run.trials - 1) for request in requests]
     begun = [Request(q.spec, dataclasses.replace(q.run, trials=a)) for q, a in zip(requests, cuts, strict=True)]
     added = [Request(q.spec, q.run, a) for q, a in zip(requests, cuts, strict=True)]
-    earlier = [stored(tallies) for tallies in measure_together(begun)]
-    for request, before, after in zip(requests, earlier, measure_together(added), strict=True):
+    earlier = [stored(sums) for sums in measure_batch(begun)]
+    for request, before, after in zip(requests, earlier, measure_batch(added), strict=True):
         whole = before.followed_by(stored(after))
         assert bits(gathered(request.spec, request.run, whole)) == alone(request)
         with pytest.raises(ValueError, match=f"other: expected trials from {request.run.trials} on, got them from {after.first} on"):
             whole.followed_by(after)
     shifted = dataclasses.replace(earlier[0], first=7)
-    with pytest.raises(ValueError, match=r"tallies: expected trials 0 to .*, got trials 7 to"):
+    with pytest.raises(ValueError, match=r"sums: expected trials 0 to .*, got trials 7 to"):
         gathered(requests[0].spec, begun[0].run, shifted)
 
 
 def test_followed_by_refuses_another_layer(rows):
-    (few,) = measure_together(mixed("plain", rows, 1))
+    (few,) = measure_batch(mixed("plain", rows, 1))
     run = dataclasses.replace(mixed("plain", rows, 1)[0].run, trials=few.trials + 1)
     for spec, wanted in (
         (sg.LayerSpec(d_model=8, d_ff=16, n_experts=5, top_k=2), {}),
         (mixed("plain", rows, 1)[0].spec, {"sites": ("pre",)}),
     ):
-        (more,) = measure_together([Request(spec, run, few.trials)], **wanted)
+        (more,) = measure_batch([Request(spec, run, few.trials)], select(**wanted))
         with pytest.raises(ValueError, match="other: expected the same quantities of as many experts"):
             few.followed_by(more)
-    with pytest.raises(ValueError, match=r"tallies: expected trials 0 to .* of 5 experts, got .* of 4 experts"):
+    with pytest.raises(ValueError, match=r"sums: expected trials 0 to .* of 5 experts, got .* of 4 experts"):
         gathered(sg.LayerSpec(d_model=8, d_ff=16, n_experts=5, top_k=2), mixed("plain", rows, 1)[0].run, few)
 
 
@@ -173,12 +173,12 @@ def test_streamed_layers_go_together_too(torch_threads, change):
     run = sg.RunSpec(tokens=150, trials=2, seed=3)
     other = dataclasses.replace(spec, activation="relu")
     expected = [alone(Request(layer, run)) for layer in (spec, other)]
-    (begun,) = measure_together([Request(other, dataclasses.replace(run, trials=1))])
+    (begun,) = measure_batch([Request(other, dataclasses.replace(run, trials=1))])
     held, least = memory_needed(spec, dataclasses.replace(run, trials=3))
     for memory, threads in ((held - 1, 1), (held - 1, 2), (least, 1), (least, 2)):
         torch_threads(threads)
         tight = dataclasses.replace(run, memory=memory)
-        found = measure_together([Request(spec, tight), Request(other, tight, 1)])
+        found = measure_batch([Request(spec, tight), Request(other, tight, 1)])
         assert bits(gathered(spec, run, found[0])) == expected[0]
         assert bits(gathered(other, run, begun.followed_by(found[1]))) == expected[1]
 
@@ -201,7 +201,7 @@ def test_memory_needed_is_where_a_layer_begins_to_be_streamed_and_to_be_refused(
         with pytest.raises(ValueError, match=r"memory: one trial of this layer .* needs at least .*, the budget is"):
             memory_needed(spec, tight)
         with pytest.raises(ValueError, match=r"memory: one trial of this layer .* needs at least .*, the budget is"):
-            measure_together([Request(spec, tight)])
+            measure_batch([Request(spec, tight)])
     whole = dataclasses.replace(spec, init="orthogonal")
     held, least = memory_needed(whole, run)
     assert held == least
@@ -211,11 +211,11 @@ def test_memory_needed_is_where_a_layer_begins_to_be_streamed_and_to_be_refused(
 
 def test_many_groups_and_one_have_the_same_bits(monkeypatch, rows):
     requests = mixed("few hidden units, shared", rows)
-    expected = [tallies.to_plain() for tallies in measure_together(requests)]
+    expected = [sums.to_plain() for sums in measure_batch(requests)]
     numbers = subject.group_numbers(requests[0].spec, requests[0].run, True)
     for size in (numbers, 3 * numbers):
         monkeypatch.setitem(subject.group_trials.__globals__["GROUP_SIZE"], "cpu", size)
-        assert [tallies.to_plain() for tallies in measure_together(requests)] == expected
+        assert [sums.to_plain() for sums in measure_batch(requests)] == expected
 
 
 def test_where_vectors_are_undefined_does_not_depend_on_blocks():
@@ -223,16 +223,15 @@ def test_where_vectors_are_undefined_does_not_depend_on_blocks():
     spec = sg.LayerSpec(d_model=3, d_ff=2, n_experts=3, top_k=2, n_shared_experts=1, activation="relu", router="expert_choice")
     draws = draws_of(spec, 0, [4, 5])
     run = sg.RunSpec(tokens=2100)
-    wanted = Wanted(SITES, READINGS, WEIGHT_KINDS).of(spec)
     found = []
     for tokens in (1024, 128, 2100):
         layer = simulate(draws, run, open_inputs(draws))
-        (tallies,) = cut([tally_layer(layer, wanted, in_order, tokens, lambda _: None)], [4], [2])
-        found.append(tallies)
+        (sums,) = cut([observe(layer, select().of(spec), Work(), tokens)], [4], [2])
+        found.append(sums)
     assert all(other.to_plain() == found[0].to_plain() for other in found[1:])
-    path = ("routed", "activation_mso", "token", "hidden")
-    assert found[0].left_out[path].count == 6
-    trials, tokens = zip(*((name[:8], int(name.split()[3])) for name in found[0].left_out[path].names), strict=True)
+    quantity = Quantity("activation_mso", "token", "hidden")
+    assert found[0].skipped[quantity].count == 6
+    trials, tokens = zip(*((name[:8], int(name.split()[3])) for name in found[0].skipped[quantity].names), strict=True)
     assert trials == ("trial 4:",) * 3
     assert [token // 1024 for token in tokens] == [0, 1, 2]
 
@@ -247,16 +246,16 @@ def test_vectors_that_are_not_finite_raise_what_measure_raises(rows):
         with pytest.raises(ValueError, match="not finite") as expected:
             sg.measure(broken, **run, trials=1, **wanted)
         with pytest.raises(ValueError, match=r"vectors? .*trial 0") as found:
-            measure_together([Request(fine, sg.RunSpec(**run, trials=1)), Request(broken, sg.RunSpec(**run, trials=1))], **wanted)
+            measure_batch([Request(fine, sg.RunSpec(**run, trials=1)), Request(broken, sg.RunSpec(**run, trials=1))], select(**wanted))
         assert str(found.value) == str(expected.value)
         with pytest.raises(ValueError, match=r"vectors? .*trial 2"):
-            measure_together([Request(fine, sg.RunSpec(**run, trials=1)), Request(broken, sg.RunSpec(**run, trials=3), 2)], **wanted)
+            measure_batch([Request(fine, sg.RunSpec(**run, trials=1)), Request(broken, sg.RunSpec(**run, trials=3), 2)], select(**wanted))
 
 
 def test_a_bad_file_raises_what_measure_raises(rows):
     spec = sg.LayerSpec(d_model=8, d_ff=16, n_experts=4, inputs=sg.InputSpec("file", path=rows))
     with pytest.raises(ValueError, match="has rows of width 9, but d_model is 8"):
-        measure_together([Request(sg.LayerSpec(d_model=8, d_ff=16, n_experts=4), sg.RunSpec()), Request(spec, sg.RunSpec())])
+        measure_batch([Request(sg.LayerSpec(d_model=8, d_ff=16, n_experts=4), sg.RunSpec()), Request(spec, sg.RunSpec())])
 
 
 @pytest.mark.parametrize(
@@ -268,11 +267,11 @@ def test_a_bad_file_raises_what_measure_raises(rows):
         (lambda: Request(sg.LayerSpec(), sg.RunSpec(trials=3), -1), "first: expected a trial from 0 to 2, got -1"),
         (lambda: Request(sg.LayerSpec(), sg.RunSpec(trials=3), True), "first: expected a trial from 0 to 2, got True"),
         (
-            lambda: measure_together([Request(sg.LayerSpec(d_model=d), sg.RunSpec()) for d in (3, 4)]),
-            "requests: expected one program, got several",
+            lambda: measure_batch([Request(sg.LayerSpec(d_model=d), sg.RunSpec()) for d in (3, 4)]),
+            "requests: expected one batch key, got several",
         ),
-        (lambda: measure_together([Request(sg.LayerSpec(), sg.RunSpec())], sites=("in",)), "sites: expected some of"),
-        (lambda: measure_together([Request(sg.LayerSpec(), sg.RunSpec(device="cuda:99"))]), "device: "),
+        (lambda: measure_batch([Request(sg.LayerSpec(), sg.RunSpec())], select(sites=("in",))), "sites: expected some of"),
+        (lambda: measure_batch([Request(sg.LayerSpec(), sg.RunSpec(device="cuda:99"))]), "device: "),
     ],
 )
 def test_bad_requests_are_refused(build, message):
@@ -280,11 +279,11 @@ def test_bad_requests_are_refused(build, message):
         build()
 
 
-def test_no_requests_have_no_tallies():
-    assert measure_together([]) == []
+def test_no_requests_have_no_sums():
+    assert measure_batch([]) == []
 
 
-def test_what_a_program_is():
+def test_what_a_batch_key_is():
     spec, run = sg.LayerSpec(d_model=8, d_ff=16, norm="rmsnorm"), sg.RunSpec()
     shared = [
         {"activation": "relu"},
@@ -296,16 +295,16 @@ def test_what_a_program_is():
     ]
     apart = [{"d_model": 9}, {"d_ff": 17}, {"n_experts": 9}, {"top_k": 3}, {"n_shared_experts": 1}, {"gated": True}, {"norm": "layernorm"}]
     apart += [{"norm_affine": "shared"}]
-    assert {program(dataclasses.replace(spec, **change), run) for change in shared} == {program(spec, run)}
-    assert len({program(dataclasses.replace(spec, **change), run) for change in apart} | {program(spec, run)}) == len(apart) + 1
+    assert {batch_key(dataclasses.replace(spec, **change), run) for change in shared} == {batch_key(spec, run)}
+    assert len({batch_key(dataclasses.replace(spec, **change), run) for change in apart} | {batch_key(spec, run)}) == len(apart) + 1
     for name, value in (("seed", 5), ("trials", 3), ("memory", "1GiB")):
-        assert program(spec, dataclasses.replace(run, **{name: value})) == program(spec, run)
+        assert batch_key(spec, dataclasses.replace(run, **{name: value})) == batch_key(spec, run)
     for name, value in (("tokens", 5), ("dtype", "float64"), ("device", "cuda")):
-        assert program(spec, dataclasses.replace(run, **{name: value})) != program(spec, run)
-    hash(program(spec, run))
+        assert batch_key(spec, dataclasses.replace(run, **{name: value})) != batch_key(spec, run)
+    hash(batch_key(spec, run))
 
 
-def test_layers_of_one_extent_need_the_same_memory():
+def test_layers_of_one_cost_key_need_the_same_memory():
     """What a plan takes for alike: each field alone, at one value or more, from layers with and without what others depend on."""
     run, parted = sg.RunSpec(tokens=50, trials=1), set()
     changes = [
@@ -319,9 +318,9 @@ def test_layers_of_one_extent_need_the_same_memory():
     for base in (sg.LayerSpec(d_model=8, d_ff=16), sg.LayerSpec(d_model=8, d_ff=2100, norm="layernorm", n_shared_experts=2)):
         for change in changes:
             other = dataclasses.replace(base, **change)
-            if extent(other, run) == extent(base, run):
+            if cost_key(other, run) == cost_key(base, run):
                 assert memory_needed(other, run) == memory_needed(base, run), change
-                assert estimated_seconds(other, run, quantities()) == estimated_seconds(base, run, quantities()), change
+                assert estimated_seconds(other, run, select()) == estimated_seconds(base, run, select()), change
             else:
                 parted |= set(change) if len(change) == 1 else set()
     assert parted.isdisjoint({"activation", "init_correlation", "norm_affine_std", "router"})
@@ -330,25 +329,25 @@ def test_layers_of_one_extent_need_the_same_memory():
 @pytest.mark.parametrize("trials", [1, 2, 3, 7, 8, 9, 100, 1000])
 def test_estimates_are_those_of_each_row(trials):
     generator = np.random.default_rng(trials)
-    pairs = generator.integers(0, 9, (len(PATHS), trials))
+    pairs = generator.integers(0, 9, (len(QUANTITIES), trials))
     pairs[:20], pairs[20, 0] = np.maximum(pairs[:20], 1), 0
     total = generator.random(pairs.shape) * pairs
-    left_out = {PATHS[1]: Places(5, ("a", "b", "c")), PATHS[30]: Places(1, ("d",))}
+    skipped = {QUANTITIES[1]: Skipped(5, ("a", "b", "c")), QUANTITIES[30]: Skipped(1, ("d",))}
     empty = np.zeros((trials, 2), np.int64)
-    one = Tallies(0, PATHS, total, pairs, pairs + 1, empty, empty[:, 0], left_out)
+    one = Sums(0, QUANTITIES, total, pairs, pairs + 1, empty, empty[:, 0], skipped)
     # Among others, and alone.
-    other = dataclasses.replace(one, total=total[:, ::-1] / 2, pairs=pairs[:, ::-1], left_out={})
+    other = dataclasses.replace(one, total=total[:, ::-1] / 2, pairs=pairs[:, ::-1], skipped={})
     found, _, again = estimates([one, other, one])
     assert estimated_bits(found) == estimated_bits(again) == estimated_bits(estimates([one])[0])
-    texts = {PATHS[1]: "a, b, c and 2 more", PATHS[30]: "d"}
-    for row, path in enumerate(PATHS):
+    texts = {QUANTITIES[1]: "a, b, c and 2 more", QUANTITIES[30]: "d"}
+    for row, path in enumerate(QUANTITIES):
         values = np.full(trials, np.nan)
         values[pairs[row] > 0] = total[row][pairs[row] > 0] / pairs[row][pairs[row] > 0]
         expected = Estimate.of(values, pairs[row], trials, texts.get(path, ""))
         assert found[path] == expected
         assert found[path].values.tobytes() == expected.values.tobytes()
         assert found[path].per_trial.tolist() == expected.per_trial.tolist()
-    assert any(np.isnan(found[path].values).any() for path in PATHS)
+    assert any(np.isnan(found[path].values).any() for path in QUANTITIES)
 
 
 def estimated_bits(found: dict) -> list:
@@ -358,19 +357,19 @@ def estimated_bits(found: dict) -> list:
 def test_estimates_of_many_layers_are_those_of_each(rows):
     runs = [dataclasses.replace(request.run, trials=3) for request in mixed("few hidden units, shared", rows)]
     requests = [Request(request.spec, run) for request, run in zip(mixed("few hidden units, shared", rows), runs, strict=True)]
-    tallies = measure_together(requests)
-    together = estimates(tallies)
-    assert [estimated_bits(found) for found in together] == [estimated_bits(estimates([one])[0]) for one in tallies]
+    sums = measure_batch(requests)
+    together = estimates(sums)
+    assert [estimated_bits(found) for found in together] == [estimated_bits(estimates([one])[0]) for one in sums]
     assert len({str(estimated_bits(found)) for found in together}) == len(requests)
 
 
 def test_estimates_of_unlike_layers_are_refused(rows):
     spec, run = mixed("plain", rows)[0].spec, sg.RunSpec(tokens=8, trials=2)
     (whole,), (longer,), (fewer,) = (
-        measure_together([Request(spec, run)]),
-        measure_together([Request(spec, dataclasses.replace(run, trials=3))]),
-        measure_together([Request(spec, run)], sites=("output",)),
+        measure_batch([Request(spec, run)]),
+        measure_batch([Request(spec, dataclasses.replace(run, trials=3))]),
+        measure_batch([Request(spec, run)], select(sites=("output",))),
     )
     for unlike in ([whole, longer], [whole, fewer], []):
-        with pytest.raises(ValueError, match="tallies: expected some, all of the same quantities over as many trials"):
+        with pytest.raises(ValueError, match="sums: expected some, all of the same quantities over as many trials"):
             estimates(unlike)

@@ -1,129 +1,129 @@
-"""What trials add up to: sums of cos^2 and counts of pairs, quantity by quantity and trial by trial, kept so that more may follow."""
+"""What trials add up to: sums of values and their counts, quantity by quantity and trial by trial, kept so that more may follow."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from simgap.gap.shape import READINGS, SITES, WEIGHT_KINDS
+from simgap.quantities import Quantity
 from simgap.specs import shown
 
-ROUTED, SHARED = "routed", "shared"
-Path = tuple[str, ...]
-# Every quantity that a layer can have: its pairs of routed experts, or of a routed with a shared one, then its place in a Gap.
-PATHS: tuple[Path, ...] = tuple(
-    (name, *path)
-    for name in (ROUTED, SHARED)
-    for path in [*(("weight_mso", kind) for kind in WEIGHT_KINDS), *product(["activation_mso"], READINGS, SITES)]
-)
-# Places that are named; of the others it is said how many there are.
+# Skipped vectors that are named; of the others it is said how many there are.
 NAMED = 3
-# Numbers in one table that a stored tally may ask for: its lists may be short for many equal numbers.
+# Numbers in one table that stored sums may ask for: their lists may be short for many equal numbers.
 MOST = 1 << 24
-# Round-off of a sum of that many cosines, each at most 1.
+# Round-off of a sum of so many values, relative to the largest that it can be.
 SLACK = 1e-6
+# The least and the largest that one value of a quantity can be.
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Places:
+class Skipped:
     """Where vectors were left out: in how many places, and the first of them by name."""
 
     count: int = 0
     names: tuple[str, ...] = ()
 
-    def plus(self, other: "Places") -> "Places":
-        return Places(self.count + other.count, (*self.names, *other.names)[:NAMED])
+    def plus(self, other: "Skipped") -> "Skipped":
+        return Skipped(self.count + other.count, (*self.names, *other.names)[:NAMED])
 
     def __str__(self) -> str:
         return ", ".join(self.names) + (f" and {self.count - NAMED} more" if self.count > NAMED else "")
 
 
 @dataclass
-class Tally:
-    """One quantity over the trials of a group: sums of cos^2 and counts of pairs, and in each trial where vectors were left out."""
+class Values:
+    """One quantity over the trials of a group: sums of its values and how many there are, of as many pairs (or other units) as were
+    expected, and in each trial where vectors were left out."""
 
     total: Float[np.ndarray, " s"]
     pairs: Int[np.ndarray, " s"]
     expected: Int[np.ndarray, " s"]
-    at: dict[int, Places] = field(default_factory=dict)
+    at: dict[int, Skipped] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, trials: int) -> "Tally":
+    def empty(cls, trials: int) -> "Values":
         return cls(np.zeros(trials), np.zeros(trials, np.int64), np.zeros(trials, np.int64))
 
-    def add(self, other: "Tally") -> None:
+    @classmethod
+    def of(cls, values: Float[np.ndarray, " s"]) -> "Values":
+        """One value to each trial; NaN for a trial that has none."""
+        there = ~np.isnan(values)
+        return cls(np.where(there, values, 0.0), there.astype(np.int64), np.ones(len(values), np.int64))
+
+    def add(self, other: "Values") -> None:
         """Add other pairs of the same trials."""
         self.total, self.pairs, self.expected = self.total + other.total, self.pairs + other.pairs, self.expected + other.expected
-        for trial, places in other.at.items():
-            self.add_places(trial, places)
+        for trial, skipped in other.at.items():
+            self.skip(trial, skipped)
 
-    def add_places(self, trial: int, places: Places) -> None:
-        self.at[trial] = self.at.get(trial, Places()).plus(places)
+    def skip(self, trial: int, skipped: Skipped) -> None:
+        self.at[trial] = self.at.get(trial, Skipped()).plus(skipped)
 
 
 @dataclass(frozen=True)
-class GroupTallies:
+class GroupSums:
     """Of one group: every quantity, the tokens that each routed expert took, and those that none did."""
 
-    quantities: dict[Path, Tally]
+    quantities: dict[Quantity, Values]
     taken: Int[np.ndarray, "s E"]
     dropped: Int[np.ndarray, " s"]
 
 
 @dataclass(frozen=True, eq=False)
-class Tallies:
+class Sums:
     """What the trials first, first + 1, ... of one layer add up to: all that the Estimates of a Gap are made of.
 
-    total, pairs, expected (Q, s), a row for each of the paths: sums of cos^2, pairs of defined vectors, pairs of existing ones. taken
-    (s, E): tokens that each routed expert took. dropped (s,): tokens that none took. left_out: where undefined vectors were, in those
-    quantities that have any.
+    total, pairs, expected (Q, s), a row for each of the quantities: sums of values (of cos^2, for an overlap), pairs of defined vectors,
+    pairs of existing ones. taken (s, E): tokens that each routed expert took. dropped (s,): tokens that none took. skipped: where undefined
+    vectors were, in those quantities that have any.
     """
 
     first: int
-    paths: tuple[Path, ...]
+    quantities: tuple[Quantity, ...]
     total: Float[np.ndarray, "Q s"]
     pairs: Int[np.ndarray, "Q s"]
     expected: Int[np.ndarray, "Q s"]
     taken: Int[np.ndarray, "s E"]
     dropped: Int[np.ndarray, " s"]
-    left_out: dict[Path, Places]
+    skipped: dict[Quantity, Skipped]
 
     @property
     def trials(self) -> int:
         return len(self.dropped)
 
-    def followed_by(self, other: "Tallies") -> "Tallies":
+    def followed_by(self, other: "Sums") -> "Sums":
         """These trials and those that come next. Raises ValueError where others come next, or of another layer."""
         if other.first != self.first + self.trials:
             raise ValueError(f"other: expected trials from {self.first + self.trials} on, got them from {other.first} on")
-        if other.paths != self.paths or other.taken.shape[1] != self.taken.shape[1]:
+        if other.quantities != self.quantities or other.taken.shape[1] != self.taken.shape[1]:
             raise ValueError("other: expected the same quantities of as many experts")
-        places = {path: self.left_out.get(path, Places()).plus(more) for path, more in other.left_out.items()}
-        return Tallies(
+        skipped = {quantity: self.skipped.get(quantity, Skipped()).plus(more) for quantity, more in other.skipped.items()}
+        return Sums(
             first=self.first,
-            paths=self.paths,
+            quantities=self.quantities,
             total=np.concatenate([self.total, other.total], 1),
             pairs=np.concatenate([self.pairs, other.pairs], 1),
             expected=np.concatenate([self.expected, other.expected], 1),
             taken=np.concatenate([self.taken, other.taken]),
             dropped=np.concatenate([self.dropped, other.dropped]),
-            left_out=self.left_out | places,
+            skipped=self.skipped | skipped,
         )
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON, exact, without NaN; of a list of equal whole numbers there is one."""
         quantities = {}
-        rows = zip(self.paths, self.total.tolist(), self.pairs.tolist(), self.expected.tolist(), strict=True)
-        for path, total, pairs, expected in rows:
+        rows = zip(self.quantities, self.total.tolist(), self.pairs.tolist(), self.expected.tolist(), strict=True)
+        for quantity, total, pairs, expected in rows:
             plain = {"total": total, "pairs": _short(pairs), "expected": _short(expected)}
-            if path in self.left_out:
-                places = self.left_out[path]
-                plain |= {"places": places.count, "at": list(places.names)}
-            quantities[" ".join(path)] = plain
+            if quantity in self.skipped:
+                skipped = self.skipped[quantity]
+                plain |= {"skipped": skipped.count, "at": list(skipped.names)}
+            quantities[str(quantity)] = plain
         return {
             "first": self.first,
             "trials": self.trials,
@@ -134,73 +134,79 @@ class Tallies:
         }
 
     @classmethod
-    def from_plain(cls, plain: object) -> "Tallies":
-        """The tallies that `to_plain` gave these values for. Raises ValueError, naming the field, for anything that is not of its form."""
-        fields = _fields("tallies", plain, ("first", "trials", "experts", "taken", "dropped", "quantities"))
+    def from_plain(cls, plain: object, known: Mapping[str, tuple[Quantity, Range]]) -> "Sums":
+        """The sums that `to_plain` gave these values for. Raises ValueError, naming the field, for anything that is not of its form.
+
+        known: the quantities that there may be, by their texts, each with its range.
+        """
+        fields = _fields("sums", plain, ("first", "trials", "experts", "taken", "dropped", "quantities"))
         first = _whole("first", fields["first"])
         trials, experts = (_whole(name, fields[name], low=1) for name in ("trials", "experts"))
-        known = {" ".join(path): path for path in PATHS}
         quantities = _fields("quantities", fields["quantities"], (), tuple(known))
         if trials * max(experts, len(quantities)) > MOST:
             raise ValueError(f"trials: expected at most {MOST} numbers in a table, got {trials} trials")
-        left_out = {}
+        skipped = {}
         total, pairs, expected = np.empty((len(quantities), trials)), *np.empty((2, len(quantities), trials), np.int64)
         for row, (name, value) in enumerate(quantities.items()):
-            one = _fields(name, value, ("total", "pairs", "expected"), ("places", "at"))
-            total[row] = _sums(f"{name} total", one["total"], trials)
+            one = _fields(name, value, ("total", "pairs", "expected"), ("skipped", "at"))
+            quantity, (least, most) = known[name]
+            total[row] = _sums(f"{name} total", one["total"], trials, signed=least < 0)
             pairs[row] = _wholes(f"{name} pairs", one["pairs"], trials)
             expected[row] = _wholes(f"{name} expected", one["expected"], trials)
-            if not (total[row] <= pairs[row] * (1 + SLACK)).all() or not (pairs[row] <= expected[row]).all():
-                raise ValueError(f"{name}: expected total <= pairs <= expected in every trial")
-            if "places" in one or "at" in one:
-                left_out[known[name]] = _places(name, one)
+            within = (total[row] <= pairs[row] * most * (1 + SLACK)) & (total[row] >= pairs[row] * least * (1 + SLACK))
+            if not within.all() or not (pairs[row] <= expected[row]).all():
+                raise ValueError(f"{name}: expected {least:g} <= total / pairs <= {most:g} and pairs <= expected in every trial")
+            if "skipped" in one or "at" in one:
+                skipped[quantity] = _skipped(name, one)
         return cls(
             first=first,
-            paths=tuple(known[name] for name in quantities),
+            quantities=tuple(known[name][0] for name in quantities),
             total=total,
             pairs=pairs,
             expected=expected,
             taken=np.array([_wholes("taken", row, experts) for row in _listed("taken", fields["taken"], trials)]),
             dropped=_wholes("dropped", fields["dropped"], trials),
-            left_out=left_out,
+            skipped=skipped,
         )
 
 
-def cut(groups: Sequence[GroupTallies], firsts: Sequence[int], lengths: Sequence[int]) -> list[Tallies]:
-    """The tallies of layers whose trials follow one another through some groups: so many of each, numbered from its own first."""
-    paths = tuple(groups[0].quantities)
-    columns = [[group.quantities[path] for group in groups] for path in paths]
+def cut(groups: Sequence[GroupSums], firsts: Sequence[int], lengths: Sequence[int]) -> list[Sums]:
+    """The sums of layers whose trials follow one another through some groups: so many of each, numbered from its own first."""
+    quantities = tuple(groups[0].quantities)
+    columns = [[group.quantities[quantity] for group in groups] for quantity in quantities]
     total, pairs, expected = (
-        np.array([np.concatenate([getattr(tally, name) for tally in column]) for column in columns]).reshape(len(paths), sum(lengths))
+        np.array([np.concatenate([getattr(values, name) for values in column]) for column in columns]).reshape(
+            len(quantities), sum(lengths)
+        )
         for name in ("total", "pairs", "expected")
     )
     taken, dropped = np.concatenate([group.taken for group in groups]), np.concatenate([group.dropped for group in groups])
     starts = np.cumsum([0, *(len(group.dropped) for group in groups)]).tolist()
-    at = [{start + t: names for start, tally in zip(starts, column, strict=False) for t, names in tally.at.items()} for column in columns]
-    marked = [(path, places) for path, places in zip(paths, at, strict=True) if places]
-    found, start = [], 0
+    at = [{start + t: names for start, values in zip(starts, column, strict=False) for t, names in values.at.items()} for column in columns]
+    marked = [(quantity, skipped) for quantity, skipped in zip(quantities, at, strict=True) if skipped]
+    layers, start = [], 0
     for first, length in zip(firsts, lengths, strict=True):
         own = slice(start, start + length)
-        left_out = {path: _together(places, range(start, start + length)) for path, places in marked}
-        found.append(
-            Tallies(
+        of_layer = {quantity: _joined(skipped, range(start, start + length)) for quantity, skipped in marked}
+        layers.append(
+            Sums(
                 first=first,
-                paths=paths,
+                quantities=quantities,
                 total=total[:, own],
                 pairs=pairs[:, own],
                 expected=expected[:, own],
                 taken=taken[own],
                 dropped=dropped[own],
-                left_out={path: places for path, places in left_out.items() if places.count},
+                skipped={quantity: skipped for quantity, skipped in of_layer.items() if skipped.count},
             )
         )
         start += length
-    return found
+    return layers
 
 
-def _together(places: dict[int, Places], trials: range) -> Places:
-    """The places of some trials."""
-    return functools.reduce(Places.plus, (places[trial] for trial in trials if trial in places), Places())
+def _joined(skipped: Mapping[int, Skipped], trials: range) -> Skipped:
+    """What was left out in some trials."""
+    return functools.reduce(Skipped.plus, (skipped[trial] for trial in trials if trial in skipped), Skipped())
 
 
 def _short(values: list) -> Any:
@@ -236,19 +242,20 @@ def _wholes(name: str, value: object, length: int) -> Int[np.ndarray, " m"]:
     return np.array([_whole(name, one) for one in values], np.int64)
 
 
-def _sums(name: str, value: object, length: int) -> list[float]:
+def _sums(name: str, value: object, length: int, signed: bool) -> list[float]:
+    least = -(1 << 53) if signed else 0
     for one in _listed(name, value, length):
-        if type(one) not in (int, float) or not 0 <= one < 1 << 53:
-            raise ValueError(f"{name}: expected numbers of at least 0, got {shown(one)}")
+        if type(one) not in (int, float) or not least <= one < 1 << 53:
+            raise ValueError(f"{name}: expected numbers{'' if signed else ' of at least 0'}, got {shown(one)}")
     return value  # type: ignore[return-value]
 
 
-def _places(name: str, one: dict[str, Any]) -> Places:
-    count, names = _whole(f"{name} places", one.get("places"), low=1), one.get("at")
+def _skipped(name: str, one: dict[str, Any]) -> Skipped:
+    count, names = _whole(f"{name} skipped", one.get("skipped"), low=1), one.get("at")
     if (
         not isinstance(names, list)
         or len(names) != min(count, NAMED)
         or not all(isinstance(text, str) and len(text) < 500 for text in names)
     ):
-        raise ValueError(f"{name} at: expected the names of the first {min(count, NAMED)} places, got {shown(names)}")
-    return Places(count, tuple(names))
+        raise ValueError(f"{name} at: expected the names of the first {min(count, NAMED)} skipped ones, got {shown(names)}")
+    return Skipped(count, tuple(names))

@@ -12,8 +12,8 @@ from torch import Tensor
 from simgap.kernels.gram import COLUMNS, SIDE, add_cross_grams
 from simgap.kernels.products import TILE
 from simgap.kernels.token_overlap import SAFE_HIGH, SAFE_LOW
-from simgap.metrics.memory import is_readable, on_cpu, readable, runs, shared
-from simgap.metrics.pair_overlap import CHUNK, columns_at_once, cos2_of_gram, gram_of_pieces, pair_cos2
+from simgap.overlaps.memory import is_readable, on_cpu, readable, runs, shared
+from simgap.overlaps.pair_overlap import CHUNK, columns_at_once, cos2_of_gram, gram_of_pieces, pair_cos2
 from simgap.threads import Map, in_order
 
 # Tables that are made side by side where there are as many threads.

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.metrics import token_cos2, token_cos2_torch, token_overlap
+from simgap.overlaps import token_cos2, token_cos2_torch, token_overlap
 from simgap.threads import pool
 from tests import reference
-from tests.metrics.test_token_overlap import DTYPES, module, round_off
+from tests.overlaps.test_token_overlap import DTYPES, module, round_off
 
 
 def dense(dtype, n, k, width, seed=0):
@@ -121,7 +121,7 @@ def test_tokens_through_several_axes_are_read_in_place(monkeypatch):
     monkeypatch.setattr(module, "tokens_at", None)
     vectors = dense(torch.float32, 60, 2, 8).view(5, 12, 2, 8)[:, 1:]
     assert token_overlap(vectors).moments == token_overlap(vectors.contiguous()).moments
-    means = sys.modules["simgap.metrics.mean_vectors"]
+    means = sys.modules["simgap.overlaps.mean_vectors"]
     monkeypatch.setattr(means, "tokens_at", None)
     routing = torch.arange(110).view(5, 11, 2) % 4 - 1
     assert torch.equal(means.means_by_routing(vectors, routing, 3), means.means_by_routing(vectors.contiguous(), routing, 3))
@@ -162,7 +162,7 @@ def test_vectors_on_a_device():
     """On a card, compiled and not, against the CPU kernel, in a process without run-time type checks; never run where no card is."""
     script = """
 import numpy as np, torch
-from simgap.metrics import token_overlap
+from simgap.overlaps import token_overlap
 vectors = torch.randn(1 << 16, 2, 2048, generator=torch.Generator().manual_seed(4))
 for part in (vectors, vectors.bfloat16(), vectors[:1024], vectors[:1024].double()):
     found, expected = token_overlap(part.cuda()), token_overlap(part)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simgap.metrics import add_sums, means_by_routing
+from simgap.overlaps import add_sums, means_by_routing
 from tests import reference
 
 DTYPES = (torch.float32, torch.float64)

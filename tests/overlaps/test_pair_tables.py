@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.metrics import between, cross_gram, gram, over_pairs, over_tables, pair_cos2
-from simgap.metrics import pair_tables as module
-from simgap.metrics.pair_overlap import CHUNK
+from simgap.overlaps import between, cross_gram, gram, over_pairs, over_tables, pair_cos2
+from simgap.overlaps import pair_tables as module
+from simgap.overlaps.pair_overlap import CHUNK
 from simgap.threads import pool
 
 
@@ -94,7 +94,7 @@ def test_pairs_of_some_are_picked_from_tables():
 
 def test_one_index_or_a_row_at_a_time_lay_pairs_alike(monkeypatch):
     """Beyond FEW experts no index is made; numpy sums either in one order."""
-    from simgap.metrics import pair_overlap
+    from simgap.overlaps import pair_overlap
 
     table = pair_cos2(drawn(3, 40, 10))
     expected = between(table, 37)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
 from simgap.kernels.token_overlap import token_flips
-from simgap.metrics.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
-from simgap.metrics.sketches import Signs, Sketches
+from simgap.overlaps.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
+from simgap.overlaps.sketches import Signs, Sketches
 from simgap.threads import WORTH_A_THREAD, Map, in_order
 
 # On a CUDA device: vectors on a token whose products are worth one compiled pass, and numbers from which compiling, some ten seconds, is.

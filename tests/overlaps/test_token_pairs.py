@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.metrics import TokenPairs, elsewhere
+from simgap.overlaps import TokenPairs, elsewhere
 from tests import reference
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.kernels.expert_sums import add_by_expert
-from simgap.metrics.memory import AT_ONCE, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
+from simgap.overlaps.memory import AT_ONCE, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
 from simgap.threads import Map, in_order
 
 # Parts that the tokens of a user's array are summed in, each by one task. Part of the order of summation.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.metrics import Signs, TokenPairs, flipped_overlaps, flipped_token_overlaps, size_sums, token_overlap
-from simgap.metrics import sign_flips as module
-from simgap.metrics.sketches import Sketches
+from simgap.overlaps import Signs, TokenPairs, flipped_overlaps, flipped_token_overlaps, size_sums, token_overlap
+from simgap.overlaps import sign_flips as module
+from simgap.overlaps.sketches import Sketches
 from simgap.theory.sign_flips import form_cumulants, form_triangle
 
 SIGMA = 5.0
@@ -187,8 +187,8 @@ def drawn(generator, routing, width, experts):
 @pytest.mark.parametrize(("experts", "groups"), [(4, 64), (9, 3)])
 def test_fewer_buckets_are_right_on_average(experts, groups, monkeypatch):
     """Over 300 draws of signs, within 5 standard errors; the spread is also near in each. Experts that share groups included."""
-    monkeypatch.setattr("simgap.metrics.sketches.MOST_GROUPS", groups)
-    monkeypatch.setattr("simgap.metrics.sketches.TABLES", 10 * 8**2)
+    monkeypatch.setattr("simgap.overlaps.sketches.MOST_GROUPS", groups)
+    monkeypatch.setattr("simgap.overlaps.sketches.TABLES", 10 * 8**2)
     generator = np.random.default_rng([10, experts])
     vectors, routing = layer(generator, 40, 2, 48, experts)
     # Some tokens repeat, so that their form is far from its diagonal.
@@ -226,7 +226,7 @@ def test_tensor_operations_agree_with_the_kernel(named, monkeypatch):
     given = routing if named else None
     expected = sketched(vectors, given)
     for name in ("token_overlap", "memory"):
-        monkeypatch.setattr(sys.modules[f"simgap.metrics.{name}"], "on_cpu", lambda _: False)
+        monkeypatch.setattr(sys.modules[f"simgap.overlaps.{name}"], "on_cpu", lambda _: False)
     assert sketched(vectors, given) == pytest.approx(expected, rel=1e-10)
 
 

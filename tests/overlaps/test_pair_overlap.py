@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from simgap.metrics import between, gram, gram_of_pieces, pair_cos2
-from simgap.metrics import pair_overlap as module
-from simgap.metrics.pair_overlap import CHUNK
+from simgap.overlaps import between, gram, gram_of_pieces, pair_cos2
+from simgap.overlaps import pair_overlap as module
+from simgap.overlaps.pair_overlap import CHUNK
 from simgap.threads import pool
 from tests import reference
 

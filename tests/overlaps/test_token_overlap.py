@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from simgap.metrics import token_cos2, token_cos2_torch, undefined_vectors
-from simgap.metrics.token_overlap import tokens_at_once
+from simgap.overlaps import token_cos2, token_cos2_torch, undefined_vectors
+from simgap.overlaps.token_overlap import tokens_at_once
 from tests import reference
 
 # The function of that name hides the module.
-module = sys.modules["simgap.metrics.token_overlap"]
+module = sys.modules["simgap.overlaps.token_overlap"]
 DTYPES = (torch.float32, torch.float64)
 PATHS = (token_cos2, token_cos2_torch)
 SETTINGS = settings(max_examples=60)
@@ -246,7 +246,7 @@ def test_compiled_products_are_the_products():
     which a compiler cannot see through."""
     script = """
 import torch
-from simgap.metrics.token_overlap import compiled_products, products
+from simgap.overlaps.token_overlap import compiled_products, products
 for n in (50, 64, 1):
     rows = torch.randn(20, 130, generator=torch.Generator().manual_seed(n))
     index = torch.arange(4 * n).view(n, 4) % 20

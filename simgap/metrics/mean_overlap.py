@@ -1,0 +1,98 @@
+"""Overlap of the experts' mean vectors over the tokens routed to them: what the persistence paper compares."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from simgap.quantities import ROUTED, SHARED, SITES, Quantity
+from simgap.sources import Block, Needs, Source, Work
+from simgap.specs import LayerSpec
+from simgap.sums import Values
+from simgap.threads import worth
+
+ORDER, DEFAULT, SIDES, RANGE = 1, True, (ROUTED, SHARED), (0.0, 1.0)
+QUANTITIES = tuple(Quantity("activation_mso", "mean", site) for site in SITES)
+
+
+def missing(spec: LayerSpec, quantity: Quantity) -> str:
+    return "norm = none: there is no normed site" if quantity.site == "normed" and spec.norm == "none" else ""
+
+
+def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
+    return Needs(_summed(spec, [quantity.site for quantity in asked]))
+
+
+def _read_by_down(spec: LayerSpec) -> str:
+    return "hidden" if spec.norm == "none" else "normed"
+
+
+def _summed(spec: LayerSpec, sites: list[str]) -> tuple[str, ...]:
+    """Sites whose vectors are summed. A mean output is W_down of the mean of what W_down reads, since W_down is linear."""
+    return tuple(site for site in SITES[:-1] if site in sites or ("output" in sites and site == _read_by_down(spec)))
+
+
+@dataclass(frozen=True)
+class State:
+    """sums: at each site, of the vectors of each expert of all trials in float64, one expert after the other."""
+
+    source: Source
+    sites: list[str]
+    work: Work
+    sums: dict[str, Float[Any, "s E width"]] = field(default_factory=dict)
+
+    def add(self, block: Block) -> None:
+        """Add the vectors of a block to each expert's sums: routed experts' own tokens, and all of them to the shared ones."""
+        import torch
+
+        from simgap.overlaps.mean_vectors import add_sums
+
+        spec = self.source.spec
+        experts, trials = spec.n_experts + spec.n_shared_experts, len(block.owner)
+        # Experts are numbered over all trials.
+        trial = torch.arange(trials, device=block.owner.device)[:, None]
+        owner = torch.where(block.owner < 0, -1, block.owner + experts * trial)
+        sites = _summed(spec, self.sites)
+        for site in sites:
+            if site not in self.sums:
+                self.sums[site] = torch.zeros(trials, experts, spec.d_ff, dtype=torch.float64, device=block.owner.device)
+
+        def add(site: str) -> None:
+            add_sums(block.rows[site], owner, self.sums[site].flatten(0, 1))
+
+        list(worth(self.work.task_map, sum(block.rows[site].numel() for site in sites))(add, sites))
+
+    def finish(self) -> dict[Quantity, Values]:
+        from simgap.overlaps.expert_pairs import accumulate, sides_of
+        from simgap.overlaps.pair_tables import over_pairs
+
+        values: dict[Quantity, Values] = {}
+        reduce, means = sides_of(self.source), self._means()
+        for site in self.sites:
+            vectors = means[site]
+            numbers = max(vectors.numel(), len(vectors) * vectors.shape[1] ** 2)
+            for by_side in over_pairs(vectors, reduce, worth(self.work.task_map, numbers), self.work.tables):
+                accumulate(values, Quantity("activation_mso", "mean", site), by_side)
+        return values
+
+    def _means(self) -> dict[str, Float[Any, "s E width"]]:
+        """Each expert's mean vector at every site. Idle experts get zeros."""
+        import torch
+
+        source, spec = self.source, self.source.spec
+        shared = np.full((len(source.trials), spec.n_shared_experts), source.tokens)
+        tokens = torch.from_numpy(np.maximum(np.concatenate([source.taken, shared], 1), 1)).to(source.indices.device)
+        means = {site: total / tokens[..., None] for site, total in self.sums.items()}
+        if "output" in self.sites:
+            means["output"] = source.output_of_means(means[_read_by_down(spec)], self.work.task_map).double()
+        for site in self.sites:
+            finite = torch.isfinite(means[site]).all(-1)
+            if not finite.all():
+                t, expert = (~finite).nonzero()[0].tolist()
+                raise ValueError(f"mean {site} vector of trial {source.trials[t]} expert {expert} is not finite")
+        return means
+
+
+def start(source: Source, asked: tuple[Quantity, ...], work: Work) -> State:
+    return State(source, [quantity.site for quantity in asked], work)

@@ -1,0 +1,188 @@
+"""The null of one quantity of untrained experts: the value that a law gives, with its hypotheses, or the reason why none does."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from simgap.nulls.sites import TOKENS_SHARE, UPCYCLED, SiteNull, sign_symmetric, site_null, token_variance
+from simgap.quantities import SHARED
+from simgap.specs import GAUSSIAN_INITS, LayerSpec, RunSpec
+from simgap.theory import gap_law, output_null, weight_null
+
+UNIFORM_KURTOSIS = 9 / 5  # E u^4 / (E u^2)^2 of a uniform number
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The null of one quantity: its mean, and the standard deviation sd that the reported mean has around it.
+
+    kind: "exact" or "leading" for the mean, None where no law applies, and then `why` says so. order: the order of a leading mean's error;
+    error: the size that simulated layers stay within, absolute, an estimate and no bound; None where it is not known, 0 for an exact mean.
+    sd_kind: the same for sd; sd is None where its law is not known. law: its number. hypotheses: all that the value rests on. pairs:
+    uncorrelated expert pairs behind sd, so that sd can be rescaled where a run lost some; 0 where it is not theirs alone (over tokens).
+    isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and not only its sd (law N1B). contrast:
+    which of the two it is, of a gap or ratio, and sides the nulls of the mean output and of W_up that it is made of.
+    """
+
+    mean: float | None
+    sd: float | None = None
+    kind: Literal["exact", "leading"] | None = None
+    sd_kind: Literal["exact", "leading"] | None = None
+    law: str | None = None
+    hypotheses: tuple[str, ...] = ()
+    pairs: int = 0
+    why: str = ""
+    order: str = ""
+    isotropic: bool = False
+    error: float | None = 0.0
+    contrast: Literal["gap", "ratio"] | None = None
+    sides: "tuple[Prediction, Prediction] | None" = field(default=None, repr=False)
+
+    @classmethod
+    def missing(cls, why: str) -> "Prediction":
+        return cls(None, why=why, error=None)
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return f"no null: {self.why}"
+        spread = "" if self.sd is None else f", sd {self.sd:.2g}"
+        error = f" up to {self.order}" if self.order else ""
+        return f"{self.mean:.4g}{spread} ({self.kind}{error}, law {self.law})"
+
+    def as_dict(self) -> dict[str, Any]:
+        plain: dict[str, Any] = {"mean": self.mean, "sd": self.sd, "kind": self.kind, "sd_kind": self.sd_kind, "law": self.law}
+        plain["hypotheses"] = list(self.hypotheses)
+        return plain | {name: getattr(self, name) for name in ("order", "error", "why") if getattr(self, name)}
+
+
+def null_of_weights(spec: LayerSpec, kind: str, pairs: int) -> Prediction:
+    if spec.init == "upcycled":
+        return Prediction.missing(UPCYCLED)
+    if kind == "gate" and not spec.gated:
+        return Prediction.missing("gated = false: there is no W_gate")
+    if kind == "all":
+        return _all_weights(spec, pairs)
+    if kind not in ("up", "gate", "down"):
+        return Prediction.missing(f"no law: none is written for weights {kind}")
+    mean = weight_null.null_weight_mso(spec.d_model, spec.d_ff)
+    variance, sd_kind, extra = pair_variance(spec, spec.d_model * spec.d_ff, weights=True)
+    return prediction(mean, "exact", variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
+
+
+def _all_weights(spec: LayerSpec, pairs: int) -> Prediction:
+    size = spec.d_model * spec.d_ff
+    roles = ["up", "gate", "down"] if spec.gated else ["up", "down"]
+    variances = {"up": spec.d_ff, "gate": spec.d_ff, "down": spec.d_model} if spec.init.startswith("kaiming") else dict.fromkeys(roles, 1)
+    mean = weight_null.null_all_weights_mso([size] * len(roles), [variances[role] for role in roles])
+    equal = len({variances[role] for role in roles}) == 1
+    kind: Literal["exact", "leading"] = "exact" if equal else "leading"
+    extra = "the matrices' entries have one variance" if equal else "error O(1 / (d f)) relative: norms replaced by their means"
+    # Of all vectors with these second moments, cos^2 spreads like that of an isotropic vector in 1/mean dimensions.
+    variance = weight_null.null_variance(1 / mean) if mean < 1 else 0.0
+    sd_kind = "exact" if equal and spec.init in GAUSSIAN_INITS else "leading"
+    order = "" if equal else "O(1/(d_model*d_ff)^2)"
+    hypotheses = (*weight_null.HYPOTHESES, extra)
+    return prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, hypotheses, order, 0.0 if equal else mean / size)
+
+
+def null_of_activations(spec: LayerSpec, run: RunSpec, reading: str, site: str, pairs: int, across: bool) -> Prediction:
+    if not across and reading == "token" and spec.top_k == 1 and spec.router.kind != "expert_choice":
+        return Prediction.missing("top_k = 1: no token meets two experts")
+    null = site_null(spec, site, reading, run.tokens, across)
+    if isinstance(null, str):
+        return Prediction.missing(null)
+    variance, sd_kind, extra = _spread(spec, run, null, reading, site, across)
+    # Over tokens the sd is not that of the pairs alone.
+    alone = reading == "mean"
+    hypotheses = (*null.hypotheses, extra)
+    return prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, hypotheses, null.order, null.error, alone)
+
+
+def _spread(spec: LayerSpec, run: RunSpec, null: SiteNull, reading: str, site: str, across: bool) -> tuple[float | None, Any, str]:
+    """Variance of one pair's mean, how it is known, and the hypothesis that it adds or the reason why it is not known."""
+    if null.width is None:
+        return None, None, COMMON_MEAN
+    if reading != "mean":
+        shared = token_variance(spec, site, reading, null.width, run.tokens, across)
+        return (None, None, shared) if isinstance(shared, str) else (shared, "leading", TOKENS_SHARE)
+    linear = site in ("pre", "output") or (site == "hidden" and spec.activation == "identity" and not spec.gated)
+    if not linear:
+        variance = weight_null.null_variance(null.width) if null.width > 1 else 0.0
+        return variance, "leading", HEAVY_TAILS if sign_symmetric(spec) else EXCHANGEABLE
+    variance, sd_kind, extra = pair_variance(spec, null.width)
+    if site != "output" and sd_kind == "exact":
+        extra = ISOTROPIC_UP
+    return variance, sd_kind, f"{EVERY_EXPERT}; {extra}"
+
+
+def pair_variance(spec: LayerSpec, width: int, *, weights: bool = False) -> tuple[float | None, Any, str]:
+    """Variance of one pair's cos^2, how it is known, and the hypothesis it adds."""
+    if width < 2:
+        return 0.0, "exact", "one dimension: every cos^2 is 1"
+    if weights and spec.init == "orthogonal":
+        return weight_null.haar_variance(spec.d_model, spec.d_ff), "exact", weight_null.HAAR
+    if weights and spec.init.endswith("uniform"):
+        share = weight_null.share_moment(width, UNIFORM_KURTOSIS)
+        variance = weight_null.null_variance_general(width, share, share)
+        return variance, "leading", "sd: entries uniform, share moments as ratios of expectations, error O(1/N) relative"
+    if spec.init in GAUSSIAN_INITS or spec.init == "orthogonal":
+        return weight_null.null_variance(width), "exact", weight_null.GAUSSIAN if weights else output_null.GAUSSIAN
+    return weight_null.null_variance(width), "leading", "sd: as if isotropic, error O(1/N) relative"
+
+
+def prediction(
+    mean: float,
+    kind: Any,
+    variance: float | None,
+    sd_kind: Any,
+    pairs: int,
+    law: str,
+    hypotheses: tuple[str, ...],
+    order: str = "",
+    error: float = 0.0,
+    alone: bool = True,
+) -> Prediction:
+    """The Prediction of a mean over `pairs` of this variance; alone says that the pairs are all that its sd rests on."""
+    behind = pairs if alone else 0
+    if variance is None:
+        return Prediction(mean, None, kind, None, law, hypotheses, behind, order=order, error=error)
+    isotropic = kind == sd_kind == "exact" and 0 < mean < 1 and math.isclose(variance, weight_null.null_variance(1 / mean), rel_tol=1e-9)
+    sd = math.sqrt(max(variance, 0.0) / pairs)
+    return Prediction(mean, sd, kind, sd_kind, law, hypotheses, behind, order=order, isotropic=isotropic, error=error)
+
+
+def null_of_gap(spec: LayerSpec, output: Prediction, up: Prediction) -> Prediction:
+    if output.mean is None or up.mean is None or output.sd is None or up.sd is None:
+        return Prediction.missing(output.why or up.why)
+    sd_kind: Any = "exact" if output.sd_kind == up.sd_kind == "exact" else "leading"
+    hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), "the two overlaps are uncorrelated, as N2 makes them")
+    mean = gap_law.null_gap(spec.d_model, spec.d_ff)
+    sd = math.hypot(output.sd, up.sd)
+    both: Any = {"contrast": "gap", "sides": (output, up)}
+    return Prediction(mean, sd, "exact", sd_kind, gap_law.ID, hypotheses, output.pairs, **both)
+
+
+def null_of_ratio(spec: LayerSpec, output: Prediction, up: Prediction, pairs: int) -> Prediction:
+    if output.mean is None or up.mean is None or output.sd is None or up.sd is None:
+        return Prediction.missing(output.why or up.why)
+    variance = gap_law.ratio_variance(output.mean, output.sd**2, up.mean, up.sd**2)
+    note = "a ratio of expectations; a ratio of measured means exceeds it by O(1 / (pairs x trials)) relative"
+    hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), note)
+    mean, sd = float(gap_law.null_ratio(spec.d_ff)), math.sqrt(variance)
+    # By how much the expectation of 1 / weight MSO exceeds 1 / its mean.
+    error = mean * (up.sd / up.mean) ** 2
+    both: Any = {"order": "O(d_ff/(pairs*trials))", "error": error, "contrast": "ratio", "sides": (output, up)}
+    return Prediction(mean, sd, "leading", "leading", gap_law.ID, hypotheses, pairs, **both)
+
+
+def pairs_of(spec: LayerSpec, run: RunSpec, side: str) -> int:
+    """Pairs of experts on a side, over all trials."""
+    across = spec.n_experts * spec.n_shared_experts
+    return run.trials * (across if side == SHARED else spec.n_experts * (spec.n_experts - 1) // 2)
+
+
+ISOTROPIC_UP = "W_up (W_gate, where gated) isotropic on the left (Gaussian or Haar): cos^2 ~ Beta(1/2, (f-1)/2)"
+EVERY_EXPERT = "every expert receives a token (else fewer pairs)"
+HEAVY_TAILS = f"{EVERY_EXPERT}; sd: as if isotropic, error O(K^2/f) relative, K the kurtosis of an entry (laws N1, A7)"
+EXCHANGEABLE = f"{EVERY_EXPERT}; sd: as if isotropic in f - 1 dimensions, error O(K^2/f) relative, K the kurtosis of an entry"
+COMMON_MEAN = "sd: the two vectors share a mean, and how far their overlap spreads about it is open"

@@ -1,0 +1,38 @@
+"""One road for every number: metrics see a source block by block, and give the sums of their quantities."""
+
+from collections.abc import Callable, Sequence
+
+from simgap.metrics.routing import dropped_tokens
+from simgap.quantities import Quantity
+from simgap.selection import by_metric, metrics, needs_of
+from simgap.sources import TOKEN_BLOCK, Source, Work
+from simgap.sums import GroupSums, Values
+
+
+def observe(
+    source: Source,
+    quantities: Sequence[Quantity],
+    work: Work,
+    block_tokens: int = TOKEN_BLOCK,
+    progress: Callable[[float], object] = lambda _: None,
+) -> GroupSums:
+    """The sums of these quantities over the trials of a source, and what its router did.
+
+    progress is told of the shares of a trial that are done: one for each block of tokens, one for the rest. Raises ValueError naming the
+    trial for vectors that are not finite.
+    """
+    needs = needs_of(source.spec, quantities)
+    states = [metrics()[name].start(source, part, work) for name, part in by_metric(quantities).items()]
+    looks = bool(needs.sites or needs.routing)
+    steps = 1 + (-(-source.tokens // block_tokens) if looks else 0)
+    for block in source.blocks(needs.sites, needs.every, work.task_map, block_tokens) if looks else ():
+        for state in states:
+            state.add(block)
+        # The next block is computed without this one in memory.
+        del block
+        progress(1 / steps)
+    values: dict[Quantity, Values] = {}
+    for state in states:
+        values |= state.finish()
+    progress(1 / steps)
+    return GroupSums(values, source.taken, dropped_tokens(source.indices))

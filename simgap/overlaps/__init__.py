@@ -1,0 +1,37 @@
+"""Overlaps of arrays and tensors: the bare numbers that metrics and a user's own arrays are reduced to."""
+
+from simgap.overlaps.mean_vectors import add_sums, means_by_routing
+from simgap.overlaps.pair_overlap import between, cos2_of_gram, gram, gram_of_pieces, pair_cos2, total, waves
+from simgap.overlaps.pair_tables import cross_gram, over_pairs, over_tables
+from simgap.overlaps.sign_flips import flipped_overlaps, flipped_token_overlaps, size_sums
+from simgap.overlaps.sketches import Signs
+from simgap.overlaps.token_overlap import Moments, TokenOverlap, token_cos2, token_cos2_torch, token_overlap, undefined_vectors
+from simgap.overlaps.token_pairs import Elsewhere, TokenPairs, elsewhere
+
+__all__ = [
+    "add_sums",
+    "between",
+    "cos2_of_gram",
+    "cross_gram",
+    "elsewhere",
+    "Elsewhere",
+    "flipped_overlaps",
+    "flipped_token_overlaps",
+    "gram",
+    "gram_of_pieces",
+    "means_by_routing",
+    "Moments",
+    "over_pairs",
+    "over_tables",
+    "pair_cos2",
+    "Signs",
+    "size_sums",
+    "token_cos2",
+    "token_cos2_torch",
+    "token_overlap",
+    "TokenOverlap",
+    "TokenPairs",
+    "total",
+    "undefined_vectors",
+    "waves",
+]
