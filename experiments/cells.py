@@ -11,8 +11,8 @@ from typing import Any
 from tqdm import tqdm
 
 from simgap import LayerSpec, RunSpec, Weights, measure, predict
-from simgap.cli import TRIALS_BAR
 from simgap.gap import Gap
+from simgap.gap.measured import TRIALS_BAR
 from simgap.moe.canary import canary
 from simgap.records import Records, provenance
 from simgap.stats import Estimate

@@ -17,8 +17,6 @@ from simgap import __version__
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, nearest, printable
 
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
-# A streamed trial is done in fractions.
-TRIALS_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.2f}/{total} trials [{elapsed}<{remaining}]"
 # As in simgap.quantities, in the order of a help text.
 CHOICES = {
     "--weights": ("up", "gate", "down", "all"),
@@ -246,17 +244,14 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_measure(options: argparse.Namespace) -> int:
     spec, run = _specs(options)
-    from tqdm import tqdm
-
     from simgap.gap import calibrate, measure, predict
     from simgap.gap.calibration import row, sentence
-    from simgap.report.gap import gap_lines
+    from simgap.report.gap import gap_table
 
     chosen = _chosen(options)
     key = spec.key()
     quiet = options.json or not sys.stderr.isatty()
-    with tqdm(total=run.trials, disable=quiet, leave=False, bar_format=TRIALS_BAR) as bar:
-        measured = measure(spec, **run.to_dict(), **chosen, progress=bar.update)
+    measured = measure(spec, **run.to_dict(), **chosen, progress=not quiet)
     predicted = predict(spec, tokens=run.tokens, trials=run.trials, **chosen)
     calibration = calibrate(measured, predicted)
     if spec.key() != key:
@@ -267,20 +262,20 @@ def run_measure(options: argparse.Namespace) -> int:
         beside["quantities"] = {str(q): row(value, predicted[q], calibration[q]) for q, value in measured.values.items()}
         say(json.dumps(described | measured.as_dict() | beside | {"sentence": sentence(measured, calibration)}, allow_nan=False))
         return 0
-    say(*gap_lines(measured, predicted, calibration), sentence(measured, calibration))
+    say(gap_table(measured, predicted, calibration))
     return 0
 
 
 def run_predict(options: argparse.Namespace) -> int:
     spec, run = _specs(options)
     from simgap.gap.predicted import predict
-    from simgap.report.gap import prediction_lines
+    from simgap.report.gap import prediction_table
 
     predicted = predict(spec, tokens=run.tokens, trials=run.trials, **_chosen(options))
     if options.json:
         say(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
         return 0
-    say(*prediction_lines(predicted, options.hypotheses))
+    say(prediction_table(predicted, options.hypotheses))
     return 0
 
 

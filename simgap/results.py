@@ -3,10 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from simgap.quantities import ROUTED, SHARED, Quantity
 from simgap.specs import LayerSpec, RunSpec, nearest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @runtime_checkable
@@ -37,6 +41,7 @@ class Gap(Generic[V]):
     run: RunSpec
     values: Mapping[Quantity, V]
     routing: dict[str, Any] = field(default_factory=dict)
+    side: str = ROUTED
 
     def __getitem__(self, name: str | Quantity) -> V:
         """The value of a quantity, or of its text. Raises ValueError for one that is not here."""
@@ -49,32 +54,32 @@ class Gap(Generic[V]):
 
     @cached_property
     def weight_mso(self) -> dict[str, V]:
-        return {q.site: value for q, value in self.values.items() if q.metric == "weight_mso" and q.side == ROUTED}
+        return {q.site: value for q, value in self.values.items() if q.metric == "weight_mso" and q.side == self.side}
 
     @cached_property
     def activation_mso(self) -> dict[str, dict[str, V]]:
         by_reading: dict[str, dict[str, V]] = {}
         for q, value in self.values.items():
-            if q.metric == "activation_mso" and q.side == ROUTED:
+            if q.metric == "activation_mso" and q.side == self.side:
                 by_reading.setdefault(q.reading, {})[q.site] = value
         return by_reading
 
     @property
     def gap(self) -> V:
-        return self[Quantity("gap")]
+        return self[Quantity("gap", side=self.side)]
 
     @property
     def ratio(self) -> V:
-        return self[Quantity("ratio")]
+        return self[Quantity("ratio", side=self.side)]
 
     @cached_property
     def shared(self) -> "Gap[V] | None":
-        values = {q.on(ROUTED): value for q, value in self.values.items() if q.side == SHARED}
-        return Gap(self.spec, self.run, values) if values else None
+        values = {q: value for q, value in self.values.items() if q.side == SHARED}
+        return Gap(self.spec, self.run, values, side=SHARED) if values and self.side == ROUTED else None
 
     def items(self) -> Iterator[tuple[tuple[str, ...], V]]:
         """Every quantity with its names, such as ("activation_mso", "mean", "output"); shared pairs not included."""
-        return ((q.path, value) for q, value in self.values.items() if q.side == ROUTED)
+        return ((q.path, value) for q, value in self.values.items() if q.side == self.side)
 
     def combine(self, other: "Gap[W]", function: "Callable[[Quantity, V, W], Any]") -> "Gap[Any]":
         """A gap of function(quantity, mine, other's), over the quantities of this one."""
@@ -82,7 +87,18 @@ class Gap(Generic[V]):
         if missing:
             raise ValueError(f"the two gaps hold different quantities: one lacks {', '.join(missing[:3])}")
         values = {quantity: function(quantity, value, other.values[quantity]) for quantity, value in self.values.items()}
-        return Gap(self.spec, self.run, values, self.routing)
+        return Gap(self.spec, self.run, values, self.routing, self.side)
+
+    def __str__(self) -> str:
+        """A table; of measured values beside their nulls, as the command prints it."""
+        return str(_report().shown(self))
+
+    def _repr_html_(self) -> str:
+        return _report().shown(self).html()
+
+    def to_frame(self) -> "DataFrame":
+        """A row to a quantity (column "quantity"), in pandas: a measured one with its null and all that a sweep's frame says of the two."""
+        return _report().frame_of(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; None where a quantity does not exist, never NaN."""
@@ -90,9 +106,14 @@ class Gap(Generic[V]):
             "weight_mso": {kind: value.as_dict() for kind, value in self.weight_mso.items()},
             "activation_mso": {r: {site: v.as_dict() for site, v in sites.items()} for r, sites in self.activation_mso.items()},
         }
-        plain |= {q.metric: value.as_dict() for q, value in self.values.items() if q in (Quantity("gap"), Quantity("ratio"))}
+        plain |= {q.metric: value.as_dict() for q, value in self.values.items() if q.metric in ("gap", "ratio") and q.side == self.side}
         if self.shared is not None:
             plain["shared"] = self.shared.as_dict()
         if self.routing:
             plain["routing"] = self.routing
         return plain
+
+
+def _report() -> Any:
+    """What prints a gap, which stands above it."""
+    return import_module("simgap.report.gap")

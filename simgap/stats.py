@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from simgap.notebook import text
+
 LEAST_P = 1e-300
 
 
@@ -60,6 +62,8 @@ class Estimate:
             return f"none: {self.why}"
         sem = "" if self.sem is None else f" ± {self.sem:.1g}"
         return f"{self.mean:.4g}{sem} ({self.trials} trials, {self.pairs} pairs)"
+
+    _repr_html_ = text
 
     def as_dict(self) -> dict[str, Any]:
         if self.mean is None:

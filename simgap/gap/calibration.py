@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from simgap.gap.predicted import predict
+from simgap.notebook import text
 from simgap.nulls import Prediction
 from simgap.quantities import ROUTED, Quantity
 from simgap.results import Gap
@@ -62,16 +64,20 @@ class Calibrated(NamedTuple):
             said = f"within the null's own error, {self.null_error:.2g}" if normal_p(beyond) > LEVEL else said
         return f"{self.excess:.3g} times its null, z {self.z:.1f} {self.z_unit}, {p_text(self.p)}: {said}"
 
+    def _repr_html_(self) -> str:
+        return text(self)
+
     def as_dict(self) -> dict[str, Any]:
         names = ("excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension", "null_kind", "null_error")
         return {name: getattr(self, name) for name in names} | ({"why": self.why} if self.why else {})
 
 
-def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction]) -> Gap[Calibrated]:
-    """Each measured quantity against its prediction: excess, z, p, effective dimension.
+def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction] | None = None) -> Gap[Calibrated]:
+    """Each measured quantity against its prediction, by default that of `predict`: excess, z, p, effective dimension.
 
     Raises ValueError where the two are not of the same layer, or the same numbers of tokens and trials.
     """
+    predicted = nulls_of(measured) if predicted is None else predicted
     if measured.spec != predicted.spec:
         raise ValueError("measured, predicted: expected gaps of one spec, got two different ones")
     for name in ("tokens", "trials"):
@@ -85,6 +91,12 @@ def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction]) -> Gap[Calibr
 
     asked = measured.combine(predicted, question)
     return replace(asked, values=dict(zip(asked.values, calibrated_all(list(asked.values.values())), strict=True)))
+
+
+def nulls_of(measured: Gap[Estimate]) -> Gap[Prediction]:
+    """The predictions of the quantities that were measured, for as many tokens and trials."""
+    asked = [str(quantity.on(ROUTED)) for quantity in measured.values]
+    return predict(measured.spec, tokens=measured.run.tokens, trials=measured.run.trials, quantities=asked)
 
 
 class Asked(NamedTuple):

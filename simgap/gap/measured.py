@@ -1,6 +1,7 @@
 """Measure a layer: draw it, run it, and reduce it to overlaps, one value to a trial."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from simgap.gap.batch import Request, gathered, sums_of
 from simgap.moe import Weights
@@ -10,6 +11,9 @@ from simgap.selection import select
 from simgap.settings import own_settings
 from simgap.specs import LayerSpec, RunSpec
 from simgap.stats import Estimate
+
+# A streamed trial is done in fractions.
+TRIALS_BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.2f}/{total} trials [{elapsed}<{remaining}]"
 
 
 @own_settings
@@ -28,14 +32,15 @@ def measure(
     metrics: Sequence[str] | str | None = None,
     quantities: Sequence[str] | str | None = None,
     prepare: Callable[[Weights], Weights] | None = None,
-    progress: Callable[[float], object] | None = None,
+    progress: Callable[[float], object] | bool = False,
 ) -> Gap[Estimate]:
     """Simulate `trials` independent layers of a spec on fresh tokens and measure every overlap: a Gap of Estimates.
 
     Trials are the sample: each mean is over trials, and sem says how far another set of layers and tokens would move it. prepare takes the
     drawn Weights of a group of trials and returns those to use (weights of other trials must not enter, or the memory budget would).
-    progress is called with the trials just finished, those of a streamed layer in fractions. The same request gives the same bits on a CPU
-    of one model with one set of library versions, whatever the memory budget and the number of threads (torch.set_num_threads).
+    progress=True shows a bar on stderr; a function is called with the trials just finished, of a streamed layer in fractions. The same
+    request gives the same bits on a CPU of one model with one set of library versions, whatever the memory budget and the number of threads
+    (torch.set_num_threads).
 
     memory bounds all that is held beside the loaded libraries (some 0.4 GiB): arrays and tables of pairs, what a library keeps of its
     products, what is kept of each trial. What the machine or the container has bounds it too. A layer whose weights do not fit is streamed:
@@ -52,5 +57,18 @@ def measure(
         raise ValueError(f"prepare: expected a function of the weights, got {type(prepare).__name__}")
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
     selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights)
-    (sums,) = sums_of([Request(spec, run)], selection, prepare, progress)
+    with _told(progress, run.trials) as tell:
+        (sums,) = sums_of([Request(spec, run)], selection, prepare, tell)
     return gathered(spec, run, sums, selection)
+
+
+@contextmanager
+def _told(progress: Callable[[float], object] | bool | None, trials: int) -> Iterator[Callable[[float], object]]:
+    """What is to be called with the trials just finished."""
+    if callable(progress):
+        yield progress
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=trials, disable=not progress, leave=False, bar_format=TRIALS_BAR) as bar:
+        yield bar.update

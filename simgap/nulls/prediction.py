@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from simgap.notebook import text
 from simgap.nulls.sites import TOKENS_SHARE, UPCYCLED, SiteNull, sign_symmetric, site_null, token_variance
 from simgap.quantities import SHARED
 from simgap.specs import GAUSSIAN_INITS, LayerSpec, RunSpec
@@ -48,6 +49,8 @@ class Prediction:
         spread = "" if self.sd is None else f", sd {self.sd:.2g}"
         error = f" up to {self.order}" if self.order else ""
         return f"{self.mean:.4g}{spread} ({self.kind}{error}, law {self.law})"
+
+    _repr_html_ = text
 
     def as_dict(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"mean": self.mean, "sd": self.sd, "kind": self.kind, "sd_kind": self.sd_kind, "law": self.law}

@@ -1,16 +1,61 @@
-"""A gap as lines of text: measured, null, excess and z side by side."""
+"""A gap as a table: measured, null, excess and z side by side. What prints it, in a terminal, a notebook and a frame."""
 
-from simgap.gap.calibration import Calibrated
+from typing import TYPE_CHECKING, NamedTuple
+
+from simgap.gap.calibration import Calibrated, calibrate, nulls_of, row, sentence
+from simgap.notebook import table
 from simgap.nulls import Prediction
 from simgap.quantities import Quantity
 from simgap.results import Gap
 from simgap.stats import Estimate
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 HEADER = ("quantity", "measured", "null", "kind", "excess", "z", "p")
 
 
-def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: Gap[Calibrated]) -> list[str]:
-    """One line per quantity of a measured gap beside its null, then routing, and whatever was left out."""
+class Shown(NamedTuple):
+    """The cells of a table, its header first, and the lines below it."""
+
+    rows: list[tuple[str, ...]]
+    notes: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join(aligned(self.rows) + self.notes)
+
+    def html(self) -> str:
+        return table(self.rows, self.notes)
+
+
+def shown(gap: Gap) -> Shown:
+    """The table of a gap: measured values beside their nulls, as `predict` gives them; predictions with their laws; or calibrations."""
+    kind = type(next(iter(gap.values.values()), None))
+    if kind is Prediction:
+        return prediction_table(gap)
+    if kind is Calibrated:
+        rows = [(_name(q), number(c.mean), number(c.null), number(c.excess), _z(c), number(c.p, 2)) for q, c in gap.values.items()]
+        return Shown([("quantity", "value", "null", "excess", "z", "p"), *rows], [])
+    nulls = nulls_of(gap)
+    return gap_table(gap, nulls, calibrate(gap, nulls))
+
+
+def frame_of(gap: Gap) -> "DataFrame":
+    """A row to a quantity: measured values with their nulls, in the columns of a sweep's frame; of predictions and calibrations all that
+    they say."""
+    import pandas as pd
+
+    if isinstance(next(iter(gap.values.values()), None), Estimate):
+        nulls = nulls_of(gap)
+        judged = calibrate(gap, nulls)
+        rows = {quantity: row(value, nulls[quantity], judged[quantity]) for quantity, value in gap.values.items()}
+    else:
+        rows = {quantity: {"mean": value.mean, **value.as_dict()} for quantity, value in gap.values.items()}
+    return pd.DataFrame([{"quantity": str(quantity), **plain} for quantity, plain in rows.items()])
+
+
+def gap_table(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: Gap[Calibrated]) -> Shown:
+    """One line per quantity of a measured gap beside its null, then routing, whatever was left out, and the one thing to take away."""
     rows: list[tuple[str, ...]] = [HEADER]
     notes: list[str] = []
     missing: dict[str, list[str]] = {}
@@ -23,16 +68,16 @@ def gap_lines(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
             missing.setdefault(null.why, []).append(name)
         if value.dropped:
             notes.append(f"{name}: {value.dropped} pairs left out ({value.dropped_at})")
-    routing = measured.routing
-    load = routing["load"]
-    notes.append(
-        f"load per expert {min(load):.3f} to {max(load):.3f} (balanced {1 / len(load):.3f}), idle experts {routing['idle_experts']}, "
-        f"dropped tokens {routing['dropped_tokens']} of {routing['tokens']}"
-    )
-    return aligned(rows) + notes + _reasons(missing)
+    if routing := measured.routing:
+        load = routing["load"]
+        notes.append(
+            f"load per expert {min(load):.3f} to {max(load):.3f} (balanced {1 / len(load):.3f}), idle experts {routing['idle_experts']}, "
+            f"dropped tokens {routing['dropped_tokens']} of {routing['tokens']}"
+        )
+    return Shown(rows, [*notes, *_reasons(missing), sentence(measured, calibration)])
 
 
-def prediction_lines(predicted: Gap[Prediction], hypotheses: bool = False) -> list[str]:
+def prediction_table(predicted: Gap[Prediction], hypotheses: bool = False) -> Shown:
     """One line per predicted quantity with its law, then what each law rests on where `hypotheses`, then the quantities that have none,
     with the reason."""
     rows: list[tuple[str, ...]] = [("quantity", "null", "sd", "kind", "error", "law")]
@@ -45,7 +90,7 @@ def prediction_lines(predicted: Gap[Prediction], hypotheses: bool = False) -> li
         rows.append((_name(quantity), number(value.mean), number(value.sd), value.kind or "-", value.order or "-", value.law or "-"))
         laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
     stated = [f"{law} holds where: {'; '.join(of_law)}" for law, of_law in laws.items() if hypotheses]
-    return aligned(rows) + stated + _reasons(missing)
+    return Shown(rows, [*stated, *_reasons(missing)])
 
 
 def _reasons(missing: dict[str, list[str]]) -> list[str]:

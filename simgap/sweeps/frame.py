@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simgap.records import replacing
-from simgap.specs import printable, shown
+from simgap.specs import nearest, printable, shown
 from simgap.sweeps.fields import NAMES, NESTED, TYPES, flat
 from simgap.sweeps.store import Store, folder_of, read_store
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FRAME = "frame.parquet"
+SPECS = ("all", "varying")
 VALUES = (
     "mean", "sem", "n", "pairs", "dropped", "predicted_mean", "predicted_sd", "predicted_kind", "predicted_sd_kind", "law",
     "excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension", "why",
@@ -53,10 +54,13 @@ def written(store: Store) -> "DataFrame":
     return table
 
 
-def frame(store: Store) -> "DataFrame":
-    """The frame of what is recorded, in memory alone. Raises ValueError where a record is not of its form."""
+def frame(store: Store, spec: str = "all") -> "DataFrame":
+    """The frame of what is recorded, in memory alone; of the layers' fields all, or spec = "varying" those that vary. Raises ValueError for
+    another word, and where a record is not of its form."""
     import pandas as pd
 
+    if spec not in SPECS:
+        raise ValueError(f"spec: expected one of {', '.join(SPECS)}, got {spec!r}{nearest(str(spec), SPECS)}")
     columns: dict[str, list[Any]] = {name: [] for name in ("quantity", *VALUES)}
     cells: dict[str, list[Any]] = {name: [] for name in ("cell", "parameters", *OF_CELL, *COSTS, *NAMES)}
     rows = []
@@ -68,13 +72,13 @@ def frame(store: Store) -> "DataFrame":
             for value in VALUES:
                 columns[value].append(row.get(value))
         layer = store.cells[at]
-        spec = flat(layer)
+        fields = flat(layer)
         cells["cell"].append(record["cell"])
         cells["parameters"].append(layer.parameters)
         for name in (*OF_CELL, *COSTS):
             cells[name].append(record.get(name))
         for name in NAMES:
-            cells[name].append(spec[name])
+            cells[name].append(fields[name])
     for name, values in (*columns.items(), *((name, cells[name]) for name in ("cell", *OF_CELL, *COSTS))):
         _check(name, values, store)
     repeats = np.repeat(np.arange(len(rows)), rows)
@@ -82,7 +86,8 @@ def frame(store: Store) -> "DataFrame":
     data |= {_short(name): _series(name, values).take(repeats).reset_index(drop=True) for name, values in cells.items()}
     data |= {name: _series(name, [getattr(store.run, name)] * len(repeats)) for name in ("tokens", "dtype")}
     first = ("cell", *(_short(name) for name in store.cells.columns), "parameters", "quantity", *VALUES)
-    return pd.DataFrame({name: data[name] for name in dict.fromkeys((*first, *OF_CELL, *COSTS, *data))})
+    common = {_short(name) for name in NAMES if name not in store.cells.columns} if spec == "varying" else ()
+    return pd.DataFrame({name: data[name] for name in dict.fromkeys((*first, *OF_CELL, *COSTS, *data)) if name not in common})
 
 
 def _check(name: str, values: list[Any], store: Store) -> None:

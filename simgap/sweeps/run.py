@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simgap.notebook import text
 from simgap.records import command_line
 from simgap.selection import Selection, select
 from simgap.specs import LayerSpec, RunSpec, printable
@@ -48,9 +49,12 @@ class Run:
     left_out: tuple[LeftOut, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
-    def frame(self) -> "DataFrame":
-        """One row to a cell and quantity; see `simgap.collect`, which writes it to a file too."""
-        return frame(read_store(self.path))
+    _repr_html_ = text
+
+    def frame(self, spec: str = "all") -> "DataFrame":
+        """One row to a cell and quantity; see `simgap.collect`, which writes it to a file too. spec="varying" leaves out the fields of the
+        layer that all cells have in common. Raises ValueError for another word."""
+        return frame(read_store(self.path), spec)
 
     def __str__(self) -> str:
         parts = [f"{self.done:,} of {self.cells:,} cells done, {self.computed:,} of them now, in {self.path}"]

@@ -312,3 +312,15 @@ def test_uneven_losses_widen_the_null_by_the_trials_they_hit():
     assert even.z == pytest.approx(5)
     assert uneven.z == pytest.approx(5 / math.sqrt(20 * 1.1 / 4))
     assert even.null_kind == "exact"
+
+
+def test_predictions_are_found_where_none_are_given():
+    spec = sg.LayerSpec(d_model=6, d_ff=10, n_experts=4, n_shared_experts=1)
+    measured = sg.measure(spec, tokens=9, trials=3, sites="output", readings="mean", weights="up")
+    judged = sg.calibrate(measured)
+    assert judged == sg.calibrate(measured, sg.predict(spec, tokens=9, trials=3))
+    assert list(judged.values) == list(measured.values)
+    assert judged["shared gap"].z is not None
+    assert sg.calibrate(measured.shared)["shared activation_mso mean output"] == judged["shared activation_mso mean output"]
+    assert measured.shared.gap.mean == measured["shared gap"].mean
+    assert measured.shared.shared is None

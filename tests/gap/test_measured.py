@@ -194,6 +194,14 @@ def test_an_uneven_router_is_served_in_smaller_blocks():
         assert bits(sg.measure(spec, memory=memory, **request)) == held
 
 
+@pytest.mark.parametrize("progress", [True, False, None])
+def test_a_bar_of_progress(capsys, progress):
+    sg.measure(sg.LayerSpec(d_model=4, d_ff=4, n_experts=3), tokens=5, trials=2, progress=progress)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("/2 trials" in err) if progress else err == ""
+
+
 def test_progress_of_a_streamed_trial_comes_in_fractions():
     steps: list[float] = []
     spec = sg.LayerSpec(d_model=120, d_ff=2100, n_experts=3)

@@ -1,12 +1,14 @@
 """Gaps as text: a line for whatever was measured, notes for what was left out, reasons for what has no null."""
 
 import dataclasses
+import html
 import re
 
 import pytest
 
 import simgap as sg
-from simgap.report.gap import HEADER, gap_lines, prediction_lines
+import simgap.sweeps.frame
+from simgap.report.gap import HEADER, gap_table, prediction_table
 
 SPECS = {
     "plain": sg.LayerSpec(d_model=6, d_ff=10, n_experts=4, activation="relu"),
@@ -22,7 +24,11 @@ def name(path: tuple[str, ...]) -> str:
 def lines_of(spec: sg.LayerSpec, trials: int = 3, **request) -> tuple[sg.Gap, sg.Gap, list[str]]:
     measured = sg.measure(spec, tokens=9, trials=trials, **request)
     predicted = sg.predict(spec, tokens=9, trials=trials)
-    return measured, predicted, gap_lines(measured, predicted, sg.calibrate(measured, predicted))
+    return measured, predicted, str(gap_table(measured, predicted, sg.calibrate(measured, predicted))).splitlines()
+
+
+def prediction_lines(predicted: sg.Gap, hypotheses: bool = False) -> list[str]:
+    return str(prediction_table(predicted, hypotheses)).splitlines()
 
 
 @pytest.mark.parametrize("which", SPECS)
@@ -81,7 +87,8 @@ def test_routing_has_a_line_and_every_missing_null_a_reason():
     load = measured.routing["load"]
     after = [line for line in lines if not line.startswith("no null for ")]
     assert any("law A6 needs isotropic tokens" in line for line in lines if line not in after)
-    assert after[-1] == f"load per expert {min(load):.3f} to {max(load):.3f} (balanced 0.250), idle experts 0, dropped tokens 0 of 27"
+    assert after[-1].startswith("output overlap is ")
+    assert after[-2] == f"load per expert {min(load):.3f} to {max(load):.3f} (balanced 0.250), idle experts 0, dropped tokens 0 of 27"
 
 
 @pytest.mark.parametrize("which", SPECS)
@@ -129,3 +136,55 @@ def test_upcycled_experts_get_nothing_but_reasons():
     assert len(lines) > 1
     assert all(line.startswith("no null for ") for line in lines[1:])
     assert any("init = upcycled" in line for line in lines)
+
+
+@pytest.mark.parametrize("which", SPECS)
+def test_print_shows_what_the_command_prints(which, capsys):
+    measured, predicted, lines = lines_of(SPECS[which])
+    assert str(measured).splitlines() == lines
+    assert str(predicted).splitlines() == prediction_lines(predicted)
+    judged = str(sg.calibrate(measured, predicted)).splitlines()
+    assert judged[0].split() == ["quantity", "value", "null", "excess", "z", "p"]
+    assert len(judged) == 1 + len(measured.values)
+
+
+def test_pairs_with_shared_experts_are_held_against_their_own_nulls():
+    measured, predicted, lines = lines_of(SPECS["everything"])
+    own = [line for line in lines if line.startswith("shared ")]
+    assert len(own) > 8
+    assert [re.split(" {2,}", line) for line in str(measured.shared).splitlines()[1 : len(own) + 1]] == [
+        re.split(" {2,}", line) for line in own
+    ]
+    assert [line.split("  ")[0] for line in str(predicted.shared).splitlines() if line.startswith("shared gap")] == ["shared gap"]
+
+
+def test_only_what_was_measured_is_printed():
+    measured = sg.measure(SPECS["plain"], tokens=9, trials=3, sites="output", readings="mean", weights="up")
+    names = [line.split("  ")[0] for line in str(measured).splitlines()]
+    assert names[1:5] == ["weight up", "activation mean output", "gap", "ratio"]
+    assert measured.to_frame().quantity.tolist() == ["weight_mso up", "activation_mso mean output", "gap", "ratio"]
+
+
+def test_frames():
+    """The rows of a sweep of one cell, and all that predictions and calibrations say."""
+    measured, predicted, _ = lines_of(SPECS["everything"])
+    judged, frame = sg.calibrate(measured, predicted), measured.to_frame()
+    assert frame.quantity.tolist() == [str(quantity) for quantity in measured.values]
+    assert set(simgap.sweeps.frame.VALUES) == set(frame.columns) - {"quantity"}
+    at = frame.set_index("quantity").loc["shared activation_mso mean output"]
+    value = measured["shared activation_mso mean output"]
+    assert (at["mean"], at["sem"], at["n"], at["pairs"]) == (value.mean, value.sem, 3, value.pairs)
+    assert at["predicted_mean"] == predicted["shared activation_mso mean output"].mean
+    assert at["z"] == judged["shared activation_mso mean output"].z
+    assert {"quantity", "mean", "sd", "law", "hypotheses"} <= set(predicted.to_frame().columns)
+    assert judged.to_frame().set_index("quantity").loc["gap", "excess"] == judged.gap.excess
+
+
+@pytest.mark.parametrize("which", SPECS)
+def test_a_notebook_shows_the_same_table(which):
+    for gap in lines_of(SPECS[which])[:2]:
+        shown = gap._repr_html_()
+        rows = re.findall("<tr>(.*?)</tr>", shown)
+        cells = [[html.unescape(cell) for cell in re.findall("<t[hd]>(.*?)</t[hd]>", row)] for row in rows]
+        assert cells == [re.split(" {2,}", line) for line in str(gap).splitlines()[: len(cells)]]
+        assert [html.unescape(note) for note in re.findall("<div>(.*?)</div>", shown)] == str(gap).splitlines()[len(cells) :]

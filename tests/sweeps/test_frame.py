@@ -5,6 +5,7 @@ import pytest
 import simgap as sg
 from simgap.records import line_of, record_of
 from simgap.sweeps import grid, sweep
+from simgap.sweeps.fields import NAMES
 from simgap.sweeps.frame import collect, frame
 from simgap.sweeps.store import read_store
 from tests.sweeps.scripted import Scripted
@@ -89,3 +90,12 @@ def test_what_it_cost_is_checked_too(folder, name, value):
     edit(folder, lambda record: record.update({name: value}))
     with pytest.raises(ValueError, match=rf"out: the records in '.*' have a {name} of "):
         collect(folder)
+
+
+def test_fields_that_all_cells_have_in_common_can_be_left_out(folder):
+    whole, varying = frame(read_store(folder)), frame(read_store(folder), "varying")
+    assert {"d_ff", "router", "inputs.alpha", "d_model"} <= set(whole)
+    assert set(whole) - set(varying) == {name.removesuffix(".kind") for name in NAMES} - {"d_model"}
+    assert varying.equals(whole[varying.columns])
+    with pytest.raises(ValueError, match=r"^spec: expected one of all, varying, got 'varyng'; did you mean 'varying'\?$"):
+        frame(read_store(folder), "varyng")
