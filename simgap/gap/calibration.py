@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from simgap.gap.predicted import predict
 from simgap.notebook import text
 from simgap.nulls import Prediction
+from simgap.nulls.prediction import SUPPOSES
 from simgap.quantities import ROUTED, Quantity
 from simgap.results import Gap
 from simgap.settings import numpy_settings
@@ -19,7 +20,8 @@ from simgap.stats import Estimate, least_p, normal_p, p_text, student_p, two_sid
 from simgap.theory import calibrated as laws
 from simgap.theory.gap_law import gap_p, ratio_p
 from simgap.theory.mso_law import mso_distribution
-from simgap.theory.pearson import Distribution, matched_law
+from simgap.theory.pearson import Distribution, Standard, matched_law
+from simgap.theory.sign_flips import LEAST_SKEW
 
 NO_SPREAD = "no spread is known: one trial, and no law for the sd"
 # Of the verdict: one in a thousand.
@@ -53,11 +55,12 @@ class Calibrated(NamedTuple):
     null_kind: str | None = None
     why: str = ""
     null_error: float | None = None
+    supposes: str = SUPPOSES
 
     def __str__(self) -> str:
         if self.mean is None or self.null is None or self.excess is None or self.z is None or self.p is None:
             return f"not calibrated: {self.why}"
-        said = verdict(self.z, self.p, of="weights")
+        said = verdict(self.z, self.p, of=self.supposes)
         if self.null_error and self.p <= LEVEL:
             # What is left of z beyond the error.
             beyond = abs(self.z) * max(0.0, 1 - self.null_error / abs(self.mean - self.null))
@@ -153,7 +156,7 @@ def calibrated_all(asked: Sequence[Asked]) -> list[Calibrated]:
             no_sd = "the null has no spread: every such overlap is equal" if null.sd == 0 else NO_SPREAD
             why = no_sd if deviation is None else ""
             values = (measured.mean, null.mean, excess[at], scaled[at])
-            found.append(Calibrated(*values, z, unit, p.get(at), dimension[at], null.kind, why, null.error))
+            found.append(Calibrated(*values, z, unit, p.get(at), dimension[at], null.kind, why, null.error, null.supposes))
     return found
 
 
@@ -186,6 +189,8 @@ def _deviation(asked: Asked) -> Deviation | None:
         whole = measured.pairs == null.pairs == experts * (experts - 1) // 2 * measured.trials
         law = partial(_law, trials=measured.trials)
         if null.sides is None:
+            if null.skew:
+                return _skewed(measured.mean, null.mean, null.sd, null.skew)
             found = law(null, wider, experts=experts if whole else 0)
             if found is None or not overlap:
                 return Deviation(z, unit, z, normal_p)
@@ -205,6 +210,13 @@ def _deviation(asked: Asked) -> Deviation | None:
         z = deviation / measured.sem
         return Deviation(z, "sem", z, student_p, (measured.trials - 1,))
     return None
+
+
+def _skewed(value: float, mean: float, sd: float, skew: float) -> Deviation:
+    """Under the law of Pearson's type III with these moments; one with a tail to the left is looked at in a mirror."""
+    g = max(abs(skew), LEAST_SKEW)
+    law = Standard("gamma", (4 / g**2,), mean - 2 * sd / g, sd * g / 2)
+    return Deviation((value - mean) / sd, "null sd", value if skew > 0 else 2 * mean - value, p_of, (law,))
 
 
 def _law(null: Prediction, wider: float = 1.0, *, trials: int, experts: int) -> Distribution | None:
@@ -265,8 +277,8 @@ def sentence(measured: Gap[Estimate], calibrated: Gap[Calibrated]) -> str:
     return f"output overlap is {quantity}"
 
 
-def verdict(z: float, p: float, level: float = LEVEL, of: str = "vectors") -> str:
-    """What a z and its p ask for, at a stated level, in a sentence that names what the null supposes of the vectors or weights."""
+def verdict(z: float, p: float, level: float = LEVEL, of: str = SUPPOSES) -> str:
+    """What a z and its p ask for, at a stated level, in a sentence that names what the null supposes."""
     if p > level:
         return f"nothing to explain at the level {level:g}"
-    return f"{'more' if z > 0 else 'less'} than independent, sign-symmetric, equally scaled {of} give, at the level {level:g}"
+    return f"{'more' if z > 0 else 'less'} than {of} give, at the level {level:g}"

@@ -88,7 +88,7 @@ class Judgement:
     def verdict(self) -> str:
         """One sentence."""
         most = max(self.values.values(), key=lambda one: -one.p)
-        said = verdict(most.z, self.p, of="weights")
+        said = verdict(most.z, self.p)
         powers = [d for d in self.widths if d & (d - 1) == 0]
         named = f", {' and '.join(map(str, powers))} of the powers of two" if powers else ""
         beyond = " or more" if 4 * self.spec.d_model in self.widths else ""

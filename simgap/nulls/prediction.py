@@ -10,6 +10,8 @@ from simgap.quantities import SHARED
 from simgap.specs import GAUSSIAN_INITS, LayerSpec, RunSpec
 from simgap.theory import gap_law, output_null, weight_null
 
+# What most nulls suppose, as a verdict says it.
+SUPPOSES = "independent, sign-symmetric, equally scaled weights"
 UNIFORM_KURTOSIS = 9 / 5  # E u^4 / (E u^2)^2 of a uniform number
 
 
@@ -17,18 +19,19 @@ UNIFORM_KURTOSIS = 9 / 5  # E u^4 / (E u^2)^2 of a uniform number
 class Prediction:
     """The null of one quantity: its mean, and the standard deviation sd that the reported mean has around it.
 
-    kind: "exact" or "leading" for the mean, None where no law applies, and then `why` says so. order: the order of a leading mean's error;
-    error: the size that simulated layers stay within, absolute, an estimate and no bound; None where it is not known, 0 for an exact mean.
-    sd_kind: the same for sd; sd is None where its law is not known. law: its number. hypotheses: all that the value rests on. pairs:
-    uncorrelated expert pairs behind sd, so that sd can be rescaled where a run lost some; 0 where it is not theirs alone (over tokens).
-    isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and not only its sd (law N1B). contrast:
-    which of the two it is, of a gap or ratio, and sides the nulls of the mean output and of W_up that it is made of.
+    kind: "exact", "leading" or "simulated" for the mean, None where no law applies, and then `why` says so. order: the order of a leading
+    mean's error; error: the size that simulated layers stay within, absolute, an estimate and no bound; None where it is not known, 0 for
+    an exact mean. sd_kind: the same for sd; sd is None where its law is not known. law: its number. hypotheses: all that the value rests
+    on. pairs: uncorrelated expert pairs behind sd, so that sd can be rescaled where a run lost some; 0 where it is not theirs alone (over
+    tokens). isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and not only its sd (law N1B). contrast:
+    which of the two it is, of a gap or ratio, and sides the nulls of the mean output and of W_up that it is made of. skew: of the reported
+    mean, where that is known and no overlap's. supposes: the hypotheses in three words, for a verdict.
     """
 
     mean: float | None
     sd: float | None = None
-    kind: Literal["exact", "leading"] | None = None
-    sd_kind: Literal["exact", "leading"] | None = None
+    kind: Literal["exact", "leading", "simulated"] | None = None
+    sd_kind: Literal["exact", "leading", "simulated"] | None = None
     law: str | None = None
     hypotheses: tuple[str, ...] = ()
     pairs: int = 0
@@ -36,6 +39,8 @@ class Prediction:
     order: str = ""
     isotropic: bool = False
     error: float | None = 0.0
+    skew: float | None = None
+    supposes: str = SUPPOSES
     contrast: Literal["gap", "ratio"] | None = None
     sides: "tuple[Prediction, Prediction] | None" = field(default=None, repr=False)
 

@@ -7,7 +7,7 @@ from simgap.notebook import table
 from simgap.nulls import Prediction
 from simgap.quantities import Quantity
 from simgap.results import Gap
-from simgap.stats import Estimate
+from simgap.stats import Estimate, p_text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -63,7 +63,7 @@ def gap_table(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
         if value.mean is None:
             continue
         name, null, q = _name(quantity), predicted[quantity], calibration[quantity]
-        rows.append((name, _with_error(value), number(null.mean), null.kind or "-", number(q.excess), _z(q), number(q.p, 2)))
+        rows.append((name, _with_error(value), number(null.mean), null.kind or "-", number(q.excess), _z(q), _p(q.p)))
         if null.mean is None:
             missing.setdefault(null.why, []).append(name)
         if value.dropped:
@@ -108,6 +108,10 @@ def _with_error(value: Estimate) -> str:
 
 def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else p_text(value).removeprefix("p ")
 
 
 def _z(value: Calibrated) -> str:

@@ -273,10 +273,10 @@ def test_the_sentence_where_something_is_missing():
 def test_the_verdict_turns_at_one_in_a_thousand():
     assert LEVEL == 1e-3
     assert verdict(3.0, 1.001e-3) == "nothing to explain at the level 0.001"
-    more = "more than independent, sign-symmetric, equally scaled vectors give, at the level 0.001"
+    more = "more than independent, sign-symmetric, equally scaled weights give, at the level 0.001"
     assert verdict(3.0, 1e-3) == verdict(3.0, 0.0) == more
     assert verdict(-3.0, 0.999e-3) == more.replace("more", "less")
-    assert verdict(2.0, 0.04, level=0.05, of="weights") == more.replace("vectors", "weights").replace("0.001", "0.05")
+    assert verdict(2.0, 0.04, level=0.05, of="vectors alone") == "more than vectors alone give, at the level 0.05"
 
 
 def test_the_unit_of_z_is_said():

@@ -1,3 +1,4 @@
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -6,7 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import simgap as sg
 from simgap.metrics.routing import dropped_tokens, load
+from simgap.moe import draws_of, open_inputs, simulate
+
+NAMES = ("load_entropy", "effective_experts", "max_violation", "max_coactivation", "dropped_tokens")
 
 
 def shares(indices, n_experts):
@@ -56,3 +61,41 @@ def test_shares_sum_to_one_and_follow_the_names(seed, n, k):
 def test_dropped_tokens_without_tokens():
     assert dropped_tokens(torch.empty(2, 0, 3, dtype=torch.int64)).tolist() == [0, 0]
     assert dropped_tokens(torch.full((1, 5, 2), -1)).tolist() == [5]
+
+
+def by_loops(indices, n_experts):
+    """Statistics of one trial's routing: entropy, effective experts, MaxVio, largest co-activation, share of dropped tokens."""
+    p = [float(share) for share in shares(indices, n_experts)]
+    entropy = -sum(x * math.log(x) for x in p if x)
+    largest = 0.0
+    for i in range(n_experts):
+        own = [token for token in indices.tolist() if i in token]
+        largest = max([largest, *(sum(j in token for token in own) / len(own) for j in range(n_experts) if j != i and own)])
+    dropped = sum(all(e < 0 for e in token) for token in indices.tolist()) / len(indices)
+    return entropy, math.exp(entropy), max(p) * n_experts - 1, largest, dropped
+
+
+@pytest.mark.parametrize("router", ["linear", "uniform", "expert_choice", sg.RouterSpec("sigmoid", bias=0.5)])
+@pytest.mark.parametrize("memory", ["2GiB", "40MiB"])
+def test_statistics_of_a_layer_are_those_of_its_tokens(router, memory):
+    spec = sg.LayerSpec(d_model=8, d_ff=16, n_experts=5, top_k=2, router=router)
+    # More tokens than a block holds.
+    run = {"tokens": 1500, "trials": 2, "seed": 4}
+    m = sg.measure(spec, **run, memory=memory, metrics="routing")
+    assert [str(quantity) for quantity in m.values] == [f"routing {name}" for name in NAMES]
+    draws = draws_of(spec, 4, range(2))
+    indices = simulate(draws, sg.RunSpec(tokens=1500), open_inputs(draws)).indices
+    expected = np.array([by_loops(trial, 5) for trial in indices])
+    for name, values in zip(NAMES, expected.T, strict=True):
+        np.testing.assert_allclose(m[f"routing {name}"].values, values, rtol=1e-12, atol=1e-12)
+    # Alone, from the loads.
+    alone = sg.measure(spec, **run, quantities="routing load_entropy")
+    assert alone["routing load_entropy"] == m["routing load_entropy"]
+
+
+def test_nothing_is_said_of_pairs_where_no_token_meets_two():
+    spec = sg.LayerSpec(d_model=4, d_ff=4, n_experts=3, top_k=1)
+    m, p = sg.measure(spec, tokens=20, trials=2, metrics="routing"), sg.predict(spec, tokens=20, trials=2, metrics="routing")
+    assert m["routing max_coactivation"].mean is None
+    assert p["routing max_coactivation"].why == "top_k = 1: no token meets two experts"
+    assert m["routing effective_experts"].mean <= 3
