@@ -65,10 +65,10 @@ class Named:
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __new__(cls, *args: Any, **values: Any) -> Self:
-        for name in values:
-            if name not in cls.__dataclass_fields__:
-                raise ValueError(f"{cls.__name__} has no field {name!r}{nearest(name, field_names(cls))}")
-        return super().__new__(cls)
+        if unknown := values.keys() - cls.__dataclass_fields__:
+            name = next(name for name in values if name in unknown)
+            raise ValueError(f"{cls.__name__} has no field {name!r}{nearest(name, field_names(cls))}")
+        return object.__new__(cls)
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,9 @@ class LayerSpec(Named):
         # A twentieth of the time of asdict, which copies deeply what is plain.
         return {**vars(self), "router": {**vars(self.router)}, "inputs": {**vars(self.inputs)}}
 
-    def __reduce__(self) -> Any:
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.activation in ACTIVATIONS:
+            return super().__reduce_ex__(protocol)
         # Where it is unpickled, an activation of the user's own is to be known.
         return _arrived, (self.activation, carried(self.activation), tuple(vars(self).values()))
 
