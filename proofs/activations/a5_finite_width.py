@@ -11,7 +11,7 @@ import flint
 import numpy as np
 import sympy as sp
 
-from proofs.statement import EQUAL, Check, Derivation, Statement, Wrong, generator, mean_and_sem
+from proofs.statement import EQUAL, Check, Derivation, Statement, Wrong, cited, generator, mean_and_sem
 from simgap.certify import BALL, sign
 from simgap.theory.activations import activation_of
 from simgap.theory.finite_width import (
@@ -45,6 +45,7 @@ STATEMENT = Statement(
         "exact form: the entries of each exchangeable; the moments' form: i.i.d. act(sz), z standard normal, all moments finite",
     ),
     box={"f": (2, None), "s": (0, None)},
+    premises=(cited("O(1/f^2): moments of smooth functions of means, the remainder of the delta method, Cramer (1946), 27.7"),),
     tight="equalities; C = 1 is attained by every act with m_1 = 0, where E cos^2 = 1/f if act is odd",
 )
 
@@ -129,7 +130,9 @@ def symbolic(law: Law = LAW) -> Check:
     proof.step("c = E x^2/y for x = mean h_i, y = mean h_i^2; their covariance matrix is 1/f times that of (h, h^2)")
     share, limit, constant = _moments_series()
     proof.step("E x^2/y to order 1/f: value at the means, and half the Hessian times the covariance", share)
-    proof.step("the error is O(1/f^2): third central moments of means are, and x^2/y <= 1 where y < m2/2, an event exponentially rare in f")
+    proof.step(
+        "the error is O(1/f^2), by the cited premise: third central moments of means are, and x^2/y <= 1 where y < m2/2, a rare event"
+    )
     proof.equal("E cos^2 at f = infinity", limit, (m1**2 / m2) ** 2)
     proof.equal("its coefficient of 1/f", constant, law.constant(m1, m2, m3, m4, ctx=SYMBOLIC))
     proof.equal("at m1 = 0", constant.subs(m1, 0), law.constant(0, m2, m3, m4, ctx=SYMBOLIC))

@@ -52,7 +52,12 @@ STATEMENT = Statement(
         "for the law of D: tokens independent and uniform on the sphere",
     ),
     box={"n": (1, None), "d": (2, None), "f": (1, None)},
-    premises=(cited("strong law of large numbers over the rows of W_up"), computed("A1"), computed("A3")),
+    premises=(
+        cited("strong law of large numbers over the rows of W_up"),
+        cited("Schur product theorem: entrywise powers of a positive semidefinite matrix are so, whence D >= kappa0"),
+        computed("A1"),
+        computed("A3"),
+    ),
     tight="equalities; Jensen's bound is attained at n = 1, where D = 1",
 )
 
@@ -124,7 +129,7 @@ def _jensen(proof: Derivation, law: Law, symbols: Any) -> None:
         sp.together(1 / dev**2 - 1 / mu**2 + 2 * (dev - mu) / mu**3),
         (dev - mu) ** 2 * (2 * dev + mu) / (dev**2 * mu**3),
     )
-    proof.step("D >= kappa0: D is a sum over j of c_j >= 0 times the mean of the positive semidefinite matrix rho^j, and j = 0 gives c_0")
+    proof.step("D >= kappa0, by the cited premise: D is a sum over j of c_j >= 0 times the mean of the matrix rho^j, and j = 0 gives c_0")
     slope = sp.diff((2 * dev + mu) / dev**2, dev)
     proof.holds("(2D+mu)/D^2 decreases in D, so it is at most (2 kappa0+mu)/kappa0^2", bool(sp.simplify(-slope * dev**3).is_positive))
     proof.step("given x_t, rho_tt' has one law wherever x_t lies: pairs that share a token are uncorrelated, and so are disjoint ones")

@@ -45,7 +45,7 @@ def test_every_law_has_its_theorem(proof_run):
     ids = [r.id for r in proof_run[0]]
     assert len(set(ids)) == len(ids)
     assert set(LAWS) <= set(ids)
-    assert {i.rstrip("BC") for i in ids} == set(LAWS)
+    assert {i.rstrip("BCD") for i in ids} == set(LAWS)
 
 
 def test_ids_are_file_names(proof_run):
