@@ -115,7 +115,8 @@ def _p(value: float | None) -> str:
 
 
 def _z(value: Calibrated) -> str:
-    return "-" if value.z is None else f"{value.z:+.1f}"
+    """Of sd of the null, where nothing else is said."""
+    return "-" if value.z is None else f"{value.z:+.1f}{' sem' if value.z_unit == 'sem' else ''}"
 
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:

@@ -51,6 +51,14 @@ def test_numbers_of_a_line():
     assert [cell.strip() for cell in line.split("  ") if cell.strip()][1:] == shown
 
 
+def test_z_says_when_it_is_of_the_measured_error():
+    measured, predicted, lines = lines_of(SPECS["plain"])
+    hidden = sg.calibrate(measured, predicted).activation_mso["token"]["hidden"]
+    assert hidden.z_unit == "sem"
+    assert f"{hidden.z:+.1f} sem  " in next(line for line in lines if line.startswith("activation token hidden"))
+    assert " sem" not in next(line for line in lines if line.startswith("activation mean output"))
+
+
 def test_a_missing_null_is_a_dash():
     _, _, lines = lines_of(SPECS["no null"])
     line = next(line for line in lines if line.startswith("activation mean output"))
