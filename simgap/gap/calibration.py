@@ -189,6 +189,8 @@ def _deviation(asked: Asked) -> Deviation | None:
         whole = measured.pairs == null.pairs == experts * (experts - 1) // 2 * measured.trials
         law = partial(_law, trials=measured.trials)
         if null.sides is None:
+            if null.dof:
+                return Deviation(z, unit, z, student_p, (null.dof,))
             if null.skew:
                 return _skewed(measured.mean, null.mean, null.sd, null.skew)
             found = law(null, wider, experts=experts if whole else 0)

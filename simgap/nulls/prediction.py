@@ -25,7 +25,7 @@ class Prediction:
     on. pairs: uncorrelated expert pairs behind sd, so that sd can be rescaled where a run lost some; 0 where it is not theirs alone (over
     tokens). isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and not only its sd (law N1B). contrast:
     which of the two it is, of a gap or ratio, and sides the nulls of the mean output and of W_up that it is made of. skew: of the reported
-    mean, where that is known and no overlap's. supposes: the hypotheses in three words, for a verdict.
+    mean, where that is known and no overlap's. dof: of sd, where it is an estimate. supposes: the hypotheses in three words, for a verdict.
     """
 
     mean: float | None
@@ -40,6 +40,7 @@ class Prediction:
     isotropic: bool = False
     error: float | None = 0.0
     skew: float | None = None
+    dof: int | None = None
     supposes: str = SUPPOSES
     contrast: Literal["gap", "ratio"] | None = None
     sides: "tuple[Prediction, Prediction] | None" = field(default=None, repr=False)
