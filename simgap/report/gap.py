@@ -74,7 +74,8 @@ def gap_table(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
             f"load per expert {min(load):.3f} to {max(load):.3f} (balanced {1 / len(load):.3f}), idle experts {routing['idle_experts']}, "
             f"dropped tokens {routing['dropped_tokens']} of {routing['tokens']}"
         )
-    return Shown(rows, [*notes, *_reasons(missing), sentence(measured, calibration)])
+    said = [sentence(measured, calibration)] if "output" in measured.activation_mso.get("mean", {}) else []
+    return Shown(rows, [*notes, *_reasons(missing), *said])
 
 
 def prediction_table(predicted: Gap[Prediction], hypotheses: bool = False) -> Shown:

@@ -167,6 +167,9 @@ def test_pairs_with_shared_experts_are_held_against_their_own_nulls():
 
 
 def test_only_what_was_measured_is_printed():
+    routing = str(sg.measure(SPECS["plain"], tokens=9, trials=3, metrics="routing"))
+    assert "load_entropy" in routing
+    assert "output" not in routing
     measured = sg.measure(SPECS["plain"], tokens=9, trials=3, sites="output", readings="mean", weights="up")
     names = [line.split("  ")[0] for line in str(measured).splitlines()]
     assert names[1:5] == ["weight up", "activation mean output", "gap", "ratio"]
