@@ -47,7 +47,7 @@ from simgap.threads import Map, pool
 TOKENS_AT_ONCE = 1024
 KINDS = ("output", "normed")
 # Tokens, and about as many columns, that are looked at for rectified vectors.
-SEEN_TOKENS, SEEN_COLUMNS = 64, 1 << 12
+SEEN_TOKENS, SEEN_COLUMNS = 16, 1 << 9
 REMEDY = 'pass the outputs, or hidden vectors after a LayerNorm as kind="normed"; simgap.metrics has the bare number'
 
 
@@ -57,7 +57,7 @@ def weight_mso(weights: Any, *, draws: int = 0) -> Overlap:
 
     weights: (E, ...) numpy array, memory map or torch tensor on any device, or a list of E of one shape and dtype, E >= 2; N is the product
     of the other axes. One matrix of each expert, or several side by side: entries may have any scales. The null and its variance are closed
-    forms over pairs; from MOST_COLUMNS entries or MOST_VECTORS experts on, the corrections of higher order are taken over so many of them.
+    forms over pairs; beyond 64 experts or 65,536 numbers in all, corrections of higher order are taken over some of them.
     draws: signs to draw for p instead, E^2 N each.
 
     Raises ValueError for fewer than 2 experts, for values that are masked or not finite, for rectified ones and where no two experts are

@@ -11,6 +11,8 @@ COLUMNS = 1024
 # Vectors to the side of a table of inner products: those of more are taken table by table, so that what is held does not grow with the
 # square of their number. Part of the order of summation.
 SIDE = 512
+# Rows whose squares are held COLUMNS columns at a time; of more a quarter of that.
+SQUARED_ROWS = 16
 # Numbers in the tables of stretches of columns that are held until they are added up.
 TABLES = 1 << 21
 
@@ -27,6 +29,34 @@ def add_grams(flat, starts, width, tables):
     for s in range(starts.shape[0]):
         for first in range(0, width, COLUMNS):
             add_products(flat, starts[s], soon[s], starts.shape[1], first, min(first + COLUMNS, width), tables[s])
+
+
+@kernel()
+def add_square_grams(flat, starts, width, scale, table, sums):
+    """table[i, j] += sum of (a_i a_j)^2 over the columns of rows i <= j, and sums[i] += |row i|^2, each row times its scale; as `add_grams`
+    of one batch of squares, without a copy of them.
+
+    starts: (E,) int64, where each row begins; width: its columns. scale: (E,). table: (M, M); sums: (E,), float64.
+    """
+    rows = starts.size
+    columns = COLUMNS if rows <= SQUARED_ROWS else COLUMNS // 4
+    squares, places = np.empty(rows * columns), np.arange(rows) * columns
+    for first in range(0, width, columns):
+        count = min(columns, width - first)
+        for i in range(rows):
+            sums[i] += _square(flat, starts[i] + first, count, scale[i], squares, i * columns)
+        add_products(squares, places, places, rows, 0, count, table)
+
+
+@kernel(fastmath={"reassoc", "contract"}, **BORROWED)
+def _square(flat, start, count, scale, squares, to):
+    start, to = np.uint64(start), np.uint64(to)
+    total = 0.0
+    for i in range(np.uint64(count)):
+        x = np.float64(widened(flat[start + i])) * scale
+        squares[to + i] = x * x
+        total += x * x
+    return total
 
 
 @kernel()

@@ -1,29 +1,32 @@
 """What overlaps would be with other signs: sums over the sizes of vectors' entries, and overlaps under signs drawn anew."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import chain, combinations_with_replacement
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simgap.kernels.gram import COLUMNS, SIDE
-from simgap.overlaps.memory import on_cpu, shared
-from simgap.overlaps.pair_overlap import CHUNK, columns_at_once, gram_of_pieces, total, waves
+from simgap.kernels.gram import COLUMNS, SIDE, add_square_grams
+from simgap.kernels.products import TILE
+from simgap.overlaps.memory import is_readable, on_cpu, readable, runs, shared
+from simgap.overlaps.pair_overlap import CHUNK, columns_at_once, gram_of_pieces
 from simgap.overlaps.pair_tables import cross_gram
 from simgap.overlaps.sketches import fair
 from simgap.overlaps.token_pairs import TokenPairs
 from simgap.seeding import stream
-from simgap.threads import Map, in_order
+from simgap.threads import Map, in_order, worth
 
-# Vectors and columns that sums of third order are taken over where there are more, and neighbours among those columns.
-MOST_VECTORS, MOST_COLUMNS, RUN = 32, 1 << 14, 16
+# Sums of higher order are taken over at most so many vectors, and over fewer, but these at least, to have EXACT entries with all their
+# columns; where they have more, over SAMPLED of them, in runs of neighbours. Products for the triangles of some corners.
+MOST_VECTORS, FEW_VECTORS, EXACT, SAMPLED, RUN, PRODUCTS = 64, 16, 1 << 16, 1 << 14, 16, 1 << 23
 # Signs, and numbers of a pair's rows, that are held at a time, and draws.
 SIGNS_AT_ONCE, MOST_DRAWS = 1 << 22, 256
-SMALLEST = 5e-324
+# Tables of SIDE by SIDE pairs that are held at a time.
+HELD = 4
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class SizeSums:
     """Sums over all pairs of E vectors, and over all triangles, of what stays when signs change; u, v, w unit vectors.
 
     p = sum_i (u_i v_i)^2; q and r the same of the 4th and 6th power; t and s sum_i (u_i v_i w_i)^2 and ^4. `triangles` is the sum of
-    t^2 - s. Those that begin with p alone are exact; the others come from MOST_VECTORS vectors and MOST_COLUMNS columns where there are
-    more, and are scaled up.
+    t^2 - s. Those that begin with p alone are exact; the others come from some of the vectors and entries where there are more
+    than EXACT, and are scaled up.
     """
 
     pairs: int
@@ -46,81 +49,92 @@ class SizeSums:
 
 
 def size_sums(vectors: Float[Tensor, "E N"], task_map: Map = in_order) -> SizeSums:
-    """Of the vectors that are not zero; all finite. O(E^2 N), each entry read twice on a CPU."""
-    unit = 1 / _norms(vectors, task_map)
-    defined = torch.isfinite(unit)
-    unit = torch.where(defined, unit, 0.0)
+    """Of the vectors that are not zero; all finite. O(E^2 N), each entry read once on a CPU, float64 ones once more."""
+    largest = vectors.abs().amax(1).double() if vectors.dtype == torch.float64 else torch.ones(len(vectors), device=vectors.device)
+    # The square of a square of no other format leaves float64.
+    scale = 1 / torch.where(largest > 0, largest, 1.0).double()
+    small = on_cpu(vectors) and len(vectors) <= SIDE
+    tables, squares = _one_table(vectors, scale, task_map) if small else _many_tables(vectors, scale, task_map)
     p = p2 = p3 = 0.0
-    for rows, columns, table in _square_tables(vectors, unit, task_map):
+    for rows, columns, table in tables:
+        norms = [squares[part.start : part.stop] for part in (rows, columns)]
+        table = table / np.where(norms[0] > 0, norms[0], 1.0)[:, None] / np.where(norms[1] > 0, norms[1], 1.0)
         values = table[np.triu_indices(len(rows), 1)] if rows == columns else table
         p, p2, p3 = p + float(values.sum()), p2 + float((values**2).sum()), p3 + float((values**3).sum())
-    count = int(defined.sum())
-    return SizeSums(count * (count - 1) // 2, p, p2, p3, *_higher(vectors, unit, defined.nonzero()[:, 0].tolist()))
+    defined = np.flatnonzero(squares).tolist()
+    unit = scale / torch.from_numpy(np.sqrt(np.where(squares > 0, squares, np.inf))).to(scale.device)
+    return SizeSums(math.comb(len(defined), 2), p, p2, p3, *_higher(vectors, unit, defined))
 
 
-def _norms(vectors: Tensor, task_map: Map) -> Float[Tensor, " E"]:
-    """Lengths in float64; 0 of a zero vector."""
-    span = columns_at_once(len(vectors), CHUNK)
-    # The square of no other format leaves float64.
-    scale = vectors.abs().amax(1, keepdim=True).clamp(min=SMALLEST) if vectors.dtype == torch.float64 else 1.0
-
-    def squares(start: int) -> Tensor:
-        return sum((piece.double() / scale).square_().sum(1, keepdim=True) for piece in vectors[:, start : start + span].split(COLUMNS, 1))
-
-    lengths = sum(shared(task_map, vectors)(squares, range(0, vectors.shape[1], span))).sqrt() * scale
-    return lengths[:, 0]
+Tables = Iterable[tuple[range, range, Float[np.ndarray, "a b"]]]
 
 
-def _square_tables(vectors: Tensor, unit: Tensor, task_map: Map) -> Iterator[tuple[range, range, np.ndarray]]:
-    """Tables of p of all pairs, of at most SIDE vectors with SIDE others, from squares that are made COLUMNS columns at a time."""
+def _one_table(vectors: Tensor, scale: Tensor, task_map: Map) -> tuple[Tables, Float[np.ndarray, " E"]]:
+    """The inner products of all squares, and the sums of squares, of vectors that are times their scales."""
+    experts, width = vectors.shape
+    span = columns_at_once(experts, CHUNK)
 
-    def squares(part: Tensor, scale: Tensor) -> Iterator[Tensor]:
-        step = max(COLUMNS, (1 << 16) // len(part) // COLUMNS * COLUMNS) if on_cpu(part) else CHUNK
-        return ((piece * scale[:, None]).square_()[None] for piece in part.split(step, 1))
+    def task(start: int) -> np.ndarray:
+        size = -(-experts // TILE) * TILE
+        table, sums = np.zeros((size, size)), np.zeros(experts)
+        part = vectors[:, start : start + span]
+        for piece in (part,) if is_readable(vectors) else part.split(columns_at_once(experts, COLUMNS), 1):
+            flat, starts = runs(readable(piece))
+            add_square_grams(flat, starts, piece.shape[1], scale.numpy(), table, sums)
+        return np.concatenate([table[:experts, :experts], sums[:, None]], 1)
+
+    found = sum(worth(task_map, vectors.numel())(task, range(0, width, span)))
+    return [(range(experts), range(experts), found[:, :-1])], found[:, -1]
+
+
+def _many_tables(vectors: Tensor, scale: Tensor, task_map: Map) -> tuple[Tables, Float[np.ndarray, " E"]]:
+    """The same of more vectors, or on another device, table by table, from squares that are made a few columns at a time."""
+
+    def squares(numbers: range | list[int]) -> Iterator[Tensor]:
+        part, own = vectors[numbers], scale[numbers, None]
+        return ((piece.double() * own).square_()[None] for piece in part.split(CHUNK if on_cpu(part) else 4 * CHUNK, 1))
+
+    def task(pair: tuple[range, range]) -> tuple[range, range, np.ndarray]:
+        rows, columns = pair
+        if rows == columns:
+            return rows, columns, gram_of_pieces(squares(rows))[0].cpu().numpy()
+        left, right = range(len(rows)), range(len(rows), len(rows) + len(columns))
+        return rows, columns, cross_gram(squares([*rows, *columns]), left, right)[0].cpu().numpy()
 
     parts = [range(start, min(start + SIDE, len(vectors))) for start in range(0, len(vectors), SIDE)]
-    for rows, columns in combinations_with_replacement(parts, 2):
-        if rows == columns:
-            part, scale = vectors[rows.start : rows.stop], unit[rows.start : rows.stop]
-            span = columns_at_once(len(part), CHUNK)
-            few = waves(shared(task_map, vectors), len(part) ** 2)
-            tables = few(
-                lambda start, part=part, scale=scale, span=span: gram_of_pieces(squares(part[:, start : start + span], scale)),
-                range(0, vectors.shape[1], span),
-            )
-            yield rows, columns, total(tables)[0].cpu().numpy()
-        else:
-            numbers = [*rows, *columns]
-            left, right = range(len(rows)), range(len(rows), len(numbers))
-            pieces = (piece for part in vectors.split(CHUNK, 1) for piece in squares(part[numbers], unit[numbers]))
-            yield rows, columns, cross_gram(pieces, left, right)[0].cpu().numpy()
+    sums = sum((piece.double() * scale[:, None]).square_().sum(1) for piece in vectors.split(COLUMNS, 1))
+    pairs = list(combinations_with_replacement(parts, 2))
+    waves = (shared(task_map, vectors)(task, pairs[start : start + HELD]) for start in range(0, len(pairs), HELD))
+    return chain.from_iterable(waves), sums.cpu().numpy()
 
 
 def _higher(vectors: Tensor, unit: Tensor, defined: list[int]) -> tuple[float, float, float, float]:
     """Sums of q, p q and r over pairs, of t^2 - s over triangles."""
     generator = stream(0, "signs", expert=1)
-    some = defined if len(defined) <= MOST_VECTORS else sorted(generator.permutation(defined)[:MOST_VECTORS].tolist())
     width = vectors.shape[1]
-    at = np.arange(width)
-    if width > MOST_COLUMNS:
-        runs = np.sort(generator.permutation(width // RUN)[: MOST_COLUMNS // RUN])
-        at = (runs[:, None] * RUN + np.arange(RUN)).ravel()
-    picked = vectors[some] if width <= MOST_COLUMNS else vectors[torch.tensor(some)[:, None], torch.from_numpy(at)]
-    w = (picked.double() * unit[some][:, None]).square().cpu().numpy()
-    share, m = width / len(at), len(some)
-    pairs = np.triu_indices(m, 1)
-    p, q = share * (w @ w.T)[pairs], share * (w**2 @ (w**2).T)[pairs]
-    r = share * (w**3 @ (w**3).T)[pairs]
+    m = min(len(defined), max(FEW_VECTORS, min(MOST_VECTORS, EXACT // width)))
+    some = defined if len(defined) == m else sorted(generator.permutation(defined)[:m].tolist())
+    if m * width <= EXACT:
+        picked = vectors[some]
+    else:
+        # One run in each of as many equal stretches.
+        count = SAMPLED // (m * RUN)
+        first = ((np.arange(count) + generator.random(count)) / count * (width // RUN)).astype(np.int64) * RUN
+        picked = vectors[torch.tensor(some)[:, None], torch.from_numpy(np.add.outer(first, np.arange(RUN)).ravel())]
+    w = (picked.double() * unit[some, None]).square_()
+    share = width / w.shape[1]
+    w2 = w.square()
+    p, q, r = share * (w @ w.mT), share * (w2 @ w2.mT), share * ((w2 * w) @ (w2 * w).mT)
+    above = torch.ones(m, m, dtype=torch.float64, device=w.device).triu_(1)
     grown = len(defined) * (len(defined) - 1) / max(1, m * (m - 1))
-    triangles, taken = 0.0, min(m, max(8, MOST_VECTORS // 4))
-    if m > 2:
-        for g in range(taken):
-            t, s = share * ((w * w[g]) @ w.T), share * ((w * w[g]) ** 2 @ (w**2).T)
-            values = t * t - s
-            kept = np.arange(m) != g
-            triangles += float(values[kept][:, kept][np.triu_indices(m - 1, 1)].sum())
-        triangles /= taken * (m - 1) * (m - 2) / 2
-    return grown * float(q.sum()), grown * float((p * q).sum()), grown * float(r.sum()), math.comb(len(defined), 3) * triangles
+    sums = [grown * float((values * above).sum()) for values in (q, p * q, r)]
+    corners = min(m, max(4, PRODUCTS // (m * m * w.shape[1])))
+    t, s = share * ((w * w[:corners, None]) @ w.mT), share * ((w2 * w2[:corners, None]) @ w2.mT)
+    around = (t * t - s) * above
+    for g in range(corners):
+        around[g, g], around[g, :, g] = 0, 0
+    triangles = corners * (m - 1) * (m - 2) / 2
+    return sums[0], sums[1], sums[2], math.comb(len(defined), 3) * float(around.sum()) / max(1.0, triangles)
 
 
 def flipped_overlaps(vectors: Float[Tensor, "E N"], draws: int, task_map: Map = in_order) -> Float[np.ndarray, " draws"]:

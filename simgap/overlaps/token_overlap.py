@@ -14,7 +14,7 @@ from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
 from simgap.kernels.token_overlap import token_flips
 from simgap.overlaps.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
 from simgap.overlaps.sketches import Signs, Sketches
-from simgap.threads import WORTH_A_THREAD, Map, in_order
+from simgap.threads import WORTH_A_THREAD, Map, in_order, worth
 
 # On a CUDA device: vectors on a token whose products are worth one compiled pass, and numbers from which compiling, some ten seconds, is.
 MOST_COMPILED = 8
@@ -121,7 +121,7 @@ def token_overlap(
                 cos2[at], pairs[at] = found, counts
         return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4])), sketches
 
-    parts = list(shared(task_map, vectors)(task, range(0, n, step)))
+    parts = list(shared(worth(task_map, n * k * width), vectors)(task, range(0, n, step)))
     moments = functools.reduce(Moments.plus, [each for each, _ in parts], Moments(0, 0.0, 0.0, 0.0, 0))
     sketches = [each for _, each in parts if each is not None]
     return TokenOverlap(cos2, pairs, moments, functools.reduce(Sketches.plus, sketches) if sketches else None)

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.__main__ import artefacts
 from experiments.cells import Bench
-from experiments.null_rates import gap_and_ratio
+from experiments.null_rates import gap_and_ratio, signs
 from experiments.null_rates.gap_and_ratio import KEPT, LEVELS, NORMAL, QUANTITIES, REPETITIONS, verdict
 
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
@@ -54,3 +54,37 @@ def test_the_kept_record_holds_every_cell_and_nothing_too_often():
 def test_the_line_is_binomial_at_five_sigma(count, said):
     """sqrt(1000 x 0.05 x 0.95) = 6.89."""
     assert verdict(count, 1000, 0.05) == said
+
+
+def test_independent_experts_have_the_p_that_is_stated_in_any_space(tmp_path, monkeypatch):
+    """A subset of what is kept, at 100 repetitions; signs drawn for each pair and not for each expert fail at the kept thousand."""
+    monkeypatch.setattr(signs, "EXPERTS", (3, 8))
+    monkeypatch.setattr(signs, "DESIGNS", {name: signs.DESIGNS[name] for name in ("4 coordinates x 10", "shared experts")})
+    assert artefacts()["null_rates"]["signs"] == signs
+    records = signs.compute("smoke", Bench(tmp_path, "signs", quiet=True, origin=ORIGIN))
+    assert [(record["labels"]["design"], record["labels"]["experts"]) for record in records] == [
+        (design, experts) for design in signs.DESIGNS for experts in (3, 8)
+    ]
+    for record in records:
+        for name in signs.FUNCTIONS:
+            for count, level in zip(record["values"][name], LEVELS, strict=True):
+                assert verdict(count, 100, level) == "as stated", (record["labels"], name)
+    assert signs.compute("smoke", Bench(tmp_path, "signs", quiet=True, origin=ORIGIN)) == records
+    assert [path.name for path in signs.render(records, tmp_path)] == ["signs.md", "signs.csv"]
+    with open(tmp_path / "signs.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 4 * 5
+
+
+def test_the_kept_rates_of_signs():
+    """Nothing too often but signs by pair, where few coordinates are large."""
+    records = [json.loads(line) for line in signs.KEPT.read_text().splitlines()]
+    found = {(record["labels"]["design"], record["labels"]["experts"]): record["values"] for record in records}
+    assert set(found) == {(design, experts) for design in signs.DESIGNS for experts in (3, 8, 32)}
+    assert {record["labels"]["repetitions"] for record in records} == {1000}
+    said = {
+        (cell, name): [verdict(count, 1000, level) for count, level in zip(values[name], LEVELS, strict=True)]
+        for cell, values in found.items()
+        for name in (*signs.FUNCTIONS, signs.BY_PAIR)
+    }
+    assert [place for place, words in said.items() if "too often" in words and place[1] != signs.BY_PAIR] == []
+    assert sum("too often" in words for (_, name), words in said.items() if name == signs.BY_PAIR) >= 3

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from simgap.kernels.gram import COLUMNS, add_cross_grams, add_grams
+from simgap.kernels.gram import COLUMNS, add_cross_grams, add_grams, add_square_grams
 from simgap.kernels.products import TILE
 
 EPS = np.finfo(np.float64).eps
@@ -80,3 +80,18 @@ def test_products_of_some_rows_with_others(dtype, width):
     # Called again, it adds.
     add_cross_grams(vectors.reshape(-1), starts[:, :4], starts[:, 4:], width, tables)
     np.testing.assert_allclose(tables, 2 * grams(vectors)[:, :4, 4:], rtol=0, atol=width * 40 * EPS)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 5), (3, 1024), (7, 2600), (20, 700)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_grams_of_squares_against_loops(rows, width, dtype):
+    rng = np.random.default_rng([rows, width])
+    vectors, scale = rng.standard_normal((rows, width)).astype(dtype), rng.uniform(0.5, 2, rows)
+    size = -(-rows // 4) * 4
+    table, sums = np.zeros((size, size)), np.zeros(rows)
+    add_square_grams(vectors.ravel(), np.arange(rows) * width, width, scale, table, sums)
+    squares = (vectors.astype(float) * scale[:, None]) ** 2
+    assert sums == pytest.approx(squares.sum(1), rel=1e-13)
+    expected = np.array([[float((a * b).sum()) for b in squares] for a in squares])
+    upper = np.triu_indices(rows)
+    assert table[:rows, :rows][upper] == pytest.approx(expected[upper], rel=1e-12)

@@ -16,6 +16,7 @@ LAWS = [
     *("L1", "L2"),
     *(f"R{i}" for i in range(1, 8)),
     *("S1", "S2"),
+    "T0",
 ]
 LIMIT_SECONDS, JOBS = 180, 2
 
