@@ -54,7 +54,7 @@ class State:
 
     source: Source
     asked: tuple[Quantity, ...]
-    wanted: dict[str, list[list[Int[np.ndarray, " m"]]]]
+    wanted: dict[str, list[list[Int[np.ndarray, "_"]]]]
     kept: dict[tuple[str, str, int, int], list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
     def add(self, block: Block) -> None:
@@ -110,7 +110,7 @@ def start(source: Source, asked: tuple[Quantity, ...], work: Work) -> State:
     return State(source, asked, wanted)
 
 
-def _of_pairs(table: Int[np.ndarray, "n k"], n_experts: int, most: int) -> list[Int[np.ndarray, " m"]]:
+def _of_pairs(table: Int[np.ndarray, "n k"], n_experts: int, most: int) -> list[Int[np.ndarray, "_"]]:
     """The tokens of each expert that one of its pairs is compared on."""
     by_hash = np.argsort(order(np.arange(len(table))), kind="stable")
     own: list[set[int]] = [set() for _ in range(n_experts)]

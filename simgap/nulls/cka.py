@@ -37,7 +37,7 @@ def null(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
 
 
 @lru_cache(maxsize=64)
-def simulated(spec: LayerSpec, tokens: int, reading: str, site: str) -> dict[str, Float[np.ndarray, " layers"]]:
+def simulated(spec: LayerSpec, tokens: int, reading: str, site: str) -> dict[str, Float[np.ndarray, "_"]]:
     """The quantities of this reading and site in each of so many untrained layers that has them."""
     from simgap.moe import draws_of, open_inputs, simulate
     from simgap.observe import observe
