@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -187,22 +187,23 @@ def _deviation(asked: Asked) -> Deviation | None:
         z, unit = deviation / (null.sd * wider), "null sd"
         # All pairs of each trial, as law N1B has them, or those that are left.
         whole = measured.pairs == null.pairs == experts * (experts - 1) // 2 * measured.trials
-        law = partial(_law, trials=measured.trials)
+        rest = measured.trials, experts if whole else 0
         if null.sides is None:
             if null.dof:
                 return Deviation(z, unit, z, student_p, (null.dof,))
             if null.skew:
                 return _skewed(measured.mean, null.mean, null.sd, null.skew)
-            found = law(null, wider, experts=experts if whole else 0)
+            found = _law(null.mean, null.sd * wider, null.isotropic, *rest)
             if found is None or not overlap:
                 return Deviation(z, unit, z, normal_p)
             if measured.mean <= 0 and not null.isotropic:
                 return Deviation(z, unit, 0.0, least_p, (null.mean, null.sd * wider))
             return Deviation(z, unit, max(measured.mean, ROUND_OFF), p_of, (found,))
+        of_ratio, (out, weight) = null.contrast == "ratio", null.sides
+        output = _law(out.mean, (out.sd or 0.0) * wider, out.isotropic, *rest)
         # Weights lose no pair.
-        output, up = law(null.sides[0], wider, experts=experts if whole else 0), law(null.sides[1], experts=experts)
-        of_ratio = null.contrast == "ratio"
-        if up is None or (output is None and null.sides[0].sd):
+        up = _law(weight.mean, weight.sd, weight.isotropic, measured.trials, experts)
+        if up is None or (output is None and out.sd):
             return Deviation(z, unit, z, normal_p)
         if output is None:
             # In one dimension every output overlap is 1.
@@ -221,11 +222,11 @@ def _skewed(value: float, mean: float, sd: float, skew: float) -> Deviation:
     return Deviation((value - mean) / sd, "null sd", value if skew > 0 else 2 * mean - value, p_of, (law,))
 
 
-def _law(null: Prediction, wider: float = 1.0, *, trials: int, experts: int) -> Distribution | None:
-    """The law of a null: that of the mean over all pairs of so many isotropic vectors (N1B), or the Beta law with the null's mean and sd,
-    made wider; None where there is no such law."""
-    mean, sd = null.mean or 0.0, (null.sd or 0.0) * wider
-    if null.isotropic and experts:
+@lru_cache(maxsize=4096)
+def _law(mean: float, sd: float, isotropic: bool, trials: int, experts: int) -> Distribution | None:
+    """The law of a null: that of the mean over all pairs of so many isotropic vectors (N1B), or the Beta law with this mean and sd; None
+    where there is no such law."""
+    if isotropic and experts:
         return mso_distribution(1 / mean, experts * (experts - 1) // 2, trials, experts)
     return matched_law(mean, sd) if 0 < sd * sd < mean * (1 - mean) else None
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import simgap as sg
 from simgap import theory
+from simgap.gap import calibration
 from simgap.gap.predicted import read_by_laws
 from simgap.nulls import sites
 from simgap.stats import Estimate
@@ -46,7 +47,7 @@ NEIGHBOURS = {
 
 def forget():
     """Every cache of the laws and of the predictions emptied."""
-    rooms = [sites, *(import_module(f"simgap.theory.{found.name}") for found in pkgutil.iter_modules(theory.__path__))]
+    rooms = [sites, calibration, *(import_module(f"simgap.theory.{found.name}") for found in pkgutil.iter_modules(theory.__path__))]
     caches = [value for room in rooms for value in vars(room).values() if hasattr(value, "cache_clear")]
     assert len(caches) > 10
     for cache in caches:
