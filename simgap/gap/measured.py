@@ -36,6 +36,10 @@ def measure(
 ) -> Gap[Estimate]:
     """Simulate `trials` independent layers of a spec on fresh tokens and measure every overlap: a Gap of Estimates.
 
+    metrics: names of files in `simgap.metrics`, whose quantities are measured at these sites, in these readings and of these weights; by
+    default those of overlaps and the gap. "routing" and "cka" are there too. quantities: texts in their place, such as "weight_mso up",
+    "activation_mso mean" (at every site) or "gap".
+
     Trials are the sample: each mean is over trials, and sem says how far another set of layers and tokens would move it. prepare takes the
     drawn Weights of a group of trials and returns those to use (weights of other trials must not enter, or the memory budget would).
     progress=True shows a bar on stderr; a function is called with the trials just finished, of a streamed layer in fractions. The same
@@ -49,7 +53,7 @@ def measure(
     (glibc's mallopt, which acts on the whole process; with a MALLOC_ variable set it is let be).
 
     Raises ValueError naming the argument for a request that cannot be met: an absent device, too small a budget, a bad file of inputs,
-    a name of a site, reading or matrix that does not exist, vectors that are not finite.
+    a name of a site, reading, matrix, metric or quantity that does not exist, vectors that are not finite.
     """
     if not isinstance(spec, LayerSpec):
         raise ValueError(f"spec: expected a LayerSpec, got {type(spec).__name__}")

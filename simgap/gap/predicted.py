@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 
-from simgap.nulls import Prediction, null_of
+from simgap.nulls import Prediction, null_of, reads_whole_spec
 from simgap.quantities import READINGS, SITES, WEIGHT_KINDS
 from simgap.results import Gap
 from simgap.selection import Selection, select
@@ -26,7 +26,8 @@ def predict(
 
     Exact by laws N1-N4 and A7 wherever signs or exchangeability decide, and by A5 for rectified vectors on a token under Gaussian weights;
     to leading order, with the order of the error, by A5 otherwise, A6 (means of rectified vectors) and L1 (after a norm with gain and
-    bias). Where a law's hypotheses fail (upcycled experts, ...) the prediction is None and says why.
+    bias). Where a law's hypotheses fail (upcycled experts, ...) the prediction is None and says why. Nulls of routing and CKA are
+    simulated, which takes seconds. metrics, quantities: as of `measure`. Raises ValueError for a name that does not exist.
     """
     selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights)
     return predicted(spec, RunSpec(tokens=tokens, trials=trials), selection)
@@ -35,6 +36,11 @@ def predict(
 def predicted(spec: LayerSpec, run: RunSpec, selection: Selection) -> Gap[Prediction]:
     """`predict` of what is selected."""
     return Gap(spec, run, {quantity: null_of(spec, run, quantity) for quantity in selection.sides(spec)})
+
+
+def predicted_alike(spec: LayerSpec, selection: Selection) -> tuple[Hashable, ...]:
+    """What decides the predictions of a layer: what laws read of it, or all of it where a null simulates such layers."""
+    return (spec.key(),) if reads_whole_spec(selection.asked) else read_by_laws(spec)
 
 
 def read_by_laws(spec: LayerSpec) -> tuple[Hashable, ...]:

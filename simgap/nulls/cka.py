@@ -14,9 +14,12 @@ from simgap.metrics.cka import KINDS, QUANTITIES, missing
 from simgap.nulls.prediction import Prediction
 from simgap.quantities import Quantity
 from simgap.seeding import derived
+from simgap.settings import own_settings
 from simgap.specs import LayerSpec, RunSpec
 
-LAYERS = 16
+LAYERS, MOST_PARAMETERS = 16, 1 << 28
+# Layers that differ in anything have other nulls, if only by their seed.
+WHOLE_SPEC = True
 HYPOTHESES = ("experts independent and untrained; the tokens and the router those of the spec", f"{LAYERS} layers simulated")
 
 
@@ -25,6 +28,8 @@ def null(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
         return Prediction.missing(f"no law: none is written for {quantity}")
     if why := missing(spec, quantity):
         return Prediction.missing(why)
+    if spec.parameters > MOST_PARAMETERS:
+        return Prediction.missing(f"no law: layers of {spec.parameters:.3g} parameters are not simulated for a null")
     # Experts that share a base are what is asked about, and no null.
     untrained = replace(spec, init="kaiming_normal", init_correlation=LayerSpec().init_correlation) if spec.init == "upcycled" else spec
     values = simulated(untrained, run.tokens, quantity.reading, quantity.site)[quantity.metric]
@@ -37,6 +42,7 @@ def null(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
 
 
 @lru_cache(maxsize=64)
+@own_settings
 def simulated(spec: LayerSpec, tokens: int, reading: str, site: str) -> dict[str, Float[np.ndarray, "_"]]:
     """The quantities of this reading and site in each of so many untrained layers that has them."""
     from simgap.moe import draws_of, open_inputs, simulate

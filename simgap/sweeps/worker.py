@@ -145,12 +145,12 @@ def check_files(cells: Sequence[Cell]) -> None:
 
 def _nulls(cells: Sequence[Cell], selection: Selection) -> list[Mapping[Quantity, Any]]:
     """The predictions for each cell. What is predicted alike is predicted once."""
-    from simgap.gap.predicted import predicted, read_by_laws
+    from simgap.gap.predicted import predicted, predicted_alike
 
     known: dict[Hashable, Mapping[Quantity, Any]] = {}
     nulls = []
     for cell in cells:
-        key = read_by_laws(cell.spec), cell.run.tokens, cell.run.trials
+        key = predicted_alike(cell.spec, selection), cell.run.tokens, cell.run.trials
         if key not in known:
             known[key] = predicted(cell.spec, cell.run, selection).values
         nulls.append(known[key])

@@ -126,3 +126,15 @@ def test_what_no_layer_has_has_no_null():
     p = sg.predict(spec, tokens=20, trials=2, metrics="cka", sites=("output", "normed"), readings="token")
     assert p["cka token output"].why == "no law: not every simulated layer has such a pair"
     assert p["cka token normed"].why == "norm = none: there is no normed site"
+
+
+def test_a_sweeps_null_is_that_of_its_own_layer(tmp_path):
+    """Two layers that laws read alike, beside each other and alone; and one too large to be simulated for a null."""
+    cells = sg.grid(SPEC, **{"router.temperature": [0.5, 2.0]})
+    asked = {"quantities": "cka all output", "trials": 2, "tokens": 24}
+    frame = sg.sweep(cells, **asked, out=tmp_path / "both", engine="inprocess", progress=False).frame()
+    alone = [sg.predict(spec, **asked)["cka all output"].mean for spec in cells]
+    assert frame["predicted_mean"].tolist() == alone
+    assert alone[0] != alone[1]
+    large = sg.predict(sg.LayerSpec(d_model=8192, d_ff=8192, n_experts=8), quantities="cka all output")["cka all output"]
+    assert large.why == "no law: layers of 1.07e+09 parameters are not simulated for a null"
