@@ -112,7 +112,7 @@ class Sketches:
         variance = 2 * float((z**2).sum()) - float((diagonal**2).sum())
         # Chances that two coordinates share a bucket; products around a triangle of coordinates come up once more, three times and so on.
         alike = max(0.0, (width / buckets - 1) / max(1, width - 1))
-        own = float(np.einsum("pab,pbc,pca->", z, z, z, optimize=True)) / (1 + 3 * alike + 4 * alike**2)
+        own = float(((z @ z) * z.mT).sum()) / (1 + 3 * alike + 4 * alike**2)
         if self.groups == 1:
             # Without names there is one form, and no triangle.
             return float(self.total[0]), variance, 8 * own
