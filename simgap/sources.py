@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from simgap.quantities import Quantity
 from simgap.specs import LayerSpec
 from simgap.threads import Map, in_order
 
@@ -97,3 +98,8 @@ def counts(indices: Int[Any, "s n k"], n_experts: int) -> Int[np.ndarray, "s E"]
     # One more bin to a trial, for the slots of tokens that have fewer experts.
     bins = np.where(table < 0, n_experts, table) + (n_experts + 1) * np.arange(s)[:, None, None]
     return np.bincount(bins.ravel(), minlength=s * (n_experts + 1)).reshape(s, n_experts + 1)[:, :n_experts]
+
+
+def missing_site(spec: LayerSpec, quantity: Quantity) -> str:
+    """Why a layer has not got the site of a quantity, or nothing."""
+    return "norm = none: there is no normed site" if quantity.site == "normed" and spec.norm == "none" else ""

@@ -29,10 +29,6 @@ MOST_TOKENS, LEAST_TOKENS = 1024, 4
 GRAMS = 1 << 24
 
 
-def missing(spec: LayerSpec, quantity: Quantity) -> str:
-    return "norm = none: there is no normed site" if quantity.site == "normed" and spec.norm == "none" else ""
-
-
 def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
     sites = tuple(site for site in SITES if any(quantity.site == site for quantity in asked))
     every = any(quantity.reading == "all" for quantity in asked)

@@ -16,10 +16,6 @@ ORDER, DEFAULT, SIDES, RANGE = 1, True, (ROUTED, SHARED), (0.0, 1.0)
 QUANTITIES = tuple(Quantity("activation_mso", "mean", site) for site in SITES)
 
 
-def missing(spec: LayerSpec, quantity: Quantity) -> str:
-    return "norm = none: there is no normed site" if quantity.site == "normed" and spec.norm == "none" else ""
-
-
 def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
     return Needs(_summed(spec, [quantity.site for quantity in asked]))
 

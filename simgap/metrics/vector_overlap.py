@@ -17,10 +17,6 @@ ORDER, DEFAULT, SIDES, RANGE = 2, True, (ROUTED, SHARED), (0.0, 1.0)
 QUANTITIES = tuple(Quantity("activation_mso", reading, site) for reading in ("token", "all") for site in SITES)
 
 
-def missing(spec: LayerSpec, quantity: Quantity) -> str:
-    return "norm = none: there is no normed site" if quantity.site == "normed" and spec.norm == "none" else ""
-
-
 def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
     sites = {quantity.site for quantity in asked}
     return Needs(tuple(site for site in SITES if site in sites), any(quantity.reading == "all" for quantity in asked))
