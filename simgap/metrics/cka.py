@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from simgap.quantities import ROUTED, SITES, Quantity
-from simgap.sources import Block, Needs, Source, Work
+from simgap.sources import Block, Needs, Source, Work, missing_site
 from simgap.specs import LayerSpec
 from simgap.sums import NAMED, Skipped, Values
 
@@ -24,6 +24,7 @@ from simgap.sums import NAMED, Skipped, Values
 ORDER, DEFAULT, SIDES, RANGE = 5, False, (ROUTED,), (-float(1 << 40), float(1 << 40))
 KINDS = ("cka", "cka_debiased")
 QUANTITIES = tuple(Quantity(kind, reading, site) for kind in KINDS for reading in ("token", "all") for site in SITES)
+missing = missing_site
 MOST_TOKENS, LEAST_TOKENS = 1024, 4
 # Numbers in the Gram matrices of all experts that are held together, of each kind.
 GRAMS = 1 << 24

@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Float
 
 from simgap.quantities import ROUTED, SHARED, SITES, Quantity
-from simgap.sources import Block, Needs, Source, Work
+from simgap.sources import Block, Needs, Source, Work, missing_site
 from simgap.specs import LayerSpec
 from simgap.sums import Values
 from simgap.threads import worth
 
 ORDER, DEFAULT, SIDES, RANGE = 1, True, (ROUTED, SHARED), (0.0, 1.0)
 QUANTITIES = tuple(Quantity("activation_mso", "mean", site) for site in SITES)
+missing = missing_site
 
 
 def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:

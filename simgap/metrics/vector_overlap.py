@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from simgap.quantities import ROUTED, SHARED, SITES, Quantity
-from simgap.sources import TOKEN_BLOCK, Block, Needs, Source, Work
+from simgap.sources import TOKEN_BLOCK, Block, Needs, Source, Work, missing_site
 from simgap.specs import LayerSpec
 from simgap.sums import NAMED, Skipped, Values
 from simgap.threads import worth
 
 ORDER, DEFAULT, SIDES, RANGE = 2, True, (ROUTED, SHARED), (0.0, 1.0)
 QUANTITIES = tuple(Quantity("activation_mso", reading, site) for reading in ("token", "all") for site in SITES)
+missing = missing_site
 
 
 def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
