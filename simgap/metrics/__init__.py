@@ -15,7 +15,8 @@ __all__ = ["counts", "dropped_tokens", "load", "means_by_routing", "pair_cos2", 
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        room = "simgap.metrics.routing" if name in ("counts", "dropped_tokens", "load") else "simgap.overlaps"
-        return getattr(import_module(room), name)
+    if name in ("counts", "dropped_tokens", "load"):
+        return getattr(import_module("simgap.metrics.routing"), name)
+    if not name.startswith("_") and name in (overlaps := import_module("simgap.overlaps")).__all__:
+        return getattr(overlaps, name)
     raise AttributeError(f"module 'simgap.metrics' has no attribute {name!r}")
