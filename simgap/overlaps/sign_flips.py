@@ -50,9 +50,11 @@ class SizeSums:
 
 def size_sums(vectors: Float[Tensor, "E N"], task_map: Map = in_order) -> SizeSums:
     """Of the vectors that are not zero; all finite. O(E^2 N), each entry read once on a CPU, float64 ones once more."""
-    largest = vectors.abs().amax(1).double() if vectors.dtype == torch.float64 else torch.ones(len(vectors), device=vectors.device)
-    # The square of a square of no other format leaves float64.
-    scale = 1 / torch.where(largest > 0, largest, 1.0).double()
+    exponent = np.zeros(len(vectors), np.int64)
+    if vectors.dtype == torch.float64:
+        # The square of a square of no other format leaves float64. A power of two, at most the largest there is, rounds nothing.
+        exponent = np.maximum(np.frexp(vectors.abs().amax(1).cpu().numpy())[1], -1023)
+    scale = torch.from_numpy(np.ldexp(1.0, -exponent)).to(vectors.device)
     small = on_cpu(vectors) and len(vectors) <= SIDE
     tables, squares = _one_table(vectors, scale, task_map) if small else _many_tables(vectors, scale, task_map)
     p = p2 = p3 = 0.0
@@ -62,8 +64,8 @@ def size_sums(vectors: Float[Tensor, "E N"], task_map: Map = in_order) -> SizeSu
         values = table[np.triu_indices(len(rows), 1)] if rows == columns else table
         p, p2, p3 = p + float(values.sum()), p2 + float((values**2).sum()), p3 + float((values**3).sum())
     defined = np.flatnonzero(squares).tolist()
-    unit = scale / torch.from_numpy(np.sqrt(np.where(squares > 0, squares, np.inf))).to(scale.device)
-    return SizeSums(math.comb(len(defined), 2), p, p2, p3, *_higher(vectors, unit, defined))
+    lengths = torch.from_numpy(np.sqrt(np.where(squares > 0, squares, np.inf))).to(scale.device)
+    return SizeSums(math.comb(len(defined), 2), p, p2, p3, *_higher(vectors, scale, lengths, defined))
 
 
 Tables = Iterable[tuple[range, range, Float[np.ndarray, "a b"]]]
@@ -108,7 +110,7 @@ def _many_tables(vectors: Tensor, scale: Tensor, task_map: Map) -> tuple[Tables,
     return chain.from_iterable(waves), sums.cpu().numpy()
 
 
-def _higher(vectors: Tensor, unit: Tensor, defined: list[int]) -> tuple[float, float, float, float]:
+def _higher(vectors: Tensor, scale: Tensor, lengths: Tensor, defined: list[int]) -> tuple[float, float, float, float]:
     """Sums of q, p q and r over pairs, of t^2 - s over triangles."""
     generator = stream(0, "signs", expert=1)
     width = vectors.shape[1]
@@ -121,7 +123,8 @@ def _higher(vectors: Tensor, unit: Tensor, defined: list[int]) -> tuple[float, f
         count = SAMPLED // (m * RUN)
         first = ((np.arange(count) + generator.random(count)) / count * (width // RUN)).astype(np.int64) * RUN
         picked = vectors[torch.tensor(some)[:, None], torch.from_numpy(np.add.outer(first, np.arange(RUN)).ravel())]
-    w = (picked.double() * unit[some, None]).square_()
+    # One after the other: their ratio may leave float64.
+    w = (picked.double() * scale[some, None] / lengths[some, None]).square_()
     share = width / w.shape[1]
     w2 = w.square()
     p, q, r = share * (w @ w.mT), share * (w2 @ w2.mT), share * ((w2 * w) @ (w2 * w).mT)
