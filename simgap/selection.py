@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simgap.quantities import READINGS, SITES, WEIGHT_KINDS, Quantity, chosen_names
+from simgap.quantities import READINGS, ROUTED, SHARED, SITES, WEIGHT_KINDS, Quantity, chosen_names
 from simgap.sources import Needs
 from simgap.specs import LayerSpec, nearest
 
@@ -65,7 +65,7 @@ class Selection:
 
     def sides(self, spec: LayerSpec) -> list[Quantity]:
         """The asked quantities of a layer: of its routed experts, then those of pairs with its shared ones."""
-        sides = ["routed", "shared"] if spec.n_shared_experts else ["routed"]
+        sides = [ROUTED, SHARED] if spec.n_shared_experts else [ROUTED]
         return [q.on(side) for side in sides for q in self.asked if side in metrics()[metric_of()[q]].SIDES]
 
 

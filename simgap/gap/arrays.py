@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from simgap.gap.as_tensor import as_indices, as_tensor
+from simgap.gap.calibration import LEVEL
 from simgap.gap.memory_maps import refuse_truncated
-from simgap.gap.overlap import LEVEL, Overlap, SignNull, verdict
+from simgap.gap.overlap import Overlap, SignNull, verdict
 from simgap.gap.padding import compacted, expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
 from simgap.gap.rectified import refuse_rectified
 from simgap.overlaps import (
@@ -266,7 +267,7 @@ def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | Non
             refuse_rectified(name, some, len(some), REMEDY if numbers else "simgap.metrics has the bare number")
         null = _null_of_vectors(vectors, task_map)
         if draws:
-            defined = [e for e in range(len(vectors)) if e not in set(undefined)]
+            defined = np.setdiff1d(np.arange(len(vectors)), undefined)
             drawn = flipped_overlaps(unit_rows(vectors[defined]), draws, task_map)
     sem = math.sqrt(moments.squares / (pairs - 1)) / math.sqrt(pairs) if pairs > 1 else None
     places = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])

@@ -8,12 +8,11 @@ from jaxtyping import Float
 from numpy import median, ndarray, sqrt
 
 from simgap import notebook
+from simgap.gap.calibration import LEVEL
 from simgap.overlaps import Elsewhere
+from simgap.stats import LEAST_P
 from simgap.theory.sign_flips import upper_p
 
-LEVEL = 1e-3
-# The smallest p that is told apart from none.
-LEAST_P = 1e-300
 # What meeting on a token adds, summed over pairs of experts: in units of its own root of squares; one pair's alone, on so many tokens or
 # more: in robust standard deviations of all pairs'.
 BROAD, NARROW, FEWEST = 4.0, 12.0, 16

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from simgap.quantities import ROUTED, SITES, Quantity
 from simgap.sources import Block, Needs, Source, Work, missing_site
 from simgap.specs import LayerSpec
-from simgap.sums import NAMED, Skipped, Values
+from simgap.sums import Skipped, Values
 
 # A debiased value is a ratio of numbers that may be small.
 ORDER, DEFAULT, SIDES, RANGE = 5, False, (ROUTED,), (-float(1 << 40), float(1 << 40))
@@ -127,7 +127,7 @@ def order(tokens: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
 def _count(values: Values, t: int, value: float, name: str) -> None:
     values.expected[t] += 1
     if np.isnan(value):
-        values.skip(t, Skipped(1, (name,)[:NAMED]))
+        values.skip(t, Skipped(1, (name,)))
     else:
         values.total[t] += value
         values.pairs[t] += 1

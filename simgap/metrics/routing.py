@@ -45,7 +45,7 @@ class State:
 
     def add(self, block: Block) -> None:
         if self.met is not None:
-            self.met.__iadd__(tokens_shared(block.indices.cpu().numpy(), self.source.spec.n_experts))
+            np.add(self.met, tokens_shared(block.indices.cpu().numpy(), self.source.spec.n_experts), out=self.met)
 
     def finish(self) -> dict[Quantity, Values]:
         taken = self.source.taken

@@ -1,10 +1,5 @@
 """Vectors of untrained experts on a token: law N2 for outputs, N1, N4, A7, A5 and L1 for what comes before; their spread by N2B."""
 
-from simgap.nulls.prediction import Prediction, null_of_activations, pairs_of
-from simgap.quantities import SHARED, Quantity
-from simgap.specs import LayerSpec, RunSpec
+from simgap.nulls.mean_overlap import null
 
-
-def null(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
-    pairs = pairs_of(spec, run, quantity.side)
-    return null_of_activations(spec, run, quantity.reading, quantity.site, pairs, quantity.side == SHARED)
+__all__ = ["null"]

@@ -34,7 +34,7 @@ def shown(gap: Gap) -> Shown:
     if kind is Prediction:
         return prediction_table(gap)
     if kind is Calibrated:
-        rows = [(_name(q), number(c.mean), number(c.null), number(c.excess), _z(c), number(c.p, 2)) for q, c in gap.values.items()]
+        rows = [(_name(q), number(c.mean), number(c.null), number(c.excess), _z(c), _p(c.p)) for q, c in gap.values.items()]
         return Shown([("quantity", "value", "null", "excess", "z", "p"), *rows], [])
     nulls = nulls_of(gap)
     return gap_table(gap, nulls, calibrate(gap, nulls))
