@@ -25,8 +25,9 @@ atlas: .venv/installed
 cluster-demo: .venv/installed
 	$(BIN)/python -m experiments.sweeps.cluster
 
+# A file to a process at a time, as many as there are cores: tests that share a fixture share a process.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -21,9 +21,12 @@ settings.load_profile("simgap")
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c():
-    """Ctrl-C as on a terminal: what a shell starts in its background, as a CI may, ignores it, and so would all that we start."""
+    """Ctrl-C and hanging up as on a terminal: what a shell starts in its background, or under nohup, ignores them, and so would all that we
+    start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
