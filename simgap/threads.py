@@ -4,8 +4,9 @@ A library that splits one product or one sum over threads rounds differently at 
 thread, and the threads only decide how many tasks run at once: the same bits for any number of them.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from simgap.machine import cores
@@ -38,9 +39,30 @@ def pool(workers: int | None = None) -> Iterator[tuple[Map, int]]:
         if workers == 1:
             yield in_order, 1
             return
-        with ThreadPoolExecutor(workers, initializer=adopt_thread) as executor:
-            try:
-                yield (lambda function, *items: list(executor.map(function, *items))), workers
-            except BaseException:
-                executor.shutdown(cancel_futures=True)
-                raise
+        with ThreadPoolExecutor(workers - 1, initializer=adopt_thread) as executor:
+            yield functools.partial(_side_by_side, executor, workers), workers
+
+
+def _side_by_side(executor: ThreadPoolExecutor, workers: int, function: Callable, *items: Iterable) -> list:
+    """`map` by the executor's threads and this one: a thread less to wake and to wait for. What fails first stops the rest."""
+    tasks = list(zip(*items, strict=False))
+    results, numbers = [None] * len(tasks), iter(range(len(tasks)))
+
+    def work() -> None:
+        try:
+            for number in numbers:
+                results[number] = function(*tasks[number])
+        except BaseException:
+            # No task is left to begin.
+            for _ in numbers:
+                pass
+            raise
+
+    others = [executor.submit(work) for _ in range(min(workers, len(tasks)) - 1)]
+    try:
+        work()
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
+    return results
