@@ -67,7 +67,7 @@ def torch_settings() -> Iterator[int]:
 
 
 def adopt_thread() -> None:
-    """Have a thread that was born inside `torch_settings`, and ends there, compute like them: it lacks only the thread count."""
+    """Have a thread that was born inside `torch_settings`, and works only there, compute like them: it lacks only the thread count."""
     import torch
 
     torch.set_num_threads(1)

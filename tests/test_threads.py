@@ -119,6 +119,41 @@ def test_two_pools_after_each_other():
         assert torch.get_num_threads() == 2
 
 
+def test_threads_are_kept_and_one_that_is_busy_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("simgap.threads.cores", lambda: 2)
+    met = threading.Barrier(2)
+
+    def threads():
+        with pool(2) as (task_map, _):
+            return set(task_map(lambda _: met.wait(timeout=30) * 0 + threading.get_ident(), range(2)))
+
+    first = threads()
+    assert len(first) == 2
+    assert threads() == first
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(i):
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+            leave.wait(timeout=30)
+        else:
+            entered.wait(timeout=30)
+        return i
+
+    def other():
+        # Its own share of the pool is the only other thread that there is.
+        with pool(2) as (task_map, _):
+            assert task_map(abs, [-1, 2, -3]) == [1, 2, 3]
+        leave.set()
+
+    beside = threading.Thread(target=lambda: entered.wait(timeout=30) and other())
+    beside.start()
+    with pool(2) as (task_map, _):
+        assert task_map(hold, range(2)) == [0, 1]
+    beside.join()
+    assert leave.is_set()
+
+
 def test_overlapping_pools_share_one_change_of_settings(torch_settings):
     """A enters, B enters, A leaves, B leaves: the user's settings come back, and B works with the user's count, not A's 1."""
     torch.set_num_threads(2)
