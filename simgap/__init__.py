@@ -8,7 +8,7 @@ from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
 
 if TYPE_CHECKING:
     from simgap import metrics, sweeps, theory
-    from simgap.gap import Gap, Overlap, calibrate, judge, mean_mso, measure, predict, token_mso, weight_mso
+    from simgap.gap import Gap, Overlap, calibrate, judge, mean_mso, measure, measure_arrays, predict, token_mso, weight_mso
     from simgap.moe import Weights
     from simgap.sweeps import Cells, Range, Run, collect, grid, one_at_a_time, random_design, sobol_design, sweep, zip_grid
 
@@ -23,6 +23,7 @@ __all__ = [
     "RunSpec",
     "activation",
     "measure",
+    "measure_arrays",
     "predict",
     "calibrate",
     "judge",
@@ -45,7 +46,9 @@ __all__ = [
 ]
 
 # torch takes over a second to import: it is loaded by the first name that needs it.
-_ROOMS = dict.fromkeys(("Gap", "Overlap", "calibrate", "judge", "mean_mso", "measure", "predict", "token_mso", "weight_mso"), "simgap.gap")
+_ROOMS = dict.fromkeys(
+    ("Gap", "Overlap", "calibrate", "judge", "mean_mso", "measure", "measure_arrays", "predict", "token_mso", "weight_mso"), "simgap.gap"
+)
 _ROOMS["Weights"] = "simgap.moe"
 _ROOMS |= dict.fromkeys(
     ("Cells", "Range", "Run", "collect", "grid", "one_at_a_time", "random_design", "sobol_design", "sweep", "zip_grid"), "simgap.sweeps"

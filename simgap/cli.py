@@ -23,7 +23,8 @@ CHOICES = {
     "--sites": ("pre", "hidden", "normed", "output"),
     "--readings": ("mean", "token", "all"),
 }
-# As in simgap.sweeps.engines, likewise.
+# As in simgap.selection and simgap.sweeps.engines, likewise.
+NULLS = ("law", "simulated")
 ENGINES = ("inprocess", "local", "dask")
 HELP = {
     "d_model": "model width d",
@@ -153,6 +154,7 @@ def build_parser() -> Parser:
             command.add_argument(flag, nargs="+", choices=options, default=list(options), help="which to compute (default: all)")
         command.add_argument("--metrics", nargs="+", metavar="NAME", help="all quantities of these (weight_overlap, routing, ...)")
         command.add_argument("--quantities", nargs="+", metavar="TEXT", help='only these, such as "activation_mso mean output"')
+        command.add_argument("--null", choices=NULLS, default=NULLS[0], help="theory, or 16 untrained layers simulated (default: law)")
         command.add_argument("--json", action="store_true", help="print JSON and nothing else")
         if run is run_predict:
             command.add_argument("--hypotheses", action="store_true", help="say what each law rests on")
@@ -252,7 +254,7 @@ def run_measure(options: argparse.Namespace) -> int:
     key = spec.key()
     quiet = options.json or not sys.stderr.isatty()
     measured = measure(spec, **run.to_dict(), **chosen, progress=not quiet)
-    predicted = predict(spec, tokens=run.tokens, trials=run.trials, **chosen)
+    predicted = predict(spec, tokens=run.tokens, trials=run.trials, **chosen, null=options.null)
     calibration = calibrate(measured, predicted)
     if spec.key() != key:
         raise ValueError(f"inputs.path: {spec.inputs.path!r} changed while it was read")
@@ -271,7 +273,7 @@ def run_predict(options: argparse.Namespace) -> int:
     from simgap.gap.predicted import predict
     from simgap.report.gap import prediction_table
 
-    predicted = predict(spec, tokens=run.tokens, trials=run.trials, **_chosen(options))
+    predicted = predict(spec, tokens=run.tokens, trials=run.trials, **_chosen(options), null=options.null)
     if options.json:
         say(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
         return 0
@@ -325,7 +327,7 @@ def _sweep(options: argparse.Namespace, job: Any) -> int:
     way = {name: getattr(options, name) for name in ("engine", "workers", "scheduler", "any_version", "progress")}
     kept = job.recorded()
     try:
-        run = sweep(job.cells, quantities=job.selection.texts, **job.run.to_dict(), out=job.out, **way)
+        run = sweep(job.cells, quantities=job.selection.texts, null=job.selection.null, **job.run.to_dict(), out=job.out, **way)
         # What was found in the folder, the run has noted.
         table = written(read_store(job.out))
         if options.json:

@@ -11,6 +11,9 @@ from simgap.quantities import READINGS, ROUTED, SHARED, SITES, WEIGHT_KINDS, Qua
 from simgap.sources import Needs
 from simgap.specs import LayerSpec, nearest
 
+# What quantities are held against.
+NULLS = ("law", "simulated")
+
 
 @functools.cache
 def metrics() -> dict[str, Any]:
@@ -46,10 +49,12 @@ def by_metric(quantities: Sequence[Quantity]) -> dict[str, tuple[Quantity, ...]]
 @dataclass(frozen=True)
 class Selection:
     """asked: the quantities of routed experts that a user wants, in the order of a Gap. observed: those that a source must be looked at
-    for: the asked ones that are not derived from others, and what the derived ones are made of where nothing else says."""
+    for: the asked ones that are not derived from others, and what the derived ones are made of where nothing else says. null: the name of
+    what they are held against."""
 
     asked: tuple[Quantity, ...]
     observed: tuple[Quantity, ...]
+    null: str = "law"
 
     @functools.cached_property
     def texts(self) -> list[str]:
@@ -76,17 +81,18 @@ def needs_of(spec: LayerSpec, quantities: Sequence[Quantity]) -> Needs:
         sites=tuple(site for site in SITES if site in sites),
         every=any(one.every for one in needs),
         routing=any(one.routing for one in needs),
+        weights=any(one.weights for one in needs),
         bytes=sum(one.bytes for one in needs),
     )
 
 
 @functools.lru_cache(maxsize=256)
-def _selection(asked: frozenset[Quantity], with_inputs: bool) -> Selection:
+def _selection(asked: frozenset[Quantity], with_inputs: bool, null: str) -> Selection:
     known = metric_of()
     derived = {q for q in asked if hasattr(metrics()[known[q]], "derive")}
     inputs = {part for q in derived for part in metrics()[known[q]].INPUTS} if with_inputs else set()
     observed = (asked - derived) | inputs
-    return Selection(tuple(q for q in known if q in asked), tuple(q for q in known if q in observed))
+    return Selection(tuple(q for q in known if q in asked), tuple(q for q in known if q in observed), null)
 
 
 def select(
@@ -96,11 +102,13 @@ def select(
     sites: Sequence[str] | str = SITES,
     readings: Sequence[str] | str = READINGS,
     weights: Sequence[str] | str = WEIGHT_KINDS,
+    null: str = NULLS[0],
 ) -> Selection:
-    """The quantities that are asked for.
+    """The quantities that are asked for, and what they are held against.
 
     quantities: their texts, such as "weight_mso up", or how texts begin: "activation_mso mean" is that reading at every site. Without them,
-    all of the named metrics (by default those that a Gap has always had) at these sites, in these readings and of these matrices.
+    all of the named metrics (by default those that a Gap has always had) at these sites, in these readings and of these matrices. null:
+    "law", what theory gives, or "simulated", what untrained layers of the same spec give.
 
     Raises ValueError for a name that does not exist (the nearest is suggested), and for both quantities and metrics.
     """
@@ -110,13 +118,15 @@ def select(
         chosen_names("readings", readings, READINGS),
         chosen_names("weights", weights, WEIGHT_KINDS),
     )
+    if null not in NULLS:
+        raise ValueError(f"null: expected one of {', '.join(NULLS)}, got {null!r}{nearest(str(null), NULLS)}")
     if quantities is not None:
         if metrics is not None:
             raise ValueError("metrics, quantities: expected one of the two, got both")
         if not isinstance(quantities, str | Sequence) or not quantities:
             raise ValueError(f"quantities: expected names such as 'weight_mso up', got {quantities!r}")
         named = [quantities] if isinstance(quantities, str) else quantities
-        return _selection(frozenset(quantity for name in named for quantity in _begun_by(name)), True)
+        return _selection(frozenset(quantity for name in named for quantity in _begun_by(name)), True, null)
     names = _metrics(metrics)
 
     def wanted(quantity: Quantity) -> bool:
@@ -124,7 +134,7 @@ def select(
             return quantity.site in weights
         return (not quantity.site or quantity.site in sites) and (quantity.reading not in READINGS or quantity.reading in readings)
 
-    return _selection(frozenset(q for q, name in known.items() if name in names and wanted(q)), metrics is not None)
+    return _selection(frozenset(q for q, name in known.items() if name in names and wanted(q)), metrics is not None, null)
 
 
 def _metrics(names: Sequence[str] | str | None) -> set[str]:

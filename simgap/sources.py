@@ -1,6 +1,6 @@
 """Where the vectors of a layer come from: what a metric sees of a source, and the blocks of tokens in which it sees it."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,11 +18,12 @@ TOKEN_BLOCK = 1024
 @dataclass(frozen=True)
 class Needs:
     """What a metric looks at: the sites whose vectors it reads, whether of every expert on every token, whether it reads the routing of the
-    tokens at all, and the bytes that it keeps of a trial."""
+    tokens at all, whether weights, and the bytes that it keeps of a trial."""
 
     sites: tuple[str, ...] = ()
     every: bool = False
     routing: bool = False
+    weights: bool = False
     bytes: int = 0
 
 
@@ -79,8 +80,11 @@ class Source(Protocol):
 
     @property
     def weights(self) -> ExpertWeights: ...
+    @property
+    def output_of_means(self) -> Callable[[Float[Any, "s E f"], Map], Float[Any, "s E d"]] | None:
+        """Mean outputs from the means of what W_down reads; None for a source that has outputs and no W_down."""
+
     def blocks(self, sites: Collection[str], every: bool, task_map: Map, tokens: int) -> Iterable[Block]: ...
-    def output_of_means(self, means: Float[Any, "s E f"], task_map: Map) -> Float[Any, "s E d"]: ...
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 import simgap as sg
@@ -59,6 +60,10 @@ def null(spec, run, quantity):
     if quantity.reading != "tokens":
         return Prediction.missing("no law: a toy")
     return Prediction(float(run.tokens), None, "exact", None, "toy")
+
+
+def of_arrays(source, quantity, work):
+    return Prediction(float(source.tokens), None, "exact", None, "toy")
 """
 SPEC = sg.LayerSpec(d_model=4, d_ff=6, n_experts=3, top_k=2)
 
@@ -131,6 +136,17 @@ def test_it_is_found_everywhere(toy, tmp_path, capsys):
     grown, by_file = (sg.collect(tmp_path / name) for name in "ab")
     assert grown["mean"].tolist() == by_file["mean"].tolist()
     assert grown["n"].tolist() == [3, 3]
+
+
+def test_it_reaches_a_users_own_arrays(toy):
+    h, routing = np.ones((50, 2, 4)), np.tile([0, 1], (50, 1))
+    before = sg.measure_arrays(h, routing, metrics="toy")
+    assert [(str(q), one.mean, one.null, one.why) for q, one in before.values.items()] == [
+        ("toy largest output", 1, None, "no law"),
+        ("toy tokens", 50, None, "no law"),
+    ]
+    toy()
+    assert sg.measure_arrays(h, routing, metrics="toy")["toy tokens"].excess == 1
 
 
 def test_a_metric_that_does_not_exist_is_not_found():

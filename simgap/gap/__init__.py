@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from simgap.gap.calibration import Calibrated, calibrate
     from simgap.gap.judgement import Judgement, judge
     from simgap.gap.measured import measure
+    from simgap.gap.measured_arrays import measure_arrays
     from simgap.gap.predicted import predict
     from simgap.nulls import Prediction
     from simgap.results import Gap
@@ -25,6 +26,7 @@ __all__ = [
     "judge",
     "mean_mso",
     "measure",
+    "measure_arrays",
     "predict",
     "token_mso",
     "weight_mso",
@@ -35,6 +37,7 @@ _ROOMS = {
     "calibration": ("Calibrated", "calibrate"),
     "judgement": ("Judgement", "judge"),
     "measured": ("measure",),
+    "measured_arrays": ("measure_arrays",),
     "predicted": ("predict",),
 }
 _HOME = {name: f"simgap.gap.{room}" for room, names in _ROOMS.items() for name in names} | {

@@ -140,7 +140,7 @@ def calibrated_all(asked: Sequence[Asked]) -> list[Calibrated]:
     nulls = np.array([one.null.mean for one in asked], np.float64)
     overlap, both = np.array([one.overlap for one in asked], bool), ~np.isnan(means + nulls)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        excess = _known(laws.excess(means, nulls), both & (nulls != 0))
+        excess = _known(laws.excess(means, nulls), both & (nulls > 0))
         scaled = _known(laws.scaled_excess(means, nulls), both & overlap & (nulls != 1))
         dimension = _known(laws.effective_dimension(means), overlap & (means > 0))
     deviations = [_deviation(one) for one in asked]

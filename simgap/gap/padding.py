@@ -29,10 +29,10 @@ def masked_vectors(name: str, value: Any) -> tuple[Any, np.ndarray | None]:
     return value.data, ~whole
 
 
-def expert_indices(routing: Any, shape: tuple[int, ...]) -> Tensor:
-    """A routing as int64, of the given shape (..., k); raises ValueError for another."""
+def expert_indices(routing: Any, shape: tuple[int, ...] | None) -> Tensor:
+    """A routing as int64, of the given shape (..., k), or of any; raises ValueError for another."""
     indices = as_indices("routing", routing)
-    if tuple(indices.shape) != shape:
+    if shape is not None and tuple(indices.shape) != shape:
         raise ValueError(f"routing: expected {shape}, the shape of vectors without their width, got {tuple(indices.shape)}")
     return indices
 

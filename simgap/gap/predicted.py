@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 
-from simgap.nulls import Prediction, null_of, reads_whole_spec
+from simgap.nulls import Prediction, null_by_name, reads_whole_spec
 from simgap.quantities import READINGS, SITES, WEIGHT_KINDS
 from simgap.results import Gap
 from simgap.selection import Selection, select
@@ -21,26 +21,28 @@ def predict(
     weights: Sequence[str] = WEIGHT_KINDS,
     metrics: Sequence[str] | str | None = None,
     quantities: Sequence[str] | str | None = None,
+    null: str = "law",
 ) -> Gap[Prediction]:
     """The overlaps of untrained experts by theory: a Gap of Predictions, in the shape that `measure` returns.
 
     Exact by laws N1-N4 and A7 wherever signs or exchangeability decide, and by A5 for rectified vectors on a token under Gaussian weights;
     to leading order, with the order of the error, by A5 otherwise, A6 (means of rectified vectors) and L1 (after a norm with gain and
     bias). Where a law's hypotheses fail (upcycled experts, ...) the prediction is None and says why. Nulls of routing and CKA are
-    simulated, which takes seconds. metrics, quantities: as of `measure`. Raises ValueError for a name that does not exist.
+    simulated, which takes seconds. metrics, quantities: as of `measure`. null="simulated": of every quantity what 16 untrained layers of
+    the same spec give, on seeds of their own. Raises ValueError for a name that does not exist.
     """
-    selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights)
+    selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights, null=null)
     return predicted(spec, RunSpec(tokens=tokens, trials=trials), selection)
 
 
 def predicted(spec: LayerSpec, run: RunSpec, selection: Selection) -> Gap[Prediction]:
     """`predict` of what is selected."""
-    return Gap(spec, run, {quantity: null_of(spec, run, quantity) for quantity in selection.sides(spec)})
+    return Gap(spec, run, {quantity: null_by_name(spec, run, quantity, selection) for quantity in selection.sides(spec)})
 
 
 def predicted_alike(spec: LayerSpec, selection: Selection) -> tuple[Hashable, ...]:
     """What decides the predictions of a layer: what laws read of it, or all of it where a null simulates such layers."""
-    return (spec.key(),) if reads_whole_spec(selection.asked) else read_by_laws(spec)
+    return (spec.key(),) if reads_whole_spec(selection) else read_by_laws(spec)
 
 
 def read_by_laws(spec: LayerSpec) -> tuple[Hashable, ...]:

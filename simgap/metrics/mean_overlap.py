@@ -30,6 +30,11 @@ def _summed(spec: LayerSpec, sites: list[str]) -> tuple[str, ...]:
     return tuple(site for site in SITES[:-1] if site in sites or ("output" in sites and site == _read_by_down(spec)))
 
 
+def _summed_of(source: Source, sites: list[str]) -> tuple[str, ...]:
+    """The same of a source; one that has no W_down holds outputs themselves."""
+    return _summed(source.spec, sites) if source.output_of_means else tuple(sites)
+
+
 @dataclass(frozen=True)
 class State:
     """sums: at each site, of the vectors of each expert of all trials in float64, one expert after the other."""
@@ -50,10 +55,11 @@ class State:
         # Experts are numbered over all trials.
         trial = torch.arange(trials, device=block.owner.device)[:, None]
         owner = torch.where(block.owner < 0, -1, block.owner + experts * trial)
-        sites = _summed(spec, self.sites)
+        sites = _summed_of(self.source, self.sites)
         for site in sites:
             if site not in self.sums:
-                self.sums[site] = torch.zeros(trials, experts, spec.d_ff, dtype=torch.float64, device=block.owner.device)
+                width = block.rows[site].shape[-1]
+                self.sums[site] = torch.zeros(trials, experts, width, dtype=torch.float64, device=block.owner.device)
 
         def add(site: str) -> None:
             add_sums(block.rows[site], owner, self.sums[site].flatten(0, 1))
@@ -81,7 +87,7 @@ class State:
         shared = np.full((len(source.trials), spec.n_shared_experts), source.tokens)
         tokens = torch.from_numpy(np.maximum(np.concatenate([source.taken, shared], 1), 1)).to(source.indices.device)
         means = {site: total / tokens[..., None] for site, total in self.sums.items()}
-        if "output" in self.sites:
+        if "output" in self.sites and source.output_of_means:
             means["output"] = source.output_of_means(means[_read_by_down(spec)], self.work.task_map).double()
         for site in self.sites:
             finite = torch.isfinite(means[site]).all(-1)

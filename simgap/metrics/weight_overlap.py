@@ -22,7 +22,7 @@ def missing(spec: LayerSpec, quantity: Quantity) -> str:
 
 
 def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
-    return Needs()
+    return Needs(weights=True)
 
 
 @dataclass(frozen=True)

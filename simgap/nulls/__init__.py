@@ -2,16 +2,18 @@
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from simgap.nulls.prediction import Prediction
+from simgap.nulls.simulated import of_untrained
 from simgap.quantities import ROUTED, Quantity
-from simgap.selection import metric_of
+from simgap.selection import Selection, metric_of
+from simgap.sources import Work
 from simgap.specs import LayerSpec, RunSpec
 
-__all__ = ["Prediction", "null_of", "reads_whole_spec"]
+__all__ = ["NULLS_OF_ARRAYS", "Prediction", "null_by_name", "null_of", "nulls_of_arrays", "reads_whole_spec"]
+NULLS_OF_ARRAYS = ("law", "permuted")
 
 
 @cache
@@ -20,9 +22,17 @@ def _null_file(metric: str) -> Any:
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
-def reads_whole_spec(quantities: Sequence[Quantity]) -> bool:
+def reads_whole_spec(selection: Selection) -> bool:
     """Whether a null of these depends on more of a spec than the laws read: its file says so by WHOLE_SPEC."""
-    return any(getattr(_null_file(metric_of()[quantity.on(ROUTED)]), "WHOLE_SPEC", False) for quantity in quantities)
+    files = (_null_file(metric_of()[quantity]) for quantity in selection.asked)
+    return selection.null == "simulated" or any(getattr(file, "WHOLE_SPEC", False) for file in files)
+
+
+def null_by_name(spec: LayerSpec, run: RunSpec, quantity: Quantity, selection: Selection) -> Prediction:
+    """The null of a quantity that the selection names."""
+    if selection.null == "simulated":
+        return of_untrained(spec, run, quantity, selection.of(spec))
+    return null_of(spec, run, quantity)
 
 
 def null_of(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
@@ -30,3 +40,18 @@ def null_of(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
     metric = metric_of().get(quantity.on(ROUTED))
     file = None if metric is None else _null_file(metric)
     return Prediction.missing("no law") if file is None else file.null(spec, run, quantity)
+
+
+def nulls_of_arrays(source: Any, selection: Selection, null: str, work: Work) -> dict[Quantity, Prediction]:
+    """What chance gives a user's own arrays, by the null of this name. A metric whose file has none for arrays has no law."""
+    if null == "permuted":
+        from simgap.nulls.permuted import permuted
+
+        found = permuted(source, selection.observed, work)
+        return {q: found.get(q, Prediction.missing("null = permuted: not of derived values")) for q in selection.asked}
+
+    def of(quantity: Quantity) -> Prediction:
+        function = getattr(_null_file(metric_of()[quantity]), "of_arrays", None)
+        return Prediction.missing("no law") if function is None else function(source, quantity, work)
+
+    return {quantity: of(quantity) for quantity in selection.asked}

@@ -35,7 +35,11 @@ def shown(gap: Gap) -> Shown:
         return prediction_table(gap)
     if kind is Calibrated:
         rows = [(_name(q), number(c.mean), number(c.null), number(c.excess), _z(c), _p(c.p)) for q, c in gap.values.items()]
-        return Shown([("quantity", "value", "null", "excess", "z", "p"), *rows], [])
+        missing: dict[str, list[str]] = {}
+        for quantity, c in gap.values.items():
+            if c.mean is not None and c.null is None:
+                missing.setdefault(c.why, []).append(_name(quantity))
+        return Shown([("quantity", "value", "null", "excess", "z", "p"), *rows], _supposed(gap) + _reasons(missing))
     nulls = nulls_of(gap)
     return gap_table(gap, nulls, calibrate(gap, nulls))
 
@@ -92,6 +96,15 @@ def prediction_table(predicted: Gap[Prediction], hypotheses: bool = False) -> Sh
         laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
     stated = [f"{law} holds where: {'; '.join(of_law)}" for law, of_law in laws.items() if hypotheses]
     return Shown(rows, [*stated, *_reasons(missing)])
+
+
+def _supposed(gap: Gap[Calibrated]) -> list[str]:
+    """What the nulls are of."""
+    names: dict[str, list[str]] = {}
+    for quantity, c in gap.values.items():
+        if c.null is not None:
+            names.setdefault(c.supposes.rstrip(","), []).append(_name(quantity))
+    return [f"null of {', '.join(of)}: {supposes}" for supposes, of in names.items()]
 
 
 def _reasons(missing: dict[str, list[str]]) -> list[str]:

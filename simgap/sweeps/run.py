@@ -67,6 +67,7 @@ def sweep(
     *,
     quantities: Sequence[str] | str | None = None,
     metrics: Sequence[str] | str | None = None,
+    null: str = "law",
     trials: int = 10,
     tokens: int = 1024,
     seed: int = 0,
@@ -87,7 +88,8 @@ def sweep(
     library versions. Each cell has a seed of its own, made of `seed` and the layer (column "seed" of the frame), so that cells are
     independent; measure(spec, seed=that seed) with the same tokens and trials repeats it.
 
-    quantities: their texts ("weight_mso up", "activation_mso mean", "gap"); or metrics: all that these metrics give. engine: "inprocess",
+    quantities: their texts ("weight_mso up", "activation_mso mean", "gap"); or metrics: all that these metrics give. null: "law" or
+    "simulated", as of `predict`; a sweep goes on with the null that it was begun with. engine: "inprocess",
     "local" (as many processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor: a
     pool of processes with mp_context=multiprocessing.get_context("spawn"), since torch's threads do not survive a fork, or that of a Dask
     client, client.get_executor(). None is local processes where the cells are worth starting them, on a CPU, and this process otherwise.
@@ -103,7 +105,7 @@ def sweep(
     """
     folder, start = folder_of(out), time.perf_counter()
     found = cells if isinstance(cells, Cells) else Cells.of(cells, progress)
-    selection = select(quantities, metrics=metrics)
+    selection = select(quantities, metrics=metrics, null=null)
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
     if not len(found):
         first = f"; the first: {found.left_out[0]}" if found.left_out else ""

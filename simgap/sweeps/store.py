@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from simgap.records import Records, command_line, locked, now, numbered, provenance, read_manifest, source_digest, write_manifest
 from simgap.seeding import derived
-from simgap.selection import Selection, select
+from simgap.selection import NULLS, Selection, select
 from simgap.specs import RunSpec, absolute, shown
 from simgap.sweeps.cells import PATH, Cells, differing
 
@@ -22,7 +22,7 @@ from simgap.sweeps.cells import PATH, Cells, differing
 FORMAT = 3
 RECORDS, MANIFEST, LOG = "records.jsonl", "manifest.json", "sweep.log"
 # What must be as it was for a sweep to go on.
-FIXED = ("tokens", "seed", "dtype", "device", "quantities")
+FIXED = ("tokens", "seed", "dtype", "device", "quantities", "null")
 UNKNOWN = "of a cell that this sweep does not have"
 # How to go on with what other code or another machine began.
 MIX = "go on with that, or add --any-version (any_version=True) to mix them"
@@ -140,10 +140,10 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
     if not isinstance(plain, dict) or not isinstance(plain.get("quantities"), list):
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run")
     try:
-        run = RunSpec(**{name: value for name, value in plain.items() if name != "quantities"})
+        run = RunSpec(**{name: value for name, value in plain.items() if name not in ("quantities", "null")})
     except (TypeError, ValueError) as error:
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run: {error}") from None
-    n, selection = len(cells), select(plain["quantities"])
+    n, selection = len(cells), select(plain["quantities"], null=plain.get("null", NULLS[0]))
     store = Store(path, cells, run, selection, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), digest)
     _index(store)
     return store
@@ -223,7 +223,10 @@ def holds_results(path: Path) -> bool:
 
 def _manifest(cells: Cells, run: RunSpec, selection: Selection) -> dict[str, Any]:
     origin = _origin(command_line())
-    described = {name: value for name, value in run.to_dict().items() if name != "memory"} | {"quantities": selection.texts}
+    described = {name: value for name, value in run.to_dict().items() if name != "memory"} | {
+        "quantities": selection.texts,
+        "null": selection.null,
+    }
     return {"format": FORMAT, "begun": now(), "source": source_digest(), "provenance": origin, "run": described, "cells": cells.to_plain()}
 
 
@@ -298,8 +301,8 @@ def _same_sweep(store: Store, cells: Cells, run: RunSpec, selection: Selection) 
             f"out: {str(store.path)!r} holds a sweep of other cells: {len(begun - asked)} of its {len(begun)} are gone and "
             f"{len(asked - begun)} are new{around}{gone}{new}; choose another folder"
         )
-    before = store.run.to_dict() | {"quantities": store.selection.texts}
-    after = run.to_dict() | {"quantities": selection.texts}
+    before = store.run.to_dict() | {"quantities": store.selection.texts, "null": store.selection.null}
+    after = run.to_dict() | {"quantities": selection.texts, "null": selection.null}
     for name in FIXED:
         if before[name] != after[name]:
             raise ValueError(

@@ -39,7 +39,7 @@ def test_a_router_that_reads_tokens_is_not():
 
 def test_a_skewed_statistic_is_not_held_against_a_normal_law():
     """The twin of the first test: MaxVio of one trial has a skewness near 1, and z alone rejects too often far out."""
-    values = balanced(6, 2, 128)[2]
+    values = balanced(6, ((2, 128),))[2]
     z = (values - values.mean()) / values.std(ddof=1)
     assert (z**3).mean() > 5 * math.sqrt(6 / len(z))
     assert np.mean(z > 3) > 5 * 0.00135
@@ -47,14 +47,14 @@ def test_a_skewed_statistic_is_not_held_against_a_normal_law():
 
 def test_the_published_chance_level_of_maxvio():
     """0.140, sd 0.025, at 64 experts, 8 of them on each of 2,048 tokens: the tables' own simulation, to 5 standard errors of ours."""
-    values = balanced(64, 8, 2048)[2]
+    values = balanced(64, ((8, 2048),))[2]
     assert abs(values.mean() - 0.140) < 5 * 0.025 / math.sqrt(len(values)) + 0.0005
     assert values.std(ddof=1) == pytest.approx(0.025, rel=5 / math.sqrt(2 * len(values)) + 0.02)
 
 
 def test_entropy_of_many_tokens_is_that_of_chi_squared():
     """2 n (log E - H) is chi^2 on E - 1 degrees of freedom where each token takes one expert."""
-    entropy = balanced(8, 1, 4096)[0]
+    entropy = balanced(8, ((1, 4096),))[0]
     scaled = 2 * 4096 * (math.log(8) - entropy)
     assert abs(scaled.mean() - 7) < 5 * math.sqrt(14 / len(scaled))
     assert abs(scaled.mean() - 8) > 5 * math.sqrt(14 / len(scaled))

@@ -1,0 +1,89 @@
+"""A user's own arrays as a Source: what the experts gave on the tokens that reached them, and what their matrices are."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from simgap.seeding import stream
+from simgap.sources import Block, counts
+from simgap.specs import LayerSpec
+from simgap.threads import Map
+
+
+@dataclass(frozen=True)
+class ArrayWeights:
+    """matrices: (E, rows, columns) of each role."""
+
+    matrices: dict[str, Float[Tensor, "E a b"]]
+    trials: tuple[int, ...] = (0,)
+    hidden_blocks: int = 1
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(self.matrices)
+
+    def pieces(self, role: str, block: int, rows: range, columns: range) -> tuple[Iterator[Float[Tensor, "1 E m"]], range, range]:
+        flat = self.matrices[role].flatten(1)[None]
+        if rows == columns:
+            return iter([flat[:, rows.start : rows.stop]]), range(len(rows)), range(len(rows))
+        experts = torch.tensor([*rows, *columns], device=flat.device)
+        return iter([flat[:, experts]]), range(len(rows)), range(len(rows), len(experts))
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """One trial. vectors (n, k, width) at a site, or None; indices (1, n, k), whose each is, -1 for none: such a vector is never read.
+
+    spec: the sizes of the layer, and nothing else of it that is true. one_signed: why signs say nothing of these vectors, if they are
+    rectified.
+    """
+
+    spec: LayerSpec
+    indices: Int[Tensor, "1 n k"]
+    site: str = ""
+    vectors: Float[Tensor, "n k width"] | None = None
+    weights: ArrayWeights = field(default_factory=lambda: ArrayWeights({}))
+    one_signed: str = ""
+    trials: tuple[int, ...] = (0,)
+    # Outputs are given, or there are none.
+    output_of_means: None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.indices.shape[1]
+
+    @cached_property
+    def taken(self) -> Int[np.ndarray, "1 E"]:
+        return counts(self.indices, self.spec.n_experts)
+
+    def blocks(self, sites: Collection[str], every: bool, task_map: Map, tokens: int) -> Iterator[Block]:
+        for first in range(0, self.tokens, tokens):
+            part = self.indices[:, first : first + tokens]
+            _, n, k = part.shape
+            nothing = torch.empty(1, n, 0)
+            index = torch.arange(n * k, device=part.device).view(1, n, k).masked_fill(part < 0, -1)
+            rows = {}
+            if self.vectors is not None:
+                rows[self.site] = _plain(self.vectors[first : first + tokens]).reshape(1, n * k, -1)
+            yield Block(first, nothing, part, nothing, rows, part.reshape(1, n * k), index, None)
+
+    def permuted(self, number: int) -> "ArraySource":
+        """Each expert's vectors on other tokens of its own, in the order of one draw of many."""
+        if self.vectors is None:
+            return self
+        owner, rows = self.indices.reshape(-1).cpu().numpy(), self.vectors.reshape(-1, self.vectors.shape[-1])
+        order = np.arange(len(owner))
+        for expert in range(self.spec.n_experts):
+            own = np.flatnonzero(owner == expert)
+            order[own] = stream(0, "permutation", trial=number, expert=expert).permutation(own)
+        return replace(self, vectors=rows[torch.from_numpy(order).to(rows.device)].view_as(self.vectors))
+
+
+def _plain(vectors: Float[Tensor, "n k width"]) -> Float[Tensor, "n k width"]:
+    """As numpy can hold them."""
+    return vectors if vectors.dtype in (torch.float32, torch.float64) else vectors.float()

@@ -1,0 +1,32 @@
+"""Each expert's vectors on other tokens of its own: a control for whatever the arrays are, which says what of a value is of the tokens."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from simgap.nulls.prediction import Prediction
+from simgap.observe import observe
+from simgap.quantities import Quantity
+from simgap.sources import Work
+
+DRAWS = 20
+# Of a value: what round-off moves and permuting does not.
+ROUND_OFF = 1e-9
+HYPOTHESES = ("a vector has nothing to do with the token that it is on, its expert alone",)
+
+
+def permuted(source: Any, observed: tuple[Quantity, ...], work: Work) -> dict[Quantity, Prediction]:
+    """What is observed, permuted: its mean and spread over draws. source: one that can be permuted."""
+    draws = [observe(source.permuted(number), observed, work).quantities for number in range(DRAWS)]
+    nulls = {}
+    for quantity in observed:
+        values = np.array([one.total[0] / one.pairs[0] if one.pairs[0] else math.nan for one in (draw[quantity] for draw in draws)])
+        mean, sd = float(values.mean()), float(values.std(ddof=1))
+        if not sd > ROUND_OFF * abs(mean):
+            why = "null = permuted: not every permutation has such a pair" if math.isnan(mean) else "null = permuted: it moves nothing here"
+            nulls[quantity] = Prediction.missing(why)
+            continue
+        spread, supposes = sd * math.sqrt(1 + 1 / DRAWS), "experts on other tokens"
+        nulls[quantity] = Prediction(mean, spread, "simulated", "simulated", "permuted", HYPOTHESES, dof=DRAWS - 1, supposes=supposes)
+    return nulls
