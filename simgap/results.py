@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Value(Protocol):
-    """An Estimate, a Prediction or a Calibrated: a mean that may be None, with `why`."""
+    """An Estimate, a Prediction or a Comparison: a mean that may be None, with `why`."""
 
     @property
     def mean(self) -> float | None: ...

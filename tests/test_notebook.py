@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from simgap import notebook
-from simgap.gap.calibration import Calibrated
+from simgap.gap.calibration import Comparison
 from simgap.nulls import Prediction
 from simgap.stats import Estimate
 from simgap.sweeps import Run
@@ -23,7 +23,7 @@ def test_tables():
 
 @pytest.mark.parametrize(
     "value",
-    [Calibrated(None, 0.5, why="a < b"), Prediction.missing("a < b"), Estimate.missing("a < b"), Run(Path("a < b"), 2, 2, 0, 0.0)],
+    [Comparison(None, 0.5, why="a < b"), Prediction.missing("a < b"), Estimate.missing("a < b"), Run(Path("a < b"), 2, 2, 0, 0.0)],
     ids=lambda value: type(value).__name__,
 )
 def test_values_show_what_print_shows(value):

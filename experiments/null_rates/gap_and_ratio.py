@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.cells import Bench, Cell, Record
 from simgap import LayerSpec, RunSpec, measure, predict
-from simgap.gap.calibration import Asked, calibrated_all
+from simgap.gap.calibration import Asked, compare_all
 from simgap.report.table import Table
 from simgap.stats import Estimate, difference, normal_p, ratio_of_means
 
@@ -53,7 +53,7 @@ def rejections(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     counts: dict[str, list[float]] = {}
     for name, law, combined in (("gap", null.gap, difference), ("ratio", null.ratio, ratio_of_means)):
         asked = [Asked(combined(a, w), law, False, cell.spec.n_experts) for a, w in zip(output, up, strict=True)]
-        judged = calibrated_all(asked)
+        judged = compare_all(asked)
         for label, p in ((name, [one.p for one in judged]), (NORMAL + name, normal_p(np.array([one.z for one in judged])))):
             counts[label] = [int((np.array(p) < level).sum()) for level in LEVELS]
     return counts

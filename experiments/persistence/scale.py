@@ -12,7 +12,7 @@ from experiments.cells import Bench, Cell, Record
 from experiments.persistence.beside import gap_and_ratio, state
 from experiments.persistence.published import MARKS, expert, reported, table
 from simgap import LayerSpec, predict
-from simgap.gap.calibration import calibrated
+from simgap.gap.calibration import compare
 from simgap.gap.reported import Reported
 from simgap.report.figure import Panel, Series, draw
 from simgap.report.table import Table
@@ -75,7 +75,7 @@ def _beside(record: Record, quantity: str) -> Beside:
     ]
     pairs = reduce(lambda plain, name: plain[name], path, record["measured"])["pairs"]
     found = Estimate.of(np.array(record["values"][quantity]), pairs)
-    judged = calibrated(found, null, overlap=quantity != GAP, experts=spec.n_experts)
+    judged = compare(found, null, overlap=quantity != GAP, experts=spec.n_experts)
     if found.mean is None or null.mean is None or null.sd is None or judged.z is None or judged.p is None:
         raise ValueError(f"{quantity} at d_model = {spec.d_model}: {judged.why}")
     return Beside(spec, quantity, found.mean, found.sem, found.trials, null.mean, null.sd, judged.z, judged.p)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simgap.gap.arrays import Overlap, mean_mso, token_mso, weight_mso
-    from simgap.gap.calibration import Calibrated, calibrate
+    from simgap.gap.calibration import Comparison, calibrate
     from simgap.gap.judgement import Judgement, judge
     from simgap.gap.measured import measure
     from simgap.gap.measured_arrays import measure_arrays
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from simgap.results import Gap
 
 __all__ = [
-    "Calibrated",
+    "Comparison",
     "Gap",
     "Judgement",
     "Overlap",
@@ -34,7 +34,7 @@ __all__ = [
 
 _ROOMS = {
     "arrays": ("Overlap", "mean_mso", "token_mso", "weight_mso"),
-    "calibration": ("Calibrated", "calibrate"),
+    "calibration": ("Comparison", "calibrate"),
     "judgement": ("Judgement", "judge"),
     "measured": ("measure",),
     "measured_arrays": ("measure_arrays",),

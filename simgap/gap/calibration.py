@@ -31,7 +31,7 @@ ROUND_OFF = float(np.finfo(np.float64).eps) ** 2
 
 
 # A sweep makes millions of these, and a tuple takes a quarter of a frozen dataclass's time.
-class Calibrated(NamedTuple):
+class Comparison(NamedTuple):
     """One quantity against its null (law N7).
 
     excess = mean / null, from 0 to 1/null, so not comparable across spaces; scaled_excess = (mean - null) / (1 - null), at most 1 and
@@ -75,7 +75,7 @@ class Calibrated(NamedTuple):
         return {name: getattr(self, name) for name in names} | ({"why": self.why} if self.why else {})
 
 
-def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction] | None = None) -> Gap[Calibrated]:
+def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction] | None = None) -> Gap[Comparison]:
     """Each measured quantity against its prediction, by default that of `predict`: excess, z, p, effective dimension.
 
     Raises ValueError where the two are not of the same layer, or the same numbers of tokens and trials.
@@ -93,7 +93,7 @@ def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction] | None = None)
         return Asked(mine, null, is_overlap(quantity), measured.spec.n_experts if quantity.side == ROUTED else 0)
 
     asked = measured.combine(predicted, question)
-    return replace(asked, values=dict(zip(asked.values, calibrated_all(list(asked.values.values())), strict=True)))
+    return replace(asked, values=dict(zip(asked.values, compare_all(list(asked.values.values())), strict=True)))
 
 
 def nulls_of(measured: Gap[Estimate]) -> Gap[Prediction]:
@@ -127,13 +127,13 @@ def is_overlap(quantity: Quantity) -> bool:
     return quantity.metric in ("weight_mso", "activation_mso")
 
 
-def calibrated(measured: Estimate, null: Prediction, overlap: bool = True, experts: int = 0) -> Calibrated:
+def compare(measured: Estimate, null: Prediction, overlap: bool = True, experts: int = 0) -> Comparison:
     """One estimate against one prediction; see `Asked`."""
-    return calibrated_all([Asked(measured, null, overlap, experts)])[0]
+    return compare_all([Asked(measured, null, overlap, experts)])[0]
 
 
 @numpy_settings
-def calibrated_all(asked: Sequence[Asked]) -> list[Calibrated]:
+def compare_all(asked: Sequence[Asked]) -> list[Comparison]:
     """Each estimate against its prediction, with the bits that it has alone: many at once take a fraction of the time."""
     # None is nan here.
     means = np.array([one.measured.mean for one in asked], np.float64)
@@ -148,15 +148,15 @@ def calibrated_all(asked: Sequence[Asked]) -> list[Calibrated]:
     found = []
     for at, ((measured, null, *_), deviation) in enumerate(zip(asked, deviations, strict=True)):
         if measured.mean is None:
-            found.append(Calibrated(None, null.mean, why=measured.why))
+            found.append(Comparison(None, null.mean, why=measured.why))
         elif null.mean is None:
-            found.append(Calibrated(measured.mean, None, effective_dimension=dimension[at], why=null.why))
+            found.append(Comparison(measured.mean, None, effective_dimension=dimension[at], why=null.why))
         else:
             z, unit = (None, None) if deviation is None else deviation[:2]
             no_sd = "the null has no spread: every such overlap is equal" if null.sd == 0 else NO_SPREAD
             why = no_sd if deviation is None else ""
             values = (measured.mean, null.mean, excess[at], scaled[at])
-            found.append(Calibrated(*values, z, unit, p.get(at), dimension[at], null.kind, why, null.error, null.supposes))
+            found.append(Comparison(*values, z, unit, p.get(at), dimension[at], null.kind, why, null.error, null.supposes))
     return found
 
 
@@ -246,7 +246,7 @@ def _widened(measured: Estimate, null: Prediction) -> float:
     return math.sqrt(null.pairs / measured.pairs) if 0 < measured.pairs < null.pairs else 1.0
 
 
-def row(measured: Estimate, predicted: Prediction, calibrated: Calibrated) -> dict[str, Any]:
+def row(measured: Estimate, predicted: Prediction, calibrated: Comparison) -> dict[str, Any]:
     """Plain values of one quantity: what was measured, its null, and how far the two are apart."""
     return {
         "mean": measured.mean,
@@ -269,7 +269,7 @@ def row(measured: Estimate, predicted: Prediction, calibrated: Calibrated) -> di
     }
 
 
-def sentence(measured: Gap[Estimate], calibrated: Gap[Calibrated]) -> str:
+def sentence(measured: Gap[Estimate], calibrated: Gap[Comparison]) -> str:
     """The one thing to take away: mean output overlap against its null, in words."""
     quantity = calibrated.activation_mso.get("mean", {}).get("output")
     if quantity is None or quantity.mean is None:

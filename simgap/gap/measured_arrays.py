@@ -8,7 +8,7 @@ import torch
 from simgap.gap.array_source import ArraySource, ArrayWeights
 from simgap.gap.as_tensor import as_tensor
 from simgap.gap.batch import gathered
-from simgap.gap.calibration import Calibrated, calibrate
+from simgap.gap.calibration import Comparison, calibrate
 from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.padding import expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
 from simgap.gap.rectified import refuse_rectified
@@ -40,7 +40,7 @@ def measure_arrays(
     metrics: Sequence[str] | str | None = None,
     quantities: Sequence[str] | str | None = None,
     null: str = "law",
-) -> Gap[Calibrated]:
+) -> Gap[Comparison]:
     """Every metric of a layer of your own, each value beside its null: a Gap of comparisons, which prints as a table.
 
     vectors: (..., k, width), what each token's k experts gave at a site, "pre", "hidden", "normed" (after a LayerNorm) or "output"; may be

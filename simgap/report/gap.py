@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from simgap.gap.calibration import Calibrated, calibrate, nulls_of, row, sentence
+from simgap.gap.calibration import Comparison, calibrate, nulls_of, row, sentence
 from simgap.notebook import table
 from simgap.nulls import Prediction
 from simgap.quantities import Quantity
@@ -33,7 +33,7 @@ def shown(gap: Gap) -> Shown:
     kind = type(next(iter(gap.values.values()), None))
     if kind is Prediction:
         return prediction_table(gap)
-    if kind is Calibrated:
+    if kind is Comparison:
         rows = [(_name(q), number(c.mean), number(c.null), number(c.excess), _z(c), _p(c.p)) for q, c in gap.values.items()]
         missing: dict[str, list[str]] = {}
         for quantity, c in gap.values.items():
@@ -58,7 +58,7 @@ def frame_of(gap: Gap) -> "DataFrame":
     return pd.DataFrame([{"quantity": str(quantity), **plain} for quantity, plain in rows.items()])
 
 
-def gap_table(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: Gap[Calibrated]) -> Shown:
+def gap_table(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: Gap[Comparison]) -> Shown:
     """One line per quantity of a measured gap beside its null, then routing, whatever was left out, and the one thing to take away."""
     rows: list[tuple[str, ...]] = [HEADER]
     notes: list[str] = []
@@ -98,7 +98,7 @@ def prediction_table(predicted: Gap[Prediction], hypotheses: bool = False) -> Sh
     return Shown(rows, [*stated, *_reasons(missing)])
 
 
-def _supposed(gap: Gap[Calibrated]) -> list[str]:
+def _supposed(gap: Gap[Comparison]) -> list[str]:
     """What the nulls are of."""
     names: dict[str, list[str]] = {}
     for quantity, c in gap.values.items():
@@ -128,7 +128,7 @@ def _p(value: float | None) -> str:
     return "-" if value is None else p_text(value).removeprefix("p ")
 
 
-def _z(value: Calibrated) -> str:
+def _z(value: Comparison) -> str:
     """Of sd of the null, where nothing else is said."""
     return "-" if value.z is None else f"{value.z:+.1f}{' sem' if value.z_unit == 'sem' else ''}"
 

@@ -162,7 +162,7 @@ def _rows(
 ) -> list[tuple[dict[str, dict[str, Any]], float]]:
     """Of each cell, every quantity that was asked for, as the frame shows it, and the largest |z| against an exact law."""
     from simgap.gap.batch import estimate_of
-    from simgap.gap.calibration import Asked, calibrated_all, is_overlap, row
+    from simgap.gap.calibration import Asked, compare_all, is_overlap, row
 
     # Cells of one batch have the same sides and experts. Pairs with a shared expert are not all pairs of anything.
     names = [
@@ -173,7 +173,7 @@ def _rows(
         for cell, known, null in zip(cells, measured, nulls, strict=True)
         for _, quantity, overlap, experts in names
     ]
-    judged = calibrated_all(asked)
+    judged = compare_all(asked)
     rows = []
     for start in range(0, len(asked), len(names)):
         of_cell = list(zip(asked[start : start + len(names)], judged[start : start + len(names)], strict=True))

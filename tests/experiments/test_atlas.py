@@ -31,7 +31,7 @@ from experiments.sweeps.atlas_verdicts import (
     verdicts,
 )
 from simgap import LayerSpec, RunSpec
-from simgap.gap.calibration import calibrated
+from simgap.gap.calibration import compare
 from simgap.gap.reported import FIVE_SIGMA
 from simgap.nulls import Prediction
 from simgap.specs import ACTIVATIONS, INITS, NORMS, InputKind, RouterKind
@@ -249,7 +249,7 @@ def _with_moved_laws(record: dict, factor: float) -> dict:
             law = Prediction(
                 factor * row["predicted_mean"], row["predicted_sd"], row["predicted_kind"], row["predicted_sd_kind"], row["law"]
             )
-            both = calibrated(Estimate(row["mean"], row["sem"], row["n"], row["pairs"]), law, overlap=quantity not in ("gap", "ratio"))
+            both = compare(Estimate(row["mean"], row["sem"], row["n"], row["pairs"]), law, overlap=quantity not in ("gap", "ratio"))
             row = row | {"predicted_mean": law.mean, "z": both.z, "z_unit": both.z_unit, "p": both.p}
         rows[quantity] = row
     return record | {"quantities": rows}

@@ -9,7 +9,7 @@ import torch
 from scipy import stats as oracle
 
 import simgap as sg
-from simgap.gap.calibration import LEVEL, Asked, Calibrated, calibrated, calibrated_all, is_overlap, sentence, verdict
+from simgap.gap.calibration import LEVEL, Asked, Comparison, compare, compare_all, is_overlap, sentence, verdict
 from simgap.nulls import Prediction, mean_overlap, null_of, vector_overlap, weight_overlap
 from simgap.quantities import READINGS, ROUTED, SHARED, SITES, Quantity
 from simgap.stats import Estimate, moment_matched_p
@@ -23,7 +23,7 @@ NULL = Prediction(0.125, 0.01, "exact", "exact", "N2", (), 100)
 
 
 def test_an_overlap_by_hand():
-    found = calibrated(Estimate(0.15, 0.02, 10, 100), NULL)
+    found = compare(Estimate(0.15, 0.02, 10, 100), NULL)
     assert (found.mean, found.null) == (0.15, 0.125)
     assert found.excess == pytest.approx(1.2, rel=1e-15)
     assert found.scaled_excess == pytest.approx(0.025 / 0.875, rel=1e-13)
@@ -38,18 +38,18 @@ def test_an_overlap_by_hand():
 
 def test_a_gap_may_lie_outside_the_unit_interval():
     """No Beta law, no scaled excess and no dimension there: p is the normal's."""
-    found = calibrated(Estimate(1.5, 0.1, 10, 100), Prediction(1.0, 0.2, "exact", "exact", "N3", (), 100), overlap=False)
+    found = compare(Estimate(1.5, 0.1, 10, 100), Prediction(1.0, 0.2, "exact", "exact", "N3", (), 100), overlap=False)
     assert (found.excess, found.z_unit) == (1.5, "null sd")
     assert found.z == pytest.approx(2.5)
     assert found.p == pytest.approx(2 * oracle.norm.sf(2.5), rel=1e-12)
     assert (found.scaled_excess, found.effective_dimension) == (None, None)
-    zero = calibrated(Estimate(0.01, 0.1, 10, 100), Prediction(0.0, 0.2, "exact", "exact", "N3", (), 100), overlap=False)
+    zero = compare(Estimate(0.01, 0.1, 10, 100), Prediction(0.0, 0.2, "exact", "exact", "N3", (), 100), overlap=False)
     assert zero.excess is None
     assert zero.z == pytest.approx(0.05)
 
 
 def test_lost_pairs_widen_the_null():
-    whole, quarter = (calibrated(Estimate(0.15, None, 10, pairs), NULL) for pairs in (100, 25))
+    whole, quarter = (compare(Estimate(0.15, None, 10, pairs), NULL) for pairs in (100, 25))
     assert quarter.z == pytest.approx(whole.z / 2, rel=1e-13)
     assert quarter.p > whole.p
 
@@ -57,11 +57,11 @@ def test_lost_pairs_widen_the_null():
 @pytest.mark.parametrize("pairs", [0, 100, 101, 5000])
 def test_more_pairs_than_the_null_has_do_not_narrow_it(pairs):
     """Token readings count a pair on every token; the null's sd counts experts."""
-    assert calibrated(Estimate(0.15, None, 10, pairs), NULL).z == pytest.approx(2.5, rel=1e-13)
+    assert compare(Estimate(0.15, None, 10, pairs), NULL).z == pytest.approx(2.5, rel=1e-13)
 
 
 def test_without_a_null_sd_the_unit_is_the_sem_and_p_is_students():
-    found = calibrated(Estimate(0.15, 0.01, 6, 100), dataclasses.replace(NULL, sd=None, sd_kind=None))
+    found = compare(Estimate(0.15, 0.01, 6, 100), dataclasses.replace(NULL, sd=None, sd_kind=None))
     assert found.z_unit == "sem"
     assert found.z == pytest.approx(2.5)
     assert found.p == pytest.approx(2 * oracle.t(5).sf(2.5), rel=1e-10)
@@ -69,7 +69,7 @@ def test_without_a_null_sd_the_unit_is_the_sem_and_p_is_students():
 
 
 def test_one_trial_without_a_null_sd_has_no_z_and_says_why():
-    found = calibrated(Estimate(0.15, None, 1, 100), dataclasses.replace(NULL, sd=None, sd_kind=None))
+    found = compare(Estimate(0.15, None, 1, 100), dataclasses.replace(NULL, sd=None, sd_kind=None))
     assert (found.z, found.z_unit, found.p) == (None, None, None)
     assert found.why == "no spread is known: one trial, and no law for the sd"
     assert found.excess == pytest.approx(1.2)
@@ -77,26 +77,26 @@ def test_one_trial_without_a_null_sd_has_no_z_and_says_why():
 
 
 def test_what_is_missing_on_either_side_stays_missing_with_its_reason():
-    unmeasured = calibrated(Estimate.missing("not measured"), NULL)
-    assert unmeasured == Calibrated(None, 0.125, why="not measured")
-    no_null = calibrated(Estimate(0.2, 0.01, 5, 10), Prediction.missing("no law"))
-    assert no_null == Calibrated(0.2, None, effective_dimension=5.0, why="no law")
-    assert "why" not in calibrated(Estimate(0.15, 0.02, 10, 100), NULL).as_dict()
+    unmeasured = compare(Estimate.missing("not measured"), NULL)
+    assert unmeasured == Comparison(None, 0.125, why="not measured")
+    no_null = compare(Estimate(0.2, 0.01, 5, 10), Prediction.missing("no law"))
+    assert no_null == Comparison(0.2, None, effective_dimension=5.0, why="no law")
+    assert "why" not in compare(Estimate(0.15, 0.02, 10, 100), NULL).as_dict()
 
 
 def test_an_overlap_of_zero_has_no_effective_dimension():
-    found = calibrated(Estimate(0.0, 0.0, 3, 100), NULL)
+    found = compare(Estimate(0.0, 0.0, 3, 100), NULL)
     assert (found.excess, found.effective_dimension) == (0, None)
     assert found.scaled_excess == pytest.approx(-1 / 7)
 
 
 def test_an_overlap_of_zero_has_a_p():
     """Of a law that is continuous, that of what round-off leaves nothing of; of others, Cantelli's 2 sd^2 / (sd^2 + mean^2)."""
-    found = calibrated(Estimate(0.0, None, 1, 100), NULL)
+    found = compare(Estimate(0.0, None, 1, 100), NULL)
     assert found.p == pytest.approx(2e-4 / (1e-4 + 0.125**2), rel=1e-12)
-    assert calibrated(Estimate(0.0, None, 1, 100), dataclasses.replace(NULL, sd=0.125)).p == 1
+    assert compare(Estimate(0.0, None, 1, 100), dataclasses.replace(NULL, sd=0.125)).p == 1
     isotropic = Prediction(1 / 64, math.sqrt(2 * 63 / (64**2 * 66)), "exact", "exact", "N1", (), 1, isotropic=True)
-    found = calibrated(Estimate(0.0, None, 1, 1), isotropic, experts=2)
+    found = compare(Estimate(0.0, None, 1, 1), isotropic, experts=2)
     assert found.p == pytest.approx(2 * oracle.beta(0.5, 31.5).cdf(2.0**-104), rel=1e-9)
     assert 0 < found.p < 1e-13
 
@@ -110,7 +110,7 @@ def test_zeros_that_chance_gives_are_not_called_rare():
     values = values[~np.isnan(values)]
     null = sg.predict(spec, trials=1, **chosen).activation_mso["mean"]["hidden"]
     assert abs((values == 0).mean() - 2 / 9) < 5 * math.sqrt(2 / 9 * 7 / 9 / len(values))
-    assert calibrated(Estimate(0.0, None, 1, 1), null, experts=2).p > 0.05
+    assert compare(Estimate(0.0, None, 1, 1), null, experts=2).p > 0.05
     assert moment_matched_p(0.0, null.mean, null.sd) == 0
 
 
@@ -119,7 +119,7 @@ def test_p_of_isotropic_pairs_is_that_of_so_many_trials(trials):
     """Law N1B at 4 experts: 6 pairs of each trial, and of as many trials as were measured; a p of another number of trials is another."""
     sd = math.sqrt(2 * 15 / (16**2 * 18) / (6 * trials))
     null = Prediction(1 / 16, sd, "exact", "exact", "N1", (), 6 * trials, isotropic=True)
-    found = calibrated(Estimate(0.11, None, trials, 6 * trials), null, experts=4)
+    found = compare(Estimate(0.11, None, trials, 6 * trials), null, experts=4)
     assert found.p == pytest.approx(mso_p(0.11, 16, 6, trials, 4), rel=1e-12)
     for other in (trials + 1, 6 * trials):
         assert abs(found.p / mso_p(0.11, 16, 6, other, 4) - 1) > 0.2
@@ -132,13 +132,13 @@ def test_p_of_gap_and_ratio_is_that_of_their_sides(trials):
     null = sg.predict(spec, tokens=8, trials=trials)
     laws = [mso_distribution(n, 6, trials, 4) for n in (6, 54)]
     for name, value, p_of in (("gap", 0.3, gap_p), ("ratio", 20.0, ratio_p)):
-        found = calibrated(Estimate(value, None, trials, 6 * trials), getattr(null, name), overlap=False, experts=4)
+        found = compare(Estimate(value, None, trials, 6 * trials), getattr(null, name), overlap=False, experts=4)
         assert found.p == p_of(np.array([value]), *laws)[0]
-        fewer = calibrated(Estimate(value, None, trials, 3 * trials), getattr(null, name), overlap=False, experts=4)
+        fewer = compare(Estimate(value, None, trials, 3 * trials), getattr(null, name), overlap=False, experts=4)
         assert fewer.z == pytest.approx(found.z / math.sqrt(2), rel=1e-12)
         output = matched_law(1 / 6, null.activation_mso["mean"]["output"].sd * math.sqrt(2))
         assert fewer.p == p_of(np.array([value]), output, laws[1])[0]
-        across = calibrated(Estimate(value, None, trials, 6 * trials), getattr(null, name), overlap=False)
+        across = compare(Estimate(value, None, trials, 6 * trials), getattr(null, name), overlap=False)
         pairs = [matched_law(side.mean, side.sd) for side in getattr(null, name).sides]
         assert across.p == p_of(np.array([value]), *pairs)[0]
 
@@ -147,8 +147,8 @@ def test_in_one_dimension_gap_and_ratio_are_those_of_the_weights_alone():
     spec = sg.LayerSpec(d_model=1, d_ff=7, n_experts=2)
     null = sg.predict(spec, tokens=8, trials=1)
     p = mso_p(0.4, 7, 1, 1, 2)
-    assert calibrated(Estimate(0.6, None, 1, 1), null.gap, overlap=False, experts=2).p == pytest.approx(p, rel=1e-12)
-    assert calibrated(Estimate(2.5, None, 1, 1), null.ratio, overlap=False, experts=2).p == pytest.approx(p, rel=1e-12)
+    assert compare(Estimate(0.6, None, 1, 1), null.gap, overlap=False, experts=2).p == pytest.approx(p, rel=1e-12)
+    assert compare(Estimate(2.5, None, 1, 1), null.ratio, overlap=False, experts=2).p == pytest.approx(p, rel=1e-12)
 
 
 SPEC = sg.LayerSpec(d_model=6, d_ff=9, n_experts=4, n_shared_experts=1)
@@ -165,8 +165,8 @@ def test_a_whole_gap_in_the_same_shape():
         # Pairs with a shared expert are not all pairs of anything.
         experts = 0 if m is measured.shared else 3
         for (path, judged), (_, value) in zip(side.items(), m.items(), strict=True):
-            assert judged == calibrated(value, nulls[path], overlap=path[0] not in ("gap", "ratio"), experts=experts)
-        others = [calibrated(value, nulls[path], path[0] not in ("gap", "ratio"), 3 - experts) for path, value in m.items()]
+            assert judged == compare(value, nulls[path], overlap=path[0] not in ("gap", "ratio"), experts=experts)
+        others = [compare(value, nulls[path], path[0] not in ("gap", "ratio"), 3 - experts) for path, value in m.items()]
         assert [judged for _, judged in side.items()] != others
     assert found.activation_mso["mean"]["output"].excess == pytest.approx(6 * measured.activation_mso["mean"]["output"].mean)
 
@@ -182,10 +182,10 @@ def test_many_at_once_have_the_bits_of_each_alone(trials):
             nulls = sg.predict(spec, tokens=8, trials=trials)
             for quantity, value in sg.measure(spec, tokens=8, trials=trials, seed=seed).values.items():
                 asked.append(Asked(value, nulls[quantity], is_overlap(quantity), spec.n_experts))
-    found = calibrated_all(asked)
-    assert found == [calibrated(*one) for one in asked]
-    assert calibrated_all(asked[100:5:-3]) == found[100:5:-3]
-    assert calibrated_all([]) == []
+    found = compare_all(asked)
+    assert found == [compare(*one) for one in asked]
+    assert compare_all(asked[100:5:-3]) == found[100:5:-3]
+    assert compare_all([]) == []
     assert {one.z_unit for one in found} == ({None, "null sd"} if trials == 1 else {None, "null sd", "sem"})
 
 
@@ -214,7 +214,7 @@ def p_values(n_experts: int, prepare=None, experts: int = 0) -> dict[str, np.nda
         "up": (measured.weight_mso["up"], null.weight_mso["up"]),
     }
     return {
-        name: np.array([calibrated(Estimate(v, None, 1, p.pairs), p, experts=experts).p for v in m.values.tolist() if not math.isnan(v)])
+        name: np.array([compare(Estimate(v, None, 1, p.pairs), p, experts=experts).p for v in m.values.tolist() if not math.isnan(v)])
         for name, (m, p) in sides.items()
     }
 
@@ -242,7 +242,7 @@ def test_p_is_not_uniform_for_experts_that_share_something():
 def spoken(value: Estimate, null: Prediction) -> str:
     measured = sg.measure(SPEC, tokens=4, trials=1, weights=("up",), sites=("output",), readings=("mean",))
     judged = sg.calibrate(measured, sg.predict(SPEC, tokens=4, trials=1))
-    return sentence(measured, dataclasses.replace(judged, values={Quantity("activation_mso", "mean", "output"): calibrated(value, null)}))
+    return sentence(measured, dataclasses.replace(judged, values={Quantity("activation_mso", "mean", "output"): compare(value, null)}))
 
 
 SUPPOSED = "independent, sign-symmetric, equally scaled weights give, at the level 0.001"
@@ -280,8 +280,8 @@ def test_the_verdict_turns_at_one_in_a_thousand():
 
 
 def test_the_unit_of_z_is_said():
-    assert "z 2.5 null sd, p " in str(calibrated(Estimate(0.15, 0.01, 6, 100), NULL))
-    assert "z 2.5 sem, p 0.054: nothing" in str(calibrated(Estimate(0.15, 0.01, 6, 100), dataclasses.replace(NULL, sd=None, sd_kind=None)))
+    assert "z 2.5 null sd, p " in str(compare(Estimate(0.15, 0.01, 6, 100), NULL))
+    assert "z 2.5 sem, p 0.054: nothing" in str(compare(Estimate(0.15, 0.01, 6, 100), dataclasses.replace(NULL, sd=None, sd_kind=None)))
 
 
 def test_what_no_law_is_written_for_has_none():
@@ -299,7 +299,7 @@ def test_what_no_law_is_written_for_has_none():
         for value in values:
             assert value.why.startswith("no law"), quantity
             assert (value.mean, value.sd, value.kind, value.error) == (None,) * 4, quantity
-            judged = calibrated(Estimate(0.1, 0.01, 5, 10), value, is_overlap(quantity))
+            judged = compare(Estimate(0.1, 0.01, 5, 10), value, is_overlap(quantity))
             assert (judged.null, judged.excess, judged.z, judged.p, judged.why) == (None, None, None, None, value.why)
     assert not is_overlap(Quantity("cka", "new"))
 
@@ -307,8 +307,8 @@ def test_what_no_law_is_written_for_has_none():
 def test_uneven_losses_widen_the_null_by_the_trials_they_hit():
     """Two trials, one with all 10 pairs and one with 1: the mean of two means has variance v (1/10 + 1) / 4, not v / 11."""
     null = Prediction(0.1, 0.02, "exact", "exact", "N2", (), 20)
-    even = calibrated(Estimate.of(np.array([0.2, 0.2]), np.array([10, 10])), null)
-    uneven = calibrated(Estimate.of(np.array([0.2, 0.2]), np.array([10, 1])), null)
+    even = compare(Estimate.of(np.array([0.2, 0.2]), np.array([10, 10])), null)
+    uneven = compare(Estimate.of(np.array([0.2, 0.2]), np.array([10, 1])), null)
     assert even.z == pytest.approx(5)
     assert uneven.z == pytest.approx(5 / math.sqrt(20 * 1.1 / 4))
     assert even.null_kind == "exact"

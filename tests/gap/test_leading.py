@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.gap.calibration import calibrated
+from simgap.gap.calibration import compare
 from simgap.stats import Estimate, moment_matched_p
 from simgap.theory.dual_map import dual_map
 from simgap.theory.finite_width import hidden_token_mso
@@ -208,7 +208,7 @@ def test_a_deviation_just_beyond_the_error_is_none_yet():
     """What counts is what is left beyond the error: 3 standard errors are not enough, 4 are."""
     leading = sg.gap.Prediction(0.1, 0.001, "leading", "leading", "A5", error=0.02)
     for beyond, within in ((0.003, True), (0.004, False), (-0.003, True)):
-        found = calibrated(Estimate(0.12 + beyond, None, 1, 0), leading)
+        found = compare(Estimate(0.12 + beyond, None, 1, 0), leading)
         assert str(found).endswith("within the null's own error, 0.02") is within
 
 
