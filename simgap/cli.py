@@ -14,17 +14,12 @@ from types import UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from simgap import __version__
+from simgap.quantities import NULLS, READINGS, SITES, WEIGHT_KINDS
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, nearest, printable
 
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
-# As in simgap.quantities, in the order of a help text.
-CHOICES = {
-    "--weights": ("up", "gate", "down", "all"),
-    "--sites": ("pre", "hidden", "normed", "output"),
-    "--readings": ("mean", "token", "all"),
-}
-# As in simgap.selection and simgap.sweeps.engines, likewise.
-NULLS = ("law", "simulated")
+CHOICES = {"--weights": WEIGHT_KINDS, "--sites": SITES, "--readings": READINGS}
+# As in simgap.sweeps.engines, in the order of a help text.
 ENGINES = ("inprocess", "local", "dask")
 HELP = {
     "d_model": "model width d",

@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simgap.quantities import READINGS, ROUTED, SHARED, SITES, WEIGHT_KINDS, Quantity, chosen_names
+from simgap.quantities import NULLS, READINGS, ROUTED, SHARED, SITES, WEIGHT_KINDS, Quantity, chosen_names
 from simgap.sources import Needs
 from simgap.specs import LayerSpec, nearest
-
-# What quantities are held against.
-NULLS = ("law", "simulated")
 
 
 @functools.cache

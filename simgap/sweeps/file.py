@@ -12,7 +12,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from simgap.selection import NULLS, Selection, select
+from simgap.quantities import NULLS
+from simgap.selection import Selection, select
 from simgap.specs import LayerSpec, RunSpec, field_names, format_bytes, nearest, shown
 from simgap.sweeps.cells import MOST_CELLS, Cells, united
 from simgap.sweeps.designs import Range, grid, one_at_a_time, random_design, sobol_design, zip_grid

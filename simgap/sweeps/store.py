@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from simgap.quantities import NULLS
 from simgap.records import Records, command_line, locked, now, numbered, provenance, read_manifest, source_digest, write_manifest
 from simgap.seeding import derived
-from simgap.selection import NULLS, Selection, select
+from simgap.selection import Selection, select
 from simgap.specs import RunSpec, absolute, shown
 from simgap.sweeps.cells import PATH, Cells, differing
 
