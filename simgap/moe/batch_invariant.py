@@ -49,22 +49,27 @@ def sum_of_products(parts: Iterable[tuple[Tensor, Tensor]], transposed: bool = F
 
     rows: (b, m, k). weight: (b, k, n), or (b, n, k) where `transposed`. out: memory for the result, which is filled and returned; else the
     result may be a view with rows further apart than they are wide. What lies aligned is read where it lies, all else is copied with zeros
-    around it.
+    around it. What autograd records is not done in place, and `out` is then let be.
     """
     total, shape = None, (0, 0, 0)
     for rows, weight in parts:
         shape = (*rows.shape[:2], weight.shape[1] if transposed else weight.shape[2])
         for left, right in _stretches(rows, weight, transposed):
             if total is not None:
-                total.baddbmm_(left, right)
-            elif out is not None and _is_aligned(out) and out.is_contiguous():
+                total = torch.baddbmm(total, left, right) if recorded(total, left, right) else total.baddbmm_(left, right)
+            elif out is not None and _is_aligned(out) and out.is_contiguous() and not recorded(left, right):
                 total = torch.bmm(left, right, out=out)
             else:
                 total = torch.bmm(left, right)
     if total is None:
         raise ValueError("parts: expected at least one, of at least one term")
     found = total[:, : shape[1], : shape[2]]
-    return found if out is None or total is out else out.copy_(found)
+    return found if out is None or total is out or recorded(found) else out.copy_(found)
+
+
+def recorded(*tensors: Tensor) -> bool:
+    """Whether autograd takes note of what is done with these."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _stretches(rows: Tensor, weight: Tensor, transposed: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -95,10 +100,14 @@ def _is_aligned(matrix: Tensor) -> bool:
 
 
 def apply(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """function(values), number by number, in the place of contiguous values; the function may work in place or not."""
+    """function(values), number by number, in the place of contiguous values unless autograd records them; the function may work in place
+    or not."""
     flat = values.view(-1)
     whole = len(flat) // VECTOR * VECTOR
-    for part, padding in ((flat[:whole], 0), (flat[whole:], VECTOR - len(flat) + whole)):
+    parts = (flat[:whole], 0), (flat[whole:], VECTOR - len(flat) + whole)
+    if recorded(values):
+        return torch.cat([function(F.pad(part, (0, padding)).clone())[: len(part)] for part, padding in parts]).view_as(values)
+    for part, padding in parts:
         if len(part):
             # The last few are padded: vector instructions would leave them to scalar ones.
             found = function(F.pad(part, (0, padding)) if padding else part)

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.moe.batch_invariant import apply, sum_of_products
+from simgap.moe.batch_invariant import apply, recorded, sum_of_products
 from simgap.moe.group import Draw, runs
 from simgap.moe.streamed import StreamedWeights
 from simgap.moe.weights import Weights
-from simgap.own_activations import in_place
+from simgap.own_activations import function_of, in_place
 from simgap.specs import LayerSpec
 from simgap.threads import Map, in_order
 
@@ -44,7 +44,8 @@ def run_experts(
     """The vectors of the given experts of a group at the given sites, one row for each entry of `tokens` (a token's number).
 
     Sites: "pre", what the activation sees (W_up x, or W_gate x where gated); "hidden", act(W_up x) or act(W_gate x) * (W_up x);
-    "normed", after the norm with its gain and bias; "output", W_down of the last of these.
+    "normed", after the norm with its gain and bias; "output", W_down of the last of these. Differentiable with respect to weights and x
+    where autograd records them, and then out of place: the same bits in more memory.
     """
     spec = draws[0].spec
     s, count, length = tokens.shape
@@ -61,9 +62,13 @@ def run_experts(
         pre = _up(rows, weights.blocks("gate" if spec.gated else "up", held), spec.d_ff)
         found = {"pre": pre}
         last = pre.clone() if "pre" in sites else pre
+        active = []
         for run in activations:
             name = draws[run.start].spec.activation
-            apply(ACTIVATION_FUNCTIONS.get(name) or in_place(name), last.view(s, -1)[run.start : run.stop])
+            function = ACTIVATION_FUNCTIONS.get(name) or (function_of(name) if recorded(pre) else in_place(name))
+            active.append(apply(function, last.view(s, -1)[run.start : run.stop]))
+        if recorded(pre):
+            last = torch.cat(active).view_as(pre)
         if spec.gated:
             last = last * _up(rows, weights.blocks("up", held), spec.d_ff)
         found["hidden"] = last
@@ -75,6 +80,9 @@ def run_experts(
 
     if at_once >= count:
         return task(0)
+    if recorded(x, *(getattr(weights, role) for role in weights.roles if isinstance(weights, Weights))):
+        parts = [task(start) for start in range(0, count, at_once)]
+        return {site: torch.cat([part[site] for part in parts], 1) for site in parts[0]}
     together: dict[str, Tensor] = {}
     for site in sites:
         if site != "normed" or spec.norm != "none":
@@ -107,11 +115,11 @@ def down(hidden: Float[Tensor, "b m f"], blocks: Iterator[Float[Tensor, "b h d"]
 
 def _up(rows: Float[Tensor, "b m d"], blocks: Iterator[Float[Tensor, "b h d"]], d_ff: int) -> Float[Tensor, "b m f"]:
     """rows W', block of hidden units by block; contiguous."""
-    found, start = rows.new_empty(*rows.shape[:2], d_ff), 0
+    found, parts, start = rows.new_empty(*rows.shape[:2], d_ff), [], 0
     for weight in blocks:
-        sum_of_products([(rows, weight)], transposed=True, out=found[..., start : start + weight.shape[1]])
+        parts.append(sum_of_products([(rows, weight)], transposed=True, out=found[..., start : start + weight.shape[1]]))
         start += weight.shape[1]
-    return found
+    return torch.cat(parts, -1) if recorded(parts[0]) else found
 
 
 def _normed(spec: LayerSpec, weights: Weights | StreamedWeights, held: slice, hidden: Float[Tensor, "b m f"]) -> Float[Tensor, "b m f"]:
