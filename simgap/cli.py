@@ -166,7 +166,7 @@ def _add_judge(commands: Any) -> None:
         command.add_argument(flag, metavar="NUMBER", help=f"of {what}, with the digits as printed: 0.0040 says more than 0.004")
     for name in ("d_model", "d_ff", "n_experts"):
         command.add_argument(f"--{name.replace('_', '-')}", type=int, required=True, metavar="INT", help=HELP[name])
-    command.add_argument("--top-k", type=int, default=LayerSpec.top_k, metavar="INT", help=HELP["top_k"])
+    command.add_argument("--top-k", type=int, default=LayerSpec().top_k, metavar="INT", help=HELP["top_k"])
     command.add_argument("--trials", type=int, default=1, metavar="INT", help="layers that a value is a mean of (default: 1)")
     command.add_argument("--json", action="store_true", help="print JSON and nothing else")
 

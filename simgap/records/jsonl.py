@@ -154,8 +154,9 @@ def line_of(record: Mapping[str, Any]) -> bytes:
 
 def with_checksum(text: bytes) -> bytes:
     """The text of a JSON object as a line that ends with its checksum."""
-    # Spliced in: to encode a record twice would cost more than all else that is done to it.
-    head = text[:-1] + (b", " if len(text) > 2 else b"")
+    # Spliced in: to encode a record twice would cost more than all else that is done to it. A manifest is large, so one copy at a time.
+    head = b"".join((memoryview(text)[:-1], b", " if len(text) > 2 else b""))
+    del text
     return head + _end(head)
 
 

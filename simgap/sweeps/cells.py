@@ -1,10 +1,8 @@
-"""The cells of a sweep: layers of one base that differ in some fields, held as columns and built when they are looked at."""
+"""The cells of a sweep: layers of one base that differ in some fields."""
 
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
 from operator import attrgetter
 from typing import Any, overload
@@ -14,7 +12,7 @@ from jaxtyping import Int, UInt64
 
 from simgap.notebook import table
 from simgap.specs import LayerSpec, absolute, printable
-from simgap.sweeps.fields import TYPES, Builder, build, flat
+from simgap.sweeps.fields import TYPES, build, flat
 from simgap.sweeps.progress import counted
 
 # More cells than any sweep has finished; a design of more is taken for a slip before it fills the memory.
@@ -39,14 +37,13 @@ class LeftOut:
 class Cells(Sequence[LayerSpec]):
     """Distinct layers, in order. cells[i] is a LayerSpec, cells[a:b] are Cells, and cells + more adds those that are not there yet.
 
-    base: the layer whose fields the cells change. columns: the distinct values of every field that varies. codes (n, columns): which of
-    them each cell has. keys (n,): the cells' LayerSpec.key(), as integers. left_out: cells of the design that cannot be built or are too
-    large, with the reason.
+    base: the layer around which they are. names: the fields that vary. layers: the cells. keys (n,): their LayerSpec.key(), as integers.
+    left_out: cells of the design that cannot be built or are too large, with the reason.
     """
 
     base: LayerSpec
-    columns: dict[str, tuple[Any, ...]]
-    codes: Int[np.ndarray, "n columns"]
+    names: tuple[str, ...]
+    layers: tuple[LayerSpec, ...]
     keys: UInt64[np.ndarray, " n"]
     left_out: tuple[LeftOut, ...] = ()
 
@@ -69,32 +66,28 @@ class Cells(Sequence[LayerSpec]):
         return cells_of(found[0], names, counted(rows, "reading cells", len(found), progress))
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.layers)
 
     @overload
     def __getitem__(self, at: int) -> LayerSpec: ...
     @overload
     def __getitem__(self, at: slice) -> "Cells": ...
     def __getitem__(self, at: int | slice) -> "LayerSpec | Cells":
-        if isinstance(at, slice):
-            return self.take(at)
-        return self._build(tuple(self.values(at).values()))
+        return replace(self, layers=self.layers[at], keys=self.keys[at]) if isinstance(at, slice) else self.layers[at]
 
     def __iter__(self) -> Iterator[LayerSpec]:
-        return (self[at] for at in range(len(self)))
+        return iter(self.layers)
 
     def __add__(self, other: "Cells") -> "Cells":
         return united([self, other]) if isinstance(other, Cells) else NotImplemented
 
-    def take(self, numbers: slice | Sequence[int] | Int[np.ndarray, " m"]) -> "Cells":
+    def take(self, numbers: Sequence[int] | Int[np.ndarray, " m"]) -> "Cells":
         """The cells of these numbers, in their order."""
-        at = numbers if isinstance(numbers, slice) else np.asarray(numbers, np.int64)
-        return replace(self, codes=self.codes[at], keys=self.keys[at])
+        return replace(self, layers=tuple(self.layers[at] for at in numbers), keys=self.keys[np.asarray(numbers, np.int64)])
 
     def values(self, at: int) -> dict[str, Any]:
         """The values of the fields that vary, of one cell."""
-        codes = self.codes[at].tolist()
-        return {name: column[code] for (name, column), code in zip(self.columns.items(), codes, strict=True)}
+        return {name: attrgetter(name)(self.layers[at]) for name in self.names}
 
     def name(self, at: int) -> str:
         """One cell in words: what it varies, or its key where nothing does."""
@@ -116,11 +109,18 @@ class Cells(Sequence[LayerSpec]):
         return replace(self.take(keep), left_out=(*self.left_out, *out))
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values, as a manifest holds them; about 16 bytes a cell, and 3 for every field that varies."""
+        """Plain values, as a manifest holds them: of every field that varies its values, and which of them each cell has; about 16 bytes a
+        cell, and 3 for every such field."""
+        columns, codes = {}, []
+        for name in self.names:
+            # A layer holds one type to a field, so that equal values are one value.
+            numbers: dict[Any, int] = {}
+            codes.append([numbers.setdefault(attrgetter(name)(layer), len(numbers)) for layer in self.layers])
+            columns[name] = list(numbers)
         return {
             "base": flat(self.base),
-            "columns": {name: list(values) for name, values in self.columns.items()},
-            "codes": self.codes.T.tolist(),
+            "columns": columns,
+            "codes": codes,
             "keys": self.keys.astype(">u8").tobytes().hex(),
             "left_out": [[cell.name, cell.why] for cell in self.left_out],
         }
@@ -135,12 +135,9 @@ class Cells(Sequence[LayerSpec]):
         try:
             if not isinstance(plain, Mapping):
                 raise ValueError(f"expected a table, got {type(plain).__name__}")
-            found = _from_plain(plain)
-            for _ in found:
-                pass
+            return _from_plain(plain)
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"cells: not a table of cells: {error if isinstance(error, ValueError) else repr(error)}") from None
-        return found
 
     def check_keys(self) -> None:
         """Raises ValueError for a cell whose key is not its layer's: a file of inputs that changed, or another simgap's cells."""
@@ -150,80 +147,64 @@ class Cells(Sequence[LayerSpec]):
                 why = f"the file {spec.inputs.path!r} changed" if spec.inputs.kind == "file" else other
                 raise ValueError(f"cells: {self.name(at)} is not what its key {self.key(at)} says: {why}")
 
-    @cached_property
-    def _build(self) -> Builder:
-        return Builder(self.base, tuple(self.columns))
-
-    def rows(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Every cell's values of the named fields."""
-        start = flat(self.base)
-        for at in range(len(self)):
-            values = start | self.values(at)
-            yield tuple(values[name] for name in names)
-
     def __repr__(self) -> str:
         left = f", {len(self.left_out)} left out" if self.left_out else ""
-        return f"Cells({len(self)} of {', '.join(self.columns) or 'nothing'}{left})"
+        return f"Cells({len(self)} of {', '.join(self.names) or 'nothing'}{left})"
 
     def _repr_html_(self) -> str:
         """What the first cells vary."""
         rows = [self.values(at).values() for at in range(min(len(self), MOST_SHOWN))]
-        return table([[*self.columns], *map(list, rows)], [f"{self!r}{', of which the first are shown' if len(self) > MOST_SHOWN else ''}"])
+        return table([self.names, *map(list, rows)], [f"{self!r}{', of which the first are shown' if len(self) > MOST_SHOWN else ''}"])
 
 
-def cells_of(base: LayerSpec, names: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> Cells:
+def cells_of(base: LayerSpec, names: tuple[str, ...], rows: Iterable[Sequence[Any]]) -> Cells:
     """Cells of `base` with the named fields set to each row's values; those that cannot be built are left out with the reason.
 
     A cell that came before is not taken twice. A file of inputs is the one that its path leads to now, wherever this process goes later
     and wherever a worker is.
     """
-    if base.inputs.path:
-        base = replace(base, inputs=replace(base.inputs, path=_whole(base.inputs.path)))
-    if PATH in names:
-        at = names.index(PATH)
-        rows = ((*row[:at], _whole(row[at]), *row[at + 1 :]) for row in rows)
-    make, left_out = Builder(base, names), []
-    seen: set[int] = set()
-    readers = [attrgetter(name) for name in names]
-    codebooks: list[dict[Any, int]] = [{} for _ in names]
-    # Arrays of machine numbers: a list of Python's takes ten times the memory.
-    codes, keys = array("i"), array("Q")
+    start = _rooted(flat(base))
+    found: dict[int, LayerSpec] = {}
+    left_out = []
     for row in rows:
+        values = _rooted(start | dict(zip(names, row, strict=True)))
         try:
-            spec = make(row)
-            key = int(spec.key(), 16)
+            layer = build(values)
+            found.setdefault(int(layer.key(), 16), layer)
         except ValueError as error:
-            left_out.append(LeftOut(named(dict(zip(names, row, strict=True))), str(error)))
-            continue
-        if key in seen:
-            continue
-        if len(seen) == MOST_CELLS:
+            left_out.append(LeftOut(named({name: values[name] for name in names}), str(error)))
+        if len(found) > MOST_CELLS:
             raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, this design has more")
-        seen.add(key)
-        keys.append(key)
-        # As the layer holds them: one type to a field, so that equal values are one value.
-        codes.extend(book.setdefault(read(spec), len(book)) for read, book in zip(readers, codebooks, strict=True))
-    table = np.array(codes, np.int32).reshape(len(keys), len(names))
-    return Cells(base, dict(zip(names, map(tuple, codebooks), strict=True)), table, np.array(keys, np.uint64), tuple(left_out))
+    return _keyed(build(start), names, found, left_out)
 
 
-def _whole(path: Any) -> Any:
-    """A relative path as one from the root; anything else as it is."""
-    if not isinstance(path, str | os.PathLike) or not isinstance(name := os.fspath(path), str) or not name:
-        return path
-    return absolute(PATH, name)
+def _keyed(base: LayerSpec, names: tuple[str, ...], found: Mapping[int, LayerSpec], left_out: Iterable[LeftOut]) -> Cells:
+    """Cells by their keys."""
+    return Cells(base, names, tuple(found.values()), np.fromiter(found, np.uint64, len(found)), tuple(left_out))
 
 
-def united(parts: Sequence[Cells], progress: bool | None = None) -> Cells:
+def _rooted(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a layer's fields, the path of its inputs as one from the root."""
+    path = values[PATH]
+    name = os.fspath(path) if isinstance(path, os.PathLike) else path
+    return values | {PATH: absolute(PATH, name)} if name and isinstance(name, str) else values
+
+
+def united(parts: Sequence[Cells]) -> Cells:
     """The cells of all parts, around the base of the first, each once. Raises ValueError where they are too many."""
-    # By their keys, before a cell is built.
-    if (count := len(np.unique(np.concatenate([part.keys for part in parts])))) > MOST_CELLS:
-        raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, these are {count:,}")
-    bases = [name for part in parts for name in differing(parts[0].base, part.base)]
-    names = tuple(dict.fromkeys([*(name for part in parts for name in part.columns), *bases]))
-    rows = (row for part in parts for row in part.rows(names))
-    found = cells_of(parts[0].base, names, counted(rows, "uniting cells", sum(map(len, parts)), progress))
-    return replace(found, left_out=tuple(dict.fromkeys([*(cell for part in parts for cell in part.left_out), *found.left_out])))
+    found: dict[int, LayerSpec] = {}
+    for part in parts:
+        for key, layer in zip(part.keys.tolist(), part, strict=True):
+            found.setdefault(key, layer)
+    if len(found) > MOST_CELLS:
+        raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, these are {len(found):,}")
+    varied, bases = (
+        [name for part in parts for name in part.names],
+        [name for part in parts for name in differing(parts[0].base, part.base)],
+    )
+    return _keyed(
+        parts[0].base, tuple(dict.fromkeys(varied + bases)), found, dict.fromkeys(cell for part in parts for cell in part.left_out)
+    )
 
 
 def _from_plain(plain: Mapping[str, Any]) -> Cells:
@@ -243,10 +224,11 @@ def _from_plain(plain: Mapping[str, Any]) -> Cells:
     for name, column in zip(columns, codes, strict=True):
         if len(column) != len(keys) or not all(type(code) is int and 0 <= code < len(columns[name]) for code in column):
             raise ValueError(f"codes: expected the number of a value of {name} for each of {len(keys)} cells")
-    table = np.array(codes, np.int32).reshape(len(columns), len(keys)).T
-    cells = tuple(LeftOut(str(name), str(why)) for name, why in left_out)
-    values = {name: tuple(column) for name, column in columns.items()}
-    return Cells(build(flat(LayerSpec()) | plain["base"]), values, np.ascontiguousarray(table), keys, cells)
+    start = flat(LayerSpec()) | plain["base"]
+    chosen = [[columns[name][code] for code in column] for name, column in zip(columns, codes, strict=True)]
+    rows = zip(*chosen, strict=True) if columns else [()] * len(keys)
+    layers = tuple(build(start | dict(zip(columns, row, strict=True))) for row in rows)
+    return Cells(build(start), tuple(columns), layers, keys, tuple(LeftOut(str(name), str(why)) for name, why in left_out))
 
 
 def named(values: Mapping[str, Any]) -> str:

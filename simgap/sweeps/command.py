@@ -95,9 +95,8 @@ def forecast(job: Job, engine: str | None, workers: int | None, any_version: boo
     left, selection, share = job.cells, job.selection, np.ones(len(job.cells))
     notes: tuple[str, ...] = ()
     if (store := begun_store(job.out, job.cells, job.run, selection, any_version)) is not None:
-        trials = dict(zip(store.cells.keys.tolist(), store.trials.tolist(), strict=True))
-        share = 1 - np.array([trials[key] for key in job.cells.keys.tolist()]) / job.run.trials
-        left, share = job.cells.take(np.flatnonzero(share > 0)), share[share > 0]
+        share = 1 - store.trials / job.run.trials
+        left, share = store.cells.take(np.flatnonzero(share > 0)), share[share > 0]
         if len(left):
             admitted_here(store, engine)
         notes = tuple(store.notes)
@@ -142,13 +141,12 @@ class Judged(NamedTuple):
 def judged(table: "DataFrame", cells: Cells) -> list[Judged]:
     """What a sweep's frame says of each exact law whose spread is known. z here is the standard normal number of p, which knows skew."""
     held = table[(table["predicted_kind"] == "exact") & (table["z_unit"] == "null sd") & table["p"].notna()]
-    at = {key: number for number, key in enumerate(cells.keys.tolist())}
     found = []
     for quantity, part in held.groupby("quantity", observed=True, sort=False):
         z = np.array([normal_score(p, sign) for p, sign in zip(part["p"], part["z"], strict=True)])
         excess = part["excess"].dropna()
         worst = int(np.abs(z).argmax())
-        where = cells.name(at[int(part["cell"].iloc[worst], 16)])
+        where = cells.name(int((cells.keys == np.uint64(int(part["cell"].iloc[worst], 16))).argmax()))
         mean = float(excess.mean()) if len(excess) else None
         # The cells are independent: each has a seed of its own.
         pooled = float(z.sum()) / math.sqrt(len(z))

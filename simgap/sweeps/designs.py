@@ -12,7 +12,7 @@ import numpy as np
 from simgap.seeding import derived
 from simgap.specs import LayerSpec
 from simgap.sweeps.cells import MOST_CELLS, Cells, cells_of
-from simgap.sweeps.fields import NAMES, NESTED, TYPES, Draft, field_name, flat
+from simgap.sweeps.fields import INNER, NESTED, TYPES, Draft, field_name, flat
 from simgap.sweeps.progress import counted
 
 Where = Callable[[Any], object]
@@ -163,7 +163,7 @@ def _axes(spec: LayerSpec, axes: Mapping[str, Any] | None, more: Mapping[str, An
         else:
             fixed[full] = _values(name, values)
             if name in NESTED and not all(isinstance(value, str) for value in fixed[full]):
-                raise ValueError(f"{name}: expected names of kinds; other fields are axes of their own, such as '{name}.{_second(name)}'")
+                raise ValueError(f"{name}: expected names of kinds; other fields are axes of their own, such as '{INNER[name][1]}'")
     return fixed, functions
 
 
@@ -231,10 +231,6 @@ def _cells(
                 yield tuple(values[name] for name in (*names, *functions))
 
     return cells_of(spec, (*names, *functions), drafted())
-
-
-def _second(name: str) -> str:
-    return next(full for full in NAMES if full.startswith(f"{name}.") and not full.endswith(".kind")).partition(".")[2]
 
 
 def _count(n: int) -> int:

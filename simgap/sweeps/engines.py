@@ -178,7 +178,9 @@ def open_engine(engine: str | Executor, workers: int | None, device: str, schedu
         ready()
         yield Engine(Inline(), 1, 1)
     elif engine == "local":
-        cards = _cards() if device == "cuda" else 0
+        import torch
+
+        cards = torch.cuda.device_count() if device == "cuda" else 0
         count = workers or cards or cores()
         processes = Processes(count, max(1, cores() // count), cards)
         try:
@@ -219,12 +221,6 @@ def check_here(engine: str | Executor | None, device: str) -> None:
         from simgap.gap.batch import check_device
 
         check_device(device)
-
-
-def _cards() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _check_address(scheduler: str) -> None:

@@ -1,10 +1,10 @@
 """A layer's fields by dotted name, and drafts: the values of a cell before it is known whether a layer can be built of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, nearest
 
@@ -22,6 +22,9 @@ def _types() -> dict[str, Any]:
 # Every field of a layer, such as "d_model" or "router.temperature", with its type.
 TYPES = _types()
 NAMES = tuple(TYPES)
+OUTER = tuple(name for name in NAMES if "." not in name)
+# Of "router" and "inputs", the kind first.
+INNER = {outer: tuple(name for name in NAMES if name.startswith(f"{outer}.")) for outer in NESTED}
 
 
 def field_name(name: str) -> str:
@@ -30,11 +33,6 @@ def field_name(name: str) -> str:
     if full not in TYPES:
         raise ValueError(f"a layer has no field {name!r}{nearest(str(name), [*NAMES, *NESTED])}")
     return full
-
-
-def kinds_of(name: str) -> tuple[str, ...]:
-    """The names that a field may take, where it is a choice among names."""
-    return get_args(TYPES[name]) if get_origin(TYPES[name]) is Literal else ()
 
 
 _READ = attrgetter(*NAMES)
@@ -47,30 +45,8 @@ def flat(spec: LayerSpec) -> dict[str, Any]:
 
 def build(values: Mapping[str, Any]) -> LayerSpec:
     """The layer with the given value of every field. Raises ValueError as LayerSpec does."""
-    return Builder(LayerSpec(), NAMES)([values[name] for name in NAMES])
-
-
-@dataclass(frozen=True)
-class Builder:
-    """Makes layers of `base` with the named fields set to a row of values; what the rows have in common is looked up once."""
-
-    base: LayerSpec
-    names: tuple[str, ...]
-    _plain: dict[str, Any] = field(init=False, repr=False)
-    _tables: dict[str, tuple[tuple[str, Any], ...]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        start = flat(self.base)
-        touched = {name.partition(".")[0] for name in self.names if "." in name}
-        tables = {outer: tuple((f"{outer}.{f.name}", start[f"{outer}.{f.name}"]) for f in fields(NESTED[outer])) for outer in touched}
-        object.__setattr__(self, "_plain", {f.name: getattr(self.base, f.name) for f in fields(LayerSpec)})
-        object.__setattr__(self, "_tables", tables)
-
-    def __call__(self, row: Sequence[Any]) -> LayerSpec:
-        """Raises ValueError as LayerSpec does."""
-        values = dict(zip(self.names, row, strict=True))
-        nested = {outer: _nested(outer, [values.get(name, given) for name, given in table]) for outer, table in self._tables.items()}
-        return LayerSpec(**{**self._plain, **{name: value for name, value in values.items() if "." not in name}, **nested})
+    nested = {outer: _nested(outer, [values[name] for name in names]) for outer, names in INNER.items()}
+    return LayerSpec(**{name: values[name] for name in OUTER}, **nested)
 
 
 def _nested(outer: str, values: Sequence[Any]) -> Any:

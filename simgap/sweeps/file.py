@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from simgap.quantities import NULLS
 from simgap.selection import Selection, select
 from simgap.specs import LayerSpec, RunSpec, field_names, format_bytes, nearest, shown
 from simgap.sweeps.cells import MOST_CELLS, Cells, united
 from simgap.sweeps.designs import Range, grid, one_at_a_time, random_design, sobol_design, zip_grid
-from simgap.sweeps.fields import NESTED, TYPES, Builder, Draft, field_name, kinds_of
+from simgap.sweeps.fields import NESTED, TYPES, Draft, build, field_name, flat
 
 # tomllib takes time with the square of a key's dots: with these limits the worst file takes seconds, and no honest one comes near.
 MOST_BYTES = 256 * 1024
@@ -156,12 +156,13 @@ def _fields(table: object) -> dict[str, Any]:
 
 def _layer(base: LayerSpec, table: object) -> LayerSpec:
     values = {name: _value(name, value) for name, value in _fields(table).items()}
-    return Builder(base, tuple(values))(tuple(values.values()))
+    return build(flat(base) | values)
 
 
 def _value(name: str, value: Any) -> Any:
     """A value that a layer may have in this field, as far as that field alone decides. Anything else is a slip, not a cell to leave out."""
-    kinds, of = kinds_of(name), TYPES[name]
+    of = TYPES[name]
+    kinds = get_args(of) if get_origin(of) is Literal else ()
     if kinds:
         if value not in kinds:
             close = nearest(value, kinds) if isinstance(value, str) else ""
@@ -196,7 +197,7 @@ def _united(base: LayerSpec, designs: object, progress: bool | None) -> Cells:
     for number, build in planned:
         with _within(f"[design {number}]"):
             parts.append(build())
-    return united(parts, progress) if len(parts) > 1 else parts[0]
+    return united(parts) if len(parts) > 1 else parts[0]
 
 
 def _design(base: LayerSpec, given: object, progress: bool | None) -> tuple[Callable[[], Cells], int]:

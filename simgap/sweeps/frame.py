@@ -85,8 +85,8 @@ def frame(store: Store, spec: str = "all") -> "DataFrame":
     data = {name: _series(name, values) for name, values in columns.items()}
     data |= {_short(name): _series(name, values).take(repeats).reset_index(drop=True) for name, values in cells.items()}
     data |= {name: _series(name, [getattr(store.run, name)] * len(repeats)) for name in ("tokens", "dtype")}
-    first = ("cell", *(_short(name) for name in store.cells.columns), "parameters", "quantity", *VALUES)
-    common = {_short(name) for name in NAMES if name not in store.cells.columns} if spec == "varying" else ()
+    first = ("cell", *(_short(name) for name in store.cells.names), "parameters", "quantity", *VALUES)
+    common = {_short(name) for name in NAMES if name not in store.cells.names} if spec == "varying" else ()
     return pd.DataFrame({name: data[name] for name in dict.fromkeys((*first, *OF_CELL, *COSTS, *data)) if name not in common})
 
 

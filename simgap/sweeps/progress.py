@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -17,16 +17,11 @@ def hidden(show: bool | None) -> bool:
 
 def counted(items: Iterable[T], what: str, total: int | None, show: bool | None) -> Iterable[T]:
     """The items, with a line of progress while they are gone through, where that takes long and there is someone to see it."""
-    return items if hidden(show) else _counted(items, what, total)
-
-
-def _counted(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+    if hidden(show):
+        return items
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit="cell", unit_scale=True, delay=DELAY, leave=False, file=Forgiving(sys.stderr)) as bar:
-        for item in items:
-            yield item
-            bar.update()
+    return tqdm(items, total=total, desc=what, unit="cell", unit_scale=True, delay=DELAY, leave=False, file=Forgiving(sys.stderr))
 
 
 class Forgiving:

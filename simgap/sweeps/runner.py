@@ -2,12 +2,11 @@
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
 
 import numpy as np
 
@@ -26,17 +25,12 @@ MOST_DEATHS = 3
 LOOK_AHEAD = 64
 
 
-class Teller(Protocol):
-    """Who is told of progress."""
-
-    def __call__(self, cells: int, seconds: float, worst_z: float, name: str) -> None: ...
-
-
 @dataclass(eq=False)
 class Runner:
     """The cells that a session does, and what becomes of them.
 
-    set_aside: cells that failed or killed their workers, with the reason. computed: cells recorded in this session.
+    tell: told of progress: how many cells were recorded, their seconds by the plan, and the largest |z| among them and where. set_aside:
+    cells that failed or killed their workers, with the reason. computed: cells recorded in this session.
     """
 
     store: Store
@@ -44,7 +38,7 @@ class Runner:
     engine: Engine
     memory: int
     log: logging.Logger
-    tell: Teller
+    tell: Callable[[int, float, float, str], None]
     set_aside: list[LeftOut] = field(default_factory=list)
     computed: int = 0
     _deaths: Counter[int] = field(default_factory=Counter)

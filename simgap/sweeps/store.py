@@ -17,7 +17,7 @@ from simgap.records import Records, command_line, locked, now, numbered, provena
 from simgap.seeding import derived
 from simgap.selection import Selection, select
 from simgap.specs import RunSpec, absolute, shown
-from simgap.sweeps.cells import PATH, Cells, differing
+from simgap.sweeps.cells import Cells, differing
 
 # 2: every line and the manifest carry a checksum, and sessions the manifest's digest.
 FORMAT = 3
@@ -33,22 +33,21 @@ MIX = "go on with that, or add --any-version (any_version=True) to mix them"
 class Store:
     """A folder opened for writing, or for reading alone.
 
-    begun: whether the folder holds it already; if not, nothing is written before the first session. trials (n,): the trials that are
-    recorded of each cell, 0 for none. offsets (n,): where the newest record of each begins. digest: of the manifest's file, which sessions
-    name. canaries: of the machines that measured what is recorded. any_version: whether other versions and machines of other arithmetic may
-    go on with it. notes: what was found that a user should know: torn and damaged lines, records of unknown cells. held: whether the folder
-    still is the one that was opened.
+    trials (n,): the trials that are recorded of each cell, 0 for none. offsets (n,): where the newest record of each begins. digest: of the
+    manifest's file, which sessions name; "" where there is none yet, since nothing is written before the first session. origin: what the
+    manifest says beside its cells. canaries: of the machines that measured what is recorded. any_version: whether other versions and
+    machines of other arithmetic may go on with it. notes: what was found that a user should know: torn and damaged lines, records of
+    unknown cells. held: whether the folder still is the one that was opened.
     """
 
     path: Path
     cells: Cells
     run: RunSpec
     selection: Selection
-    manifest: dict[str, Any]
     trials: Int[np.ndarray, " n"]
     offsets: Int[np.ndarray, " n"]
     digest: str = ""
-    begun: bool = True
+    origin: dict[str, Any] = field(default_factory=dict)
     canaries: set[str] = field(default_factory=set)
     any_version: bool = False
     notes: list[str] = field(default_factory=list)
@@ -72,8 +71,8 @@ class Store:
 
     def begin(self, trials: int, command: str, engine: str, workers: int) -> None:
         """Note that a session begins: whatever is recorded after it, up to the next, came from it. The first puts the manifest in place."""
-        if not self.begun:
-            self.digest = write_manifest(self.path / MANIFEST, self.manifest)
+        if not self.digest:
+            self.digest = write_manifest(self.path / MANIFEST, _manifest(self.cells, self.run, self.selection))
         session = {"manifest": self.digest, "trials": trials, "engine": engine, "workers": workers, "source": source_digest()}
         self.records.append({"session": session | {"provenance": _origin(command)}})
 
@@ -135,8 +134,10 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
     manifest, digest = found
     if manifest.get("format") != FORMAT or manifest["format"] is True:
         raise ValueError(f"out: {str(path)!r} holds a sweep of format {manifest.get('format')!r}, this simgap reads format {FORMAT}")
-    if cells is None or cells.to_plain() != manifest.get("cells"):
-        cells = Cells.from_plain(manifest.get("cells"))
+    # Not kept, since it may be large.
+    described = manifest.pop("cells", None)
+    if cells is None or cells.to_plain() != described:
+        cells = Cells.from_plain(described)
     plain = manifest.get("run")
     if not isinstance(plain, dict) or not isinstance(plain.get("quantities"), list):
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run")
@@ -145,7 +146,7 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
     except (TypeError, ValueError) as error:
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run: {error}") from None
     n, selection = len(cells), select(plain["quantities"], null=plain.get("null", NULLS[0]))
-    store = Store(path, cells, run, selection, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), digest)
+    store = Store(path, cells, run, selection, np.zeros(n, np.int32), np.zeros(n, np.int64), digest, manifest)
     _index(store)
     return store
 
@@ -161,10 +162,7 @@ def open_store(path: Path, cells: Cells, run: RunSpec, selection: Selection, any
         store = begun_store(path, cells, run, selection, any_version)
         if store is None:
             n = len(cells)
-            manifest = _manifest(cells, run, selection)
-            store = Store(
-                path, cells, run, selection, manifest, np.zeros(n, np.int32), np.zeros(n, np.int64), begun=False, any_version=any_version
-            )
+            store = Store(path, cells, run, selection, np.zeros(n, np.int32), np.zeros(n, np.int64), any_version=any_version)
         elif torn := store.records.mend():
             # It may have lacked nothing but its end.
             _index(store)
@@ -188,10 +186,9 @@ def begun_store(path: Path, cells: Cells, run: RunSpec, selection: Selection, an
         return None
     store = read_store(path, cells)
     _same_sweep(store, cells, run, selection)
-    if store.cells.base.inputs != cells.base.inputs or PATH in store.cells.columns:
-        # The same cells, but the files of their inputs lie where they are said to lie now.
-        numbers = {key: at for at, key in enumerate(cells.keys.tolist())}
-        store.cells = cells.take([numbers[key] for key in store.cells.keys.tolist()])
+    # The same cells, but the files of their inputs lie where they are said to lie now.
+    order = np.argsort(cells.keys)
+    store.cells = cells.take(order[np.searchsorted(cells.keys, store.cells.keys, sorter=order)])
     store.any_version = any_version
     if not any_version:
         _same_code(store)
@@ -223,12 +220,14 @@ def holds_results(path: Path) -> bool:
 
 
 def _manifest(cells: Cells, run: RunSpec, selection: Selection) -> dict[str, Any]:
-    origin = _origin(command_line())
-    described = {name: value for name, value in run.to_dict().items() if name != "memory"} | {
-        "quantities": selection.texts,
-        "null": selection.null,
-    }
+    origin, described = _origin(command_line()), _described(run, selection)
     return {"format": FORMAT, "begun": now(), "source": source_digest(), "provenance": origin, "run": described, "cells": cells.to_plain()}
+
+
+def _described(run: RunSpec, selection: Selection) -> dict[str, Any]:
+    """How the cells are measured. Any memory gives the same."""
+    plain = run.to_dict() | {"quantities": selection.texts, "null": selection.null}
+    return {name: value for name, value in plain.items() if name != "memory"}
 
 
 def _origin(command: str = "") -> dict[str, Any]:
@@ -292,18 +291,17 @@ def _is_whole(record: Mapping[str, Any]) -> bool:
 
 
 def _same_sweep(store: Store, cells: Cells, run: RunSpec, selection: Selection) -> None:
-    begun, asked = set(store.cells.keys.tolist()), set(cells.keys.tolist())
-    if begun != asked:
-        gone = next((f"; gone is {store.cells.name(at)}" for at, key in enumerate(store.cells.keys.tolist()) if key not in asked), "")
-        new = next((f"; new is {cells.name(at)}" for at, key in enumerate(cells.keys.tolist()) if key not in begun), "")
+    gone, new = np.isin(store.cells.keys, cells.keys, invert=True), np.isin(cells.keys, store.cells.keys, invert=True)
+    if gone.any() or new.any():
+        both = ("gone", store.cells, gone), ("new", cells, new)
+        first = "".join(f"; {word} is {part.name(int(found.argmax()))}" for word, part, found in both if found.any())
         bases = differing(store.cells.base, cells.base)
         around = f", around layers that differ in {', '.join(bases)}" if bases else ""
         raise ValueError(
-            f"out: {str(store.path)!r} holds a sweep of other cells: {len(begun - asked)} of its {len(begun)} are gone and "
-            f"{len(asked - begun)} are new{around}{gone}{new}; choose another folder"
+            f"out: {str(store.path)!r} holds a sweep of other cells: {gone.sum()} of its {len(gone)} are gone and {new.sum()} are "
+            f"new{around}{first}; choose another folder"
         )
-    before = store.run.to_dict() | {"quantities": store.selection.texts, "null": store.selection.null}
-    after = run.to_dict() | {"quantities": selection.texts, "null": selection.null}
+    before, after = _described(store.run, store.selection), _described(run, selection)
     for name in FIXED:
         if before[name] != after[name]:
             raise ValueError(
@@ -314,16 +312,16 @@ def _same_sweep(store: Store, cells: Cells, run: RunSpec, selection: Selection) 
 def _same_code(store: Store) -> None:
     """Refuse what may give other bits: other versions and other code. Machines are compared when they measure; see `Store.admit`."""
     origin = provenance()
-    before = store.manifest.get("provenance")
+    before = store.origin.get("provenance")
     before = before if isinstance(before, dict) else {}
     mine, theirs = origin["versions"], before.get("versions")
     theirs = theirs if isinstance(theirs, dict) else {}
     for name in mine:
         if mine[name] != theirs.get(name):
             raise ValueError(f"out: {str(store.path)!r} was begun with {name} {theirs.get(name)}, this is {mine[name]}; {MIX}")
-    if store.manifest.get("source") != source_digest():
+    if store.origin.get("source") != source_digest():
         was, here = (str(commit or "no commit")[:12] for commit in (before.get("commit"), origin["commit"]))
-        begun = store.manifest.get("source")
+        begun = store.origin.get("source")
         raise ValueError(
             f"out: {str(store.path)!r} was begun by another simgap {mine['simgap']} (source {begun}, {was}), this is {source_digest()}, "
             f"{here}; {MIX}"

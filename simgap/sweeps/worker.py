@@ -80,27 +80,23 @@ def compute(task: Task) -> Report:
 
     from simgap.moe.canary import canary
 
-    threads = torch.get_num_threads()
-    if task.threads is not None:
-        torch.set_num_threads(task.threads)
-    start = time.perf_counter()
+    start, threads = time.perf_counter(), torch.get_num_threads()
+    torch.set_num_threads(task.threads or threads)
     try:
-        try:
-            outcomes = _batch(task.cells, task.selection)
-        except Exception as error:
-            # Which of them it was is found out one by one.
-            outcomes = [_failed(task.cells[0], error)] if len(task.cells) == 1 else [_alone(cell, task.selection) for cell in task.cells]
+        outcomes = _outcomes(task.cells, task.selection)
     finally:
-        if task.threads is not None:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
     return Report(tuple(outcomes), source_digest(), canary(), time.perf_counter() - start)
 
 
-def _alone(cell: Cell, selection: Selection) -> Outcome:
+def _outcomes(cells: Sequence[Cell], selection: Selection) -> list[Outcome]:
     try:
-        return _batch([cell], selection)[0]
+        return _batch(cells, selection)
     except Exception as error:
-        return _failed(cell, error)
+        if len(cells) == 1:
+            return [_failed(cells[0], error)]
+        # Which of them it was is found out one by one.
+        return [outcome for cell in cells for outcome in _outcomes([cell], selection)]
 
 
 def _failed(cell: Cell, error: Exception) -> Outcome:

@@ -1,6 +1,7 @@
 """Initialisations: their entries' scale, their shapes, and labels that make each expert its own draw."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def test_a_shared_gain_is_one_for_all_experts_of_a_trial():
 @pytest.mark.parametrize("init", ["kaiming_normal", "kaiming_uniform", "orthogonal", "upcycled"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_trials_drawn_alone_are_those_drawn_together(init, dtype):
-    spec = LayerSpec(**{**vars(SMALL), "init": init})
+    spec = replace(SMALL, init=init)
     together = draw_weights(draws_of(spec, 5, [1, 3, 8]), dtype)
     alone = draw_weights(draws_of(spec, 5, [3]), dtype)
     for name in ("up", "gate", "down", "gain", "bias", "router"):

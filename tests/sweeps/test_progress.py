@@ -37,7 +37,7 @@ def test_a_terminal_sees_how_many_cells_are_built(monkeypatch, tmp_path):
     assert terminal.getvalue().endswith("\r"), "and nothing of it stays"
     (tmp_path / "x.toml").write_text(f"max_parameters = 1e9\n{TEXT}")
     assert len(read_file(tmp_path / "x.toml").cells) == 5
-    assert all(f"{what}: " in terminal.getvalue() for what in ("uniting cells", "sizes of cells"))
+    assert all(f"{what}: " in terminal.getvalue() for what in ("building cells", "sizes of cells"))
 
 
 def test_short_work_and_pipes_see_none(tmp_path, monkeypatch, capsys):
