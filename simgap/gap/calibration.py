@@ -256,6 +256,7 @@ def row(measured: Estimate, predicted: Prediction, calibrated: Comparison) -> di
         "dropped": measured.dropped,
         "predicted_mean": predicted.mean,
         "predicted_sd": predicted.sd,
+        "predicted_error": predicted.error,
         "predicted_kind": predicted.kind,
         "predicted_sd_kind": predicted.sd_kind,
         "law": predicted.law,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 FRAME = "frame.parquet"
 SPECS = ("all", "varying")
 VALUES = (
-    "mean", "sem", "n", "pairs", "dropped", "predicted_mean", "predicted_sd", "predicted_kind", "predicted_sd_kind", "law",
-    "excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension", "why",
+    "mean", "sem", "n", "pairs", "dropped", "predicted_mean", "predicted_sd", "predicted_error", "predicted_kind", "predicted_sd_kind",
+    "law", "excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension", "why",
 )  # fmt: skip
 OF_CELL = ("trials", "seed", "idle_experts", "dropped_tokens")
 # What another run of the same cells need not repeat: everything else is the same to the bit.
@@ -32,10 +32,11 @@ def collect(path: str | os.PathLike[str], write: bool = True) -> "DataFrame":
     only be read.
 
     One row to a cell and quantity, cells in the order of the sweep. cell: its key; the fields that vary; quantity: such as
-    "activation_mso mean output"; mean and sem over n of the cell's trials (those that have the quantity); predicted_mean and predicted_sd;
-    excess, z, p, effective_dimension as `calibrate` has them; parameters; seconds of the cell, its share where cells were done together;
-    peak_memory: bytes by which its process grew meanwhile; every other field of the spec. simgap.sweeps.COSTS names the columns that
-    another run of the same cells need not repeat. Lines that are no whole records are left out, with a warning in the log "simgap.sweeps".
+    "activation_mso mean output"; mean and sem over n of the cell's trials (those that have the quantity); predicted_mean, predicted_sd and
+    predicted_error, the size of the error that a leading mean has of its own; excess, z, p, effective_dimension as `calibrate` has them;
+    parameters; seconds of the cell, its share where cells were done together; peak_memory: bytes by which its process grew meanwhile;
+    every other field of the spec. simgap.sweeps.COSTS names the columns that another run of the same cells need not repeat. Lines that are
+    no whole records are left out, with a warning in the log "simgap.sweeps".
 
     Raises ValueError where the folder holds no sweep or a record is not of its form, OSError where it cannot be written.
     """

@@ -25,7 +25,7 @@ SPECS = [
     sg.LayerSpec(**BASE, init="xavier_uniform", inputs=sg.InputSpec(mean=30.0)),
 ]
 OURS = {"n": "trials"} | {name: name for name in ("mean", "sem", "pairs", "dropped")}
-LAWS = {f"predicted_{name}": name for name in ("mean", "sd", "kind", "sd_kind")} | {"law": "law"}
+LAWS = {f"predicted_{name}": name for name in ("mean", "sd", "error", "kind", "sd_kind")} | {"law": "law"}
 BOTH = {name: name for name in ("excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension")}
 
 
