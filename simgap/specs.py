@@ -96,7 +96,7 @@ class RouterSpec(Named):
     capacity: float = 1.0
 
     def __post_init__(self) -> None:
-        _choice("router", self.kind, get_args(RouterKind))
+        choice("router", self.kind, get_args(RouterKind))
         _number(self, "router.temperature", low=1e-6)
         _number(self, "router.noise", low=0.0)
         _number(self, "router.bias", low=0.0)
@@ -123,7 +123,7 @@ class InputSpec(Named):
     tensor: str = ""
 
     def __post_init__(self) -> None:
-        _choice("inputs", self.kind, get_args(InputKind))
+        choice("inputs", self.kind, get_args(InputKind))
         _number(self, "inputs.alpha", low=0.0)
         _integer(self, "inputs.n_clusters", low=1)
         _number(self, "inputs.separation", low=0.0, high=1.0)
@@ -202,10 +202,10 @@ class LayerSpec(Named):
             # One of the user's own has the hash of its source in its name.
             object.__setattr__(self, "activation", full_name(self.activation))
             if not isinstance(self.activation, str) or not FULL.fullmatch(self.activation):
-                _choice("activation", self.activation, ACTIVATIONS)
-        _choice("norm", self.norm, NORMS)
-        _choice("norm_affine", self.norm_affine, AFFINES)
-        _choice("init", self.init, INITS)
+                choice("activation", self.activation, ACTIVATIONS)
+        choice("norm", self.norm, NORMS)
+        choice("norm_affine", self.norm_affine, AFFINES)
+        choice("init", self.init, INITS)
         if not isinstance(self.gated, bool):
             raise ValueError(f"gated: expected true or false, got {self.gated!r}")
         _number(self, "norm_affine_std", low=0.0)
@@ -259,7 +259,7 @@ class RunSpec(Named):
         _integer(self, "tokens", low=1)
         _integer(self, "trials", low=1)
         _integer(self, "seed", low=0)
-        _choice("dtype", self.dtype, get_args(Dtype))
+        choice("dtype", self.dtype, get_args(Dtype))
         if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", str(self.device)):
             raise ValueError(f"device: expected 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
         object.__setattr__(self, "device", str(self.device))
@@ -328,6 +328,20 @@ def nearest(name: str, options: tuple[str, ...] | list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def choice(name: str, value: object, options: tuple[str, ...]) -> None:
+    """Raises ValueError for a value that is none of the options, with the nearest that is."""
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(options)}, got {shown(value)}{nearest(str(value), options)}")
+
+
+def whole_number(name: str, value: object, low: int, why: str = "") -> int:
+    """The value as an int, whichever library's it is. Raises ValueError for booleans, for less than `low` and for anything else."""
+    whole = _whole(value)
+    if whole is None or whole < low:
+        raise ValueError(f"{name}: expected a whole number, at least {low}{f' ({why})' if why else ''}, got {shown(value)}")
+    return whole
+
+
 def field_names(spec: type) -> tuple[str, ...]:
     return tuple(f.name for f in fields(spec))
 
@@ -357,11 +371,6 @@ def _settled_hash(path: str, *looked: int) -> str:
     return _content_hash(path, *looked)
 
 
-def _choice(name: str, value: object, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ValueError(f"{name}: expected one of {', '.join(options)}, got {value!r}{nearest(str(value), options)}")
-
-
 def _whole(value: object) -> int | None:
     """The value as an int where it is a whole number of any library's; None for booleans, arrays and everything else."""
     kind = getattr(getattr(value, "dtype", None), "kind", "")
@@ -378,10 +387,7 @@ def _integer(spec: object, name: str, low: int, why: str = "") -> None:
     value = getattr(spec, attribute)
     if type(value) is int and value >= low:
         return
-    whole = _whole(value)
-    if whole is None or whole < low:
-        raise ValueError(f"{name}: expected a whole number, at least {low}{f' ({why})' if why else ''}, got {value!r}")
-    object.__setattr__(spec, attribute, whole)
+    object.__setattr__(spec, attribute, whole_number(name, value, low, why))
 
 
 def _number(spec: object, name: str, low: float, high: float = math.inf, open_low: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from simgap.seeding import derived
-from simgap.specs import LayerSpec
+from simgap.specs import LayerSpec, whole_number
 from simgap.sweeps.cells import MOST_CELLS, Cells, cells_of
 from simgap.sweeps.fields import INNER, NESTED, TYPES, Draft, field_name, flat
 from simgap.sweeps.progress import counted
@@ -110,7 +110,7 @@ def random_design(
     where is applied to the n points drawn, so that fewer may remain.
     """
     fixed, functions = _axes(spec, axes, more)
-    shares = np.random.default_rng(derived(_seed(seed), "design")).random((_count(n), len(fixed)))
+    shares = np.random.default_rng(derived(whole_number("seed", seed, 0), "design")).random((_count(n), len(fixed)))
     return _cells(spec, tuple(fixed), _spread(fixed, shares), n, functions, where, progress)
 
 
@@ -134,7 +134,7 @@ def sobol_design(
     fixed, functions = _axes(spec, axes, more)
     if not fixed:
         raise ValueError("sobol_design: expected at least one axis")
-    sampler = qmc.Sobol(len(fixed), scramble=True, rng=np.random.default_rng(derived(_seed(seed), "design")))
+    sampler = qmc.Sobol(len(fixed), scramble=True, rng=np.random.default_rng(derived(whole_number("seed", seed, 0), "design")))
     # Drawn to a power of two, where the sequence is balanced and scipy does not complain.
     shares = sampler.random_base2((_count(n) - 1).bit_length())[:n]
     return _cells(spec, tuple(fixed), _spread(fixed, shares), n, functions, where, progress)
@@ -163,7 +163,7 @@ def _axes(spec: LayerSpec, axes: Mapping[str, Any] | None, more: Mapping[str, An
         else:
             fixed[full] = _values(name, values)
             if name in NESTED and not all(isinstance(value, str) for value in fixed[full]):
-                raise ValueError(f"{name}: expected names of kinds; other fields are axes of their own, such as '{INNER[name][1]}'")
+                raise ValueError(f"{name}: expected names of kinds; other fields are axes of their own, such as '{list(INNER[name])[1]}'")
     return fixed, functions
 
 
@@ -237,9 +237,3 @@ def _count(n: int) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_CELLS:
         raise ValueError(f"n: expected a number of cells from 1 to {MOST_CELLS:,}, got {n!r}")
     return n
-
-
-def _seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed: expected a whole number, at least 0, got {seed!r}")
-    return seed

@@ -99,6 +99,9 @@ class Processes(Executor):
             writer.close()
         return future
 
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.shutdown(cancel_futures=kind is not None)
+
     def __len__(self) -> int:
         return len(self._pools)
 
@@ -182,13 +185,8 @@ def open_engine(engine: str | Executor, workers: int | None, device: str, schedu
 
         cards = torch.cuda.device_count() if device == "cuda" else 0
         count = workers or cards or cores()
-        processes = Processes(count, max(1, cores() // count), cards)
-        try:
+        with Processes(count, max(1, cores() // count), cards) as processes:
             yield Engine(processes, count, count)
-        except BaseException:
-            processes.shutdown(wait=True, cancel_futures=True)
-            raise
-        processes.shutdown()
     elif engine == "dask":
         with _dask(workers, scheduler or "") as opened:
             yield opened

@@ -9,22 +9,12 @@ from typing import Any
 from simgap.specs import InputSpec, LayerSpec, RouterSpec, nearest
 
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
-
-
-def _types() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for item in fields(LayerSpec):
-        inner = fields(NESTED[item.name]) if item.name in NESTED else ()
-        found |= {f"{item.name}.{f.name}": f.type for f in inner} or {item.name: item.type}
-    return found
-
-
+OUTER: dict[str, Any] = {f.name: f.type for f in fields(LayerSpec) if f.name not in NESTED}
+# The kind comes first.
+INNER: dict[str, dict[str, Any]] = {outer: {f"{outer}.{f.name}": f.type for f in fields(kind)} for outer, kind in NESTED.items()}
 # Every field of a layer, such as "d_model" or "router.temperature", with its type.
-TYPES = _types()
+TYPES = {**OUTER, **INNER["router"], **INNER["inputs"]}
 NAMES = tuple(TYPES)
-OUTER = tuple(name for name in NAMES if "." not in name)
-# Of "router" and "inputs", the kind first.
-INNER = {outer: tuple(name for name in NAMES if name.startswith(f"{outer}.")) for outer in NESTED}
 
 
 def field_name(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from simgap.quantities import NULLS
 from simgap.selection import Selection, select
-from simgap.specs import LayerSpec, RunSpec, field_names, format_bytes, nearest, shown
+from simgap.specs import LayerSpec, RunSpec, choice, field_names, format_bytes, nearest, shown
 from simgap.sweeps.cells import MOST_CELLS, Cells, united
 from simgap.sweeps.designs import Range, grid, one_at_a_time, random_design, sobol_design, zip_grid
 from simgap.sweeps.fields import NESTED, TYPES, Draft, build, field_name, flat
@@ -164,9 +164,7 @@ def _value(name: str, value: Any) -> Any:
     of = TYPES[name]
     kinds = get_args(of) if get_origin(of) is Literal else ()
     if kinds:
-        if value not in kinds:
-            close = nearest(value, kinds) if isinstance(value, str) else ""
-            raise ValueError(f"{name}: expected one of {', '.join(kinds)}, got {shown(value)}{close}")
+        choice(name, value, kinds)
     elif of is int and type(value) is not int:
         raise ValueError(f"{name}: expected a whole number, got {shown(value)}")
     elif of in (int, float):
@@ -204,8 +202,7 @@ def _design(base: LayerSpec, given: object, progress: bool | None) -> tuple[Call
     """What builds the cells of a design, and how many points it has."""
     table = _known("a design", given, ("kind", "n", "seed", "where", "layer", "axes"))
     kind = table.get("kind", "grid")
-    if not isinstance(kind, str) or kind not in DESIGNS:
-        raise ValueError(f"kind: expected one of {', '.join(DESIGNS)}, got {shown(kind)}{nearest(str(kind), list(DESIGNS))}")
+    choice("kind", kind, tuple(DESIGNS))
     options = {name: table[name] for name in ("n", "seed") if name in table}
     if options and kind not in SPREAD:
         raise ValueError(f"{next(iter(options))}: is for kind = 'random' or 'sobol', got kind = {kind!r}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simgap.records import replacing
-from simgap.specs import nearest, printable, shown
+from simgap.specs import choice, printable, shown
 from simgap.sweeps.fields import NAMES, NESTED, TYPES, flat
 from simgap.sweeps.store import Store, folder_of, read_store
 
@@ -60,8 +60,7 @@ def frame(store: Store, spec: str = "all") -> "DataFrame":
     another word, and where a record is not of its form."""
     import pandas as pd
 
-    if spec not in SPECS:
-        raise ValueError(f"spec: expected one of {', '.join(SPECS)}, got {spec!r}{nearest(str(spec), SPECS)}")
+    choice("spec", spec, SPECS)
     columns: dict[str, list[Any]] = {name: [] for name in ("quantity", *VALUES)}
     cells: dict[str, list[Any]] = {name: [] for name in ("cell", "parameters", *OF_CELL, *COSTS, *NAMES)}
     rows = []
@@ -73,13 +72,9 @@ def frame(store: Store, spec: str = "all") -> "DataFrame":
             for value in VALUES:
                 columns[value].append(row.get(value))
         layer = store.cells[at]
-        fields = flat(layer)
-        cells["cell"].append(record["cell"])
-        cells["parameters"].append(layer.parameters)
-        for name in (*OF_CELL, *COSTS):
-            cells[name].append(record.get(name))
-        for name in NAMES:
-            cells[name].append(fields[name])
+        of_cell = {name: record.get(name) for name in ("cell", *OF_CELL, *COSTS)} | {"parameters": layer.parameters} | flat(layer)
+        for field, found in of_cell.items():
+            cells[field].append(found)
     for name, values in (*columns.items(), *((name, cells[name]) for name in ("cell", *OF_CELL, *COSTS))):
         _check(name, values, store)
     repeats = np.repeat(np.arange(len(rows)), rows)

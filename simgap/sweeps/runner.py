@@ -179,8 +179,7 @@ class Runner:
 
 
 def _first_that_fits(units: deque[Unit], free: int) -> Unit | None:
-    for at, unit in enumerate(units):
-        if unit.memory <= free:
-            del units[at]
-            return unit
-    return None
+    first = next((unit for unit in units if unit.memory <= free), None)
+    if first is not None:
+        units.remove(first)
+    return first

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -23,22 +23,18 @@ class Stopping:
     """
 
     def __init__(self) -> None:
-        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._handlers: dict[int, Any] = {}
         self._asked: int | None = None
         self._anytime = False
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Stopping":
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                handler = signal.getsignal(number)
-                if callable(handler):
-                    self._handlers[number] = handler
-                    signal.signal(number, self._note)
+        numbers = [number for number in SIGNALS if callable(signal.getsignal(number))]
+        self._handlers = self._stack.enter_context(_handled(self._note, numbers))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._stack.close()
         self.look()
 
     def look(self) -> None:
@@ -84,12 +80,12 @@ def _stop(*_: object) -> None:
 
 
 @contextlib.contextmanager
-def _handled(handler: Any, numbers: Iterable[int]) -> Iterator[None]:
-    """Have a handler for these signals, which only a main thread can."""
+def _handled(handler: Any, numbers: Iterable[int]) -> Iterator[dict[int, Any]]:
+    """Have a handler for these signals, which only a main thread can; those that were there before."""
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in (numbers if main else ())}
     try:
-        yield
+        yield before
     finally:
         for number, was in before.items():
             # One that was not set by Python cannot be put back.

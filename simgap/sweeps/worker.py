@@ -4,7 +4,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,8 @@ def _failed(cell: Cell, error: Exception) -> Outcome:
 
 
 def _batch(cells: Sequence[Cell], selection: Selection) -> list[Outcome]:
+    import torch
+
     from simgap.gap.batch import Request, check_device, check_sums, estimates, measure_batch
     from simgap.moe.canary import canary
 
@@ -122,7 +124,8 @@ def _batch(cells: Sequence[Cell], selection: Selection) -> list[Outcome]:
         check_sums(cell.spec, cell.run, one)
     check_files(cells)
     rows = _rows(cells, estimates(sums), _nulls(cells, selection))
-    common: dict[str, Any] = {"canary": canary(), "device": device_name(device), "host": socket.gethostname(), "batch": len(cells)}
+    named = device if device == "cpu" else torch.cuda.get_device_name(device)
+    common: dict[str, Any] = {"canary": canary(), "device": named, "host": socket.gethostname(), "batch": len(cells)}
     common |= {"seconds": (time.perf_counter() - start) / len(cells), "peak_memory": peak_since(held, device)}
     outcomes = []
     for cell, one, (quantities, worst) in zip(cells, sums, rows, strict=True):
@@ -143,14 +146,9 @@ def _nulls(cells: Sequence[Cell], selection: Selection) -> list[Mapping[Quantity
     """The predictions for each cell. What is predicted alike is predicted once."""
     from simgap.gap.predicted import predicted, predicted_alike
 
-    known: dict[Hashable, Mapping[Quantity, Any]] = {}
-    nulls = []
-    for cell in cells:
-        key = predicted_alike(cell.spec, selection), cell.run.tokens, cell.run.trials
-        if key not in known:
-            known[key] = predicted(cell.spec, cell.run, selection).values
-        nulls.append(known[key])
-    return nulls
+    keys = [(predicted_alike(cell.spec, selection), cell.run.tokens, cell.run.trials) for cell in cells]
+    known = {key: predicted(cell.spec, cell.run, selection).values for key, cell in dict(zip(keys, cells, strict=True)).items()}
+    return [known[key] for key in keys]
 
 
 def _rows(
@@ -213,15 +211,6 @@ def _status(name: str) -> int | None:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))
     except (OSError, StopIteration):
         return None
-
-
-def device_name(device: str) -> str:
-    """The card's name, or "cpu"."""
-    if device == "cpu":
-        return device
-    import torch
-
-    return torch.cuda.get_device_name(device)
 
 
 def start_local(threads: int, device: int | None) -> None:
