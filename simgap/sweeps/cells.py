@@ -100,13 +100,10 @@ class Cells(Sequence[LayerSpec]):
         """The cells of at most so many parameters; the others are left out by name."""
         if isinstance(parameters, bool) or not isinstance(parameters, int | float) or not parameters > 0:
             raise ValueError(f"max_parameters: expected a number above 0, got {parameters!r}")
-        keep, out = [], []
-        for at, spec in enumerate(counted(self, "sizes of cells", len(self), progress)):
-            if spec.parameters <= parameters:
-                keep.append(at)
-            else:
-                out.append(LeftOut(self.name(at), f"{spec.parameters:.4g} parameters, more than {parameters:.4g}"))
-        return replace(self.take(keep), left_out=(*self.left_out, *out))
+        fits = np.array([spec.parameters <= parameters for spec in counted(self, "sizes of cells", len(self), progress)], bool)
+        too_large = [(at, self[at].parameters) for at in np.flatnonzero(~fits).tolist()]
+        out = [LeftOut(self.name(at), f"{count:.4g} parameters, more than {parameters:.4g}") for at, count in too_large]
+        return replace(self.take(np.flatnonzero(fits)), left_out=(*self.left_out, *out))
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values, as a manifest holds them: of every field that varies its values, and which of them each cell has; about 16 bytes a

@@ -62,7 +62,7 @@ def grid(
     Raises ValueError for a field that no layer has (the nearest is suggested) and for an axis without values. Cells that no layer can be
     built of are left out and listed in `left_out`.
     """
-    fixed, functions = _lists(spec, axes, more)
+    fixed, functions = _axes(spec, axes, more)
     count = math.prod(map(len, fixed.values()))
     if count > MOST_CELLS:
         raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, this grid has {count:,}")
@@ -74,7 +74,7 @@ def zip_grid(
 ) -> Cells:
     """The first value of every axis together, then the second, and so on; arguments and errors as of `grid`, lists of one length
     or of one value."""
-    fixed, functions = _lists(spec, axes, more)
+    fixed, functions = _axes(spec, axes, more)
     lengths = {name: len(values) for name, values in fixed.items() if len(values) > 1}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"zip_grid: expected axes of one length, got {', '.join(f'{name} of {n}' for name, n in lengths.items())}")
@@ -87,7 +87,7 @@ def one_at_a_time(
     spec: LayerSpec, axes: Mapping[str, Any] | None = None, /, *, where: Where | None = None, progress: bool | None = None, **more: Any
 ) -> Cells:
     """The base layer, and each axis alone around it; arguments and errors as of `grid`. Functions apply to every cell."""
-    fixed, functions = _lists(spec, axes, more)
+    fixed, functions = _axes(spec, axes, more)
     names, start = tuple(fixed), flat(spec)
     around = [tuple(start[name] for name in names)]
     around += [tuple(value if name == axis else start[name] for name in names) for axis, values in fixed.items() for value in values]
@@ -109,7 +109,7 @@ def random_design(
 
     where is applied to the n points drawn, so that fewer may remain.
     """
-    fixed, functions = _axes(spec, axes, more)
+    fixed, functions = _axes(spec, axes, more, ranges=True)
     shares = np.random.default_rng(derived(whole_number("seed", seed, 0), "design")).random((_count(n), len(fixed)))
     return _cells(spec, tuple(fixed), _spread(fixed, shares), n, functions, where, progress)
 
@@ -131,7 +131,7 @@ def sobol_design(
     """
     from scipy.stats import qmc
 
-    fixed, functions = _axes(spec, axes, more)
+    fixed, functions = _axes(spec, axes, more, ranges=True)
     if not fixed:
         raise ValueError("sobol_design: expected at least one axis")
     sampler = qmc.Sobol(len(fixed), scramble=True, rng=np.random.default_rng(derived(whole_number("seed", seed, 0), "design")))
@@ -140,8 +140,10 @@ def sobol_design(
     return _cells(spec, tuple(fixed), _spread(fixed, shares), n, functions, where, progress)
 
 
-def _axes(spec: LayerSpec, axes: Mapping[str, Any] | None, more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Callable]]:
-    """Axes with values (lists and Ranges) and axes that follow from others, by full name."""
+def _axes(
+    spec: LayerSpec, axes: Mapping[str, Any] | None, more: Mapping[str, Any], ranges: bool = False
+) -> tuple[dict[str, Any], dict[str, Callable]]:
+    """Axes with values (lists, and Ranges where the design takes them) and axes that follow from others, by full name."""
     if not isinstance(spec, LayerSpec):
         raise ValueError(f"spec: expected a LayerSpec to start from, got {type(spec).__name__}")
     fixed: dict[str, Any] = {}
@@ -155,6 +157,8 @@ def _axes(spec: LayerSpec, axes: Mapping[str, Any] | None, more: Mapping[str, An
         if callable(values):
             functions[full] = values
         elif isinstance(values, Range):
+            if not ranges:
+                raise ValueError(f"{name}: a Range is for random_design and sobol_design; expected a list of values")
             if TYPES[full] not in (int, float):
                 raise ValueError(f"{name}: a Range is of numbers; expected a list of values")
             if TYPES[full] is int and not values.holds_whole():
@@ -164,15 +168,6 @@ def _axes(spec: LayerSpec, axes: Mapping[str, Any] | None, more: Mapping[str, An
             fixed[full] = _values(name, values)
             if name in NESTED and not all(isinstance(value, str) for value in fixed[full]):
                 raise ValueError(f"{name}: expected names of kinds; other fields are axes of their own, such as '{list(INNER[name])[1]}'")
-    return fixed, functions
-
-
-def _lists(spec: LayerSpec, axes: Mapping[str, Any] | None, more: Mapping[str, Any]) -> tuple[dict[str, list], dict[str, Callable]]:
-    """As `_axes`, for designs that take every value of an axis."""
-    fixed, functions = _axes(spec, axes, more)
-    for name, values in fixed.items():
-        if isinstance(values, Range):
-            raise ValueError(f"{name}: a Range is for random_design and sobol_design; expected a list of values")
     return fixed, functions
 
 

@@ -64,7 +64,7 @@ class Stopping:
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Let all SIGNALS stop this process as Ctrl-C does, but for those that it ignores (nohup) or has a handler for."""
-    with _handled(_stop, [number for number in SIGNALS[1:] if signal.getsignal(number) is signal.SIG_DFL]):
+    with _handled(signal.default_int_handler, [number for number in SIGNALS[1:] if signal.getsignal(number) is signal.SIG_DFL]):
         yield
 
 
@@ -73,10 +73,6 @@ def undisturbed() -> Iterator[None]:
     """Ignore SIGNALS: what is done in here is short, and the process ends after it."""
     with _handled(signal.SIG_IGN, SIGNALS):
         yield
-
-
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
