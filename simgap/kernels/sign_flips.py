@@ -13,42 +13,62 @@ from numba.extending import intrinsic, overload
 from simgap.kernels.compiled import BORROWED, kernel
 from simgap.kernels.products import widened
 
-# Coordinates that are multiplied side by side, and the most buckets.
-BUCKETS = 32
+# Coordinates that are multiplied side by side, and the most buckets; numbers in one vector of them, as many as four bytes a word allow.
+BUCKETS, ABREAST = 32, 8
+# Rows that are added to a table at a time.
+DEPTH = 4
 
 
 @intrinsic
-def _lane_sums(typingctx, rows, places, signs, windows, columns, out):
-    """out[b] = sum of a_i s_i and out[BUCKETS + b] = sum of a_i^2 over i = b modulo BUCKETS, a_i = rows[left + i] rows[right + i] and s_i
-    of the signs likewise.
+def _lane_sums(typingctx, rows, places, signs, windows, columns, out, held):
+    """out[b] = sum of a_i s_i and out[BUCKETS + b] = sum of a_i^2 over i = b modulo BUCKETS, a_i = rows[left + i] rows[right + i], s_i the
+    sign of both places' bytes, which lie as `in_order` says; added to what `out` held where that is to be kept.
 
-    rows, signs, out: arrays of one type, float32 or float64. places, windows: (left, right). columns: a multiple of BUCKETS.
+    rows, out: arrays of one type, float32 or float64. places, windows: (left, right), windows multiples of BUCKETS. columns: likewise.
     """
     element = ir.FloatType() if rows.dtype == types.float32 else ir.DoubleType()
-    vector, align = ir.VectorType(element, BUCKETS), rows.dtype.bitwidth // 8
+    vector, align = ir.VectorType(element, ABREAST), rows.dtype.bitwidth // 8
+    words, bits = (ir.VectorType(ir.IntType(size), ABREAST) for size in (32, rows.dtype.bitwidth))
 
     def codegen(context, builder, signature, arguments):
         data, given, to = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 5))
-        held = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * BUCKETS)) for _ in range(2)]
-        start, step = (context.get_constant(types.intp, value) for value in (0, BUCKETS))
-
-        def at(base, place):
-            return builder.bitcast(builder.gep(base, [place]), vector.as_pointer())
-
-        def product(base, pair, column):
-            return builder.fmul(*(builder.load(at(base, builder.add(place, column)), align=align) for place in pair))
-
         places, windows = (cgutils.unpack_tuple(builder, arguments[i]) for i in (1, 3))
+
+        def at(base, place, number, kind):
+            address = builder.gep(base, [builder.add(place, context.get_constant(types.intp, number))])
+            return builder.bitcast(address, kind.as_pointer())
+
+        start, step = (context.get_constant(types.intp, value) for value in (0, BUCKETS))
+        sums = [at(to, start, lane, vector) for lane in range(0, 2 * BUCKETS, ABREAST)]
+        zero = ir.Constant(vector, [0.0] * ABREAST)
+        begin = [builder.select(arguments[6], builder.load(place, align=align), zero) for place in sums]
+        held = [cgutils.alloca_once_value(builder, value) for value in begin]
         with cgutils.for_range_slice(builder, start, arguments[4], step) as (column, _):
-            a, s = product(data, places, column), product(given, windows, column)
-            for other, total in zip((s, a), held, strict=True):
-                term = builder.fmul(a, other, flags=("contract",))
-                builder.store(builder.fadd(builder.load(total), term, flags=("contract",)), total)
-        for place, total in zip((0, BUCKETS), held, strict=True):
-            builder.store(builder.load(total), at(to, context.get_constant(types.intp, place)), align=align)
+            both = [builder.load(at(given, builder.add(place, column), 0, words), align=1) for place in windows]
+            flips = builder.xor(*both)
+            for part in range(BUCKETS // ABREAST):
+                left, right = (at(data, builder.add(place, column), ABREAST * part, vector) for place in places)
+                a = builder.fmul(builder.load(left, align=align), builder.load(right, align=align))
+                moved = builder.shl(flips, ir.Constant(words, [8 * part] * ABREAST))
+                sign = builder.and_(moved, ir.Constant(words, [1 << 31] * ABREAST))
+                if bits != words:
+                    sign = builder.shl(builder.zext(sign, bits), ir.Constant(bits, [32] * ABREAST))
+                signed = builder.bitcast(builder.xor(builder.bitcast(a, bits), sign), vector)
+                square = builder.fmul(a, a, flags=("contract",))
+                for term, total in zip((signed, square), held[part :: BUCKETS // ABREAST], strict=True):
+                    builder.store(builder.fadd(builder.load(total), term, flags=("contract",)), total)
+        for place, total in zip(sums, held, strict=True):
+            builder.store(builder.load(total), place, align=align)
         return context.get_dummy_value()
 
-    return types.void(rows, places, signs, windows, columns, out), codegen
+    return types.void(rows, places, signs, windows, columns, out, held), codegen
+
+
+def in_order(signs):
+    """Fair signs, +1 or -1, from the bytes whose highest bits they are: (..., a multiple of BUCKETS), in the order of the columns. A vector
+    of ABREAST words has those of ABREAST columns in its highest bits, and shifted by a byte those of the next."""
+    columns = signs.reshape(-1, ABREAST, BUCKETS // ABREAST)[..., ::-1].swapaxes(1, 2)
+    return 1.0 - 2.0 * (columns >> 7).reshape(signs.shape)
 
 
 @kernel(error_model="numpy", **BORROWED)
@@ -59,48 +79,132 @@ def _unit_row(flat, start, width, root, top, rows, to):
         rows[to + i] = np.float64(widened(flat[start + i])) / top * root
 
 
-@kernel(**BORROWED)
-def _sketch(rows, places, signs, windows, width, lanes):
+@kernel(forceinline=True, **BORROWED)
+def _sketch(rows, places, signs, windows, width, lanes, held):
     whole = width // BUCKETS * BUCKETS
-    _lane_sums(rows, places, signs, windows, whole, lanes)
-    for i in range(whole, width):
-        a = rows[places[0] + i] * rows[places[1] + i]
-        lanes[i - whole] += a * signs[windows[0] + i] * signs[windows[1] + i]
-        lanes[BUCKETS + i - whole] += a * a
+    _lane_sums(rows, places, signs, windows, whole, lanes, held)
+    for lane in range(width - whole):
+        a = rows[places[0] + whole + lane] * rows[places[1] + whole + lane]
+        byte = whole + lane % ABREAST * (BUCKETS // ABREAST) + BUCKETS // ABREAST - 1 - lane // ABREAST
+        lanes[lane] += -a if (signs[windows[0] + byte] ^ signs[windows[1] + byte]) > 127 else a
+        lanes[BUCKETS + lane] += a * a
 
 
-@kernel(**BORROWED)
-def _add_to(table, lanes, scale):
-    """Add `scale` times a pair's sketch to its table, (buckets + 1, buckets), the squares in the last row; the sum of the squares."""
-    buckets, half = table.shape[1], BUCKETS // 2
+@intrinsic
+def _add_products(typingctx, to, at, rows, left, right, count, size):
+    """to[at + i] += the sum over r < DEPTH of rows[left + r size] rows[right + r size + i] for i < count, a multiple of ABREAST."""
+    element = ir.FloatType() if rows.dtype == types.float32 else ir.DoubleType()
+    vector, align = ir.VectorType(element, ABREAST), rows.dtype.bitwidth // 8
+    first = ir.Constant(ir.VectorType(ir.IntType(32), ABREAST), [0] * ABREAST)
+
+    def codegen(context, builder, signature, arguments):
+        out, data = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2))
+        apart = [builder.mul(arguments[6], context.get_constant(types.intp, r)) for r in range(DEPTH)]
+        places = [[builder.add(arguments[i], each) for each in apart] for i in (3, 4)]
+        factors = [builder.load(builder.gep(data, [place])) for place in places[0]]
+        factors = [builder.insert_element(ir.Constant(vector, ir.Undefined), each, ir.Constant(ir.IntType(32), 0)) for each in factors]
+        factors = [builder.shuffle_vector(each, each, first) for each in factors]
+
+        def at(base, place, column):
+            return builder.bitcast(builder.gep(base, [builder.add(place, column)]), vector.as_pointer())
+
+        start, step = (context.get_constant(types.intp, value) for value in (0, ABREAST))
+        with cgutils.for_range_slice(builder, start, arguments[5], step) as (column, _):
+            held = at(out, arguments[1], column)
+            total = builder.load(held, align=align)
+            for factor, place in zip(factors, places[1], strict=True):
+                term = builder.fmul(factor, builder.load(at(data, place, column), align=align), flags=("contract",))
+                total = builder.fadd(total, term, flags=("contract",))
+            builder.store(total, held, align=align)
+        return context.get_dummy_value()
+
+    return types.void(to, types.intp, rows, types.intp, types.intp, types.intp, types.intp), codegen
+
+
+@kernel(forceinline=True, **BORROWED)
+def _add_to(tables, waiting, number, lanes, square):
+    """Have a pair's lanes wait for their table, scaled; DEPTH of them are added at a time. `square` times the sum of their squares."""
+    buckets, half = tables.shape[2], BUCKETS // 2
     while half >= buckets:
         for b in range(half):
             lanes[b] += lanes[half + b]
             lanes[BUCKETS + b] += lanes[BUCKETS + half + b]
         half //= 2
-    total, square = 0.0, scale * scale
+    rows, filled = waiting
+    table, row, root = tables[number], rows[number, filled[number]], np.sqrt(square)
     for b in range(buckets):
-        left = square * lanes[b]
-        for c in range(buckets):
-            table[b, c] += left * lanes[c]
+        row[b] = root * lanes[b]
         table[buckets, b] += square * lanes[BUCKETS + b]
-        total += square * lanes[BUCKETS + b]
-    return total
+    filled[number] += 1
+    if filled[number] == DEPTH:
+        _add_outer(table, rows[number])
+        filled[number] = 0
+    return square * _sum(lanes, BUCKETS, buckets)
 
 
 @kernel(**BORROWED)
+def _add_outer(table, rows):
+    """Add the outer products of DEPTH rows: what lies above the diagonal, and some of what lies below."""
+    buckets, flat, data = table.shape[1], table.reshape(-1), rows.reshape(-1)
+    for b in range(buckets):
+        if buckets >= ABREAST:
+            first = b // ABREAST * ABREAST
+            _add_products(flat, b * buckets + first, data, b, first, buckets - first, buckets)
+        else:
+            for c in range(b, buckets):
+                for r in range(DEPTH):
+                    table[b, c] += rows[r, b] * rows[r, c]
+
+
+@kernel(**BORROWED)
+def add_waiting(tables, waiting):
+    """Add the rows that still wait for their tables."""
+    rows, filled = waiting
+    for number in range(filled.size):
+        if filled[number]:
+            rows[number, filled[number] :] = 0.0
+            _add_outer(tables[number], rows[number])
+            filled[number] = 0
+
+
+@kernel(fastmath={"reassoc", "contract"}, forceinline=True, **BORROWED)
+def _sum(lanes, start, count):
+    total, start = 0.0, np.uint64(start)
+    for b in range(np.uint64(count)):
+        total += lanes[start + b]
+    return total
+
+
+@kernel(forceinline=True, **BORROWED)
+def add_lanes(flat, token, first, last, t, signs, state):
+    """Add the products of a token's rows over the columns from first, a multiple of BUCKETS, to last, pair by pair, to the lanes: while
+    the rows are in the nearest cache. Only of numbers of the lanes' own type; arguments as for `add_flips`."""
+    at, slots, _, count = token
+    pool, windows, experts = signs
+    unit, lanes = state[0].reshape(-1), state[1]
+    pair = 0
+    for i in range(count):
+        left = windows[0, experts[t, slots[i]]] + first
+        for j in range(i + 1, count):
+            right = windows[1, experts[t, slots[j]]] + first
+            _sketch_of(flat, unit, (at[i] + first, at[j] + first), pool, (left, right), last - first, lanes[pair], first > 0)
+            pair += 1
+
+
+@kernel(forceinline=True, **BORROWED)
 def add_flips(flat, token, inverse, width, t, signs, state):
-    """Add the sketches of a token's pairs to the tables of their experts.
+    """Add the sketches of a token's pairs, their lanes, to the tables of their experts.
 
     token: at, slots, tops of the token's vectors: where they begin, which columns of `experts` are theirs, what they were divided by before
-    1 / |row|^2 was taken, which is `inverse`, 0 for a zero row. signs: pool, of the type of the state's rows; windows (2, E), where in it
-    the signs of each expert begin, on the left and on the right of a pair; experts (n, m). state: rows (m, width), of float32 or, for
-    float64 vectors, of that; lanes (2 BUCKETS,); tables (groups (groups + 1) / 2, buckets + 1, buckets); sums (1,), which gains
-    sum_i (u_i v_i)^2 of each pair; groups (1,), by which experts are counted off.
+    1 / |row|^2 was taken, which is `inverse`, 0 for a zero row. signs: pool, bytes as for `in_order`; windows (3, E), where in it the signs
+    of each expert begin, on the left and on the right of a pair, and its group; experts (n, m). state: rows (m, width), of float32 or, for
+    float64 vectors, of that; lanes (m (m - 1) / 2, 2 BUCKETS), tables (groups (groups + 1) / 2, buckets + 1, buckets) and what waits for
+    them, (tables, DEPTH, buckets), of the same, and how many of these do; sums (1,), which gains sum_i (u_i v_i)^2 of each pair; groups
+    (1,). `add_waiting` is to be called in the end.
     """
     at, slots, tops, count = token
     pool, windows, experts = signs
-    rows, lanes, tables, sums, groups = state
+    rows, lanes, tables, waiting, sums, groups = state
     unit = rows.reshape(-1)
     plain = flat.itemsize > 2
     for i in range(count):
@@ -110,29 +214,27 @@ def add_flips(flat, token, inverse, width, t, signs, state):
         for i in range(count):
             if inverse[i] != 0.0:
                 _unit_row(flat, at[i], width, np.sqrt(inverse[i]), tops[i], unit, i * width)
+    pair = -1
     for i in range(count):
         for j in range(i + 1, count):
+            pair += 1
             if inverse[i] == 0.0 or inverse[j] == 0.0:
                 continue
             left, right = experts[t, slots[i]], experts[t, slots[j]]
-            begin = windows[0, left], windows[1, right]
-            scale = 1.0
-            if plain:
-                _sketch_of(flat, unit, (at[i], at[j]), pool, begin, width, lanes)
-                scale = np.sqrt(inverse[i] * inverse[j])
-            else:
-                _sketch(unit, (i * width, j * width), pool, begin, width, lanes)
-            low, high = min(left % groups[0], right % groups[0]), max(left % groups[0], right % groups[0])
-            sums[0] += _add_to(tables[low * groups[0] - low * (low - 1) // 2 + high - low], lanes, scale)
+            if not plain:
+                _sketch(unit, (i * width, j * width), pool, (windows[0, left], windows[1, right]), width, lanes[pair], False)
+            low, high = min(windows[2, left], windows[2, right]), max(windows[2, left], windows[2, right])
+            number = low * groups[0] - low * (low - 1) // 2 + high - low
+            sums[0] += _add_to(tables, waiting, number, lanes[pair], inverse[i] * inverse[j] if plain else 1.0)
 
 
-def _sketch_of(flat, unit, places, signs, windows, width, lanes):
+def _sketch_of(flat, unit, places, signs, windows, width, lanes, held):
     raise NotImplementedError
 
 
 @overload(_sketch_of)
-def _sketch_of_numbers(flat, unit, places, signs, windows, width, lanes):
+def _sketch_of_numbers(flat, unit, places, signs, windows, width, lanes, held):
     # The bits of bfloat16 are no numbers; they are never taken as they lie.
     if flat.dtype != unit.dtype:
-        return lambda flat, unit, places, signs, windows, width, lanes: None
-    return lambda flat, unit, places, signs, windows, width, lanes: _sketch(flat, places, signs, windows, width, lanes)
+        return lambda flat, unit, places, signs, windows, width, lanes, held: None
+    return lambda flat, unit, places, signs, windows, width, lanes, held: _sketch(flat, places, signs, windows, width, lanes, held)

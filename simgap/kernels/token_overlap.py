@@ -4,7 +4,7 @@ import numpy as np
 
 from simgap.kernels.compiled import BORROWED, kernel
 from simgap.kernels.products import TILE, add_products
-from simgap.kernels.sign_flips import add_flips
+from simgap.kernels.sign_flips import add_flips, add_lanes
 
 # Outside this range of squared norms a product of two of them could leave float64; such a token is done again with its rows scaled.
 SAFE_LOW, SAFE_HIGH = 1e-140, 1e140
@@ -93,7 +93,10 @@ def _each_token(flat, starts, width, lead, cos2, pairs, moments, scratch, signs,
             soon[j] = starts[later, j]
         table[:, :] = 0.0
         for first in range(0, width, COLUMNS):
-            add_products(flat, at, soon, count, first, min(first + COLUMNS, width), table)
+            last = min(first + COLUMNS, width)
+            add_products(flat, at, soon, count, first, last, table)
+            if state is not None:
+                add_lanes(flat, (at, slots, tops, count), first, last, t, signs, state)
         tops[:] = 1.0
         # The square of no other format leaves float64.
         if flat.itemsize == 8:

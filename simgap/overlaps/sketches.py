@@ -6,45 +6,48 @@ sum of M_ij e_i e_j over i in b, j in c, i != j, with fair signs that are drawn 
 those of three pairs around a triangle are the moments (Charikar, Chen and Farach-Colton 2002 for the squares).
 """
 
+import functools
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from simgap.kernels.sign_flips import BUCKETS
+from simgap.kernels.sign_flips import BUCKETS, DEPTH, add_waiting, in_order
 from simgap.seeding import stream
 
 # Numbers in the tables of all pairs of experts, and groups that experts are counted off by where there are more: pairs whose experts fall
 # in the same groups share a table, which adds to its noise and to no moment.
 TABLES, MOST_GROUPS = 1 << 14, 64
-# Signs of one expert begin at one of so many places of a common list.
-PLACES = 1 << 14
+# Signs of one expert begin at one of so many places of a common list, BUCKETS apart.
+PLACES = 1 << 9
 
 
 @dataclass(frozen=True)
 class Signs:
-    """Fair signs of the experts' coordinates. experts: (n, k), whose each vector is, anything where there is none. windows: (2, E), where
-    in `pool` the signs of each begin, as the left and as the right one of a pair."""
+    """Fair signs of the experts' coordinates. experts: (n, k), whose each vector is, anything where there is none. windows: (3, E), where
+    in `pool`, whose bytes lie as the kernel wants them, the signs of each begin, as the left and as the right one of a pair, and the
+    number of its group."""
 
-    pool: Float[np.ndarray, " L"]
-    windows: Int[np.ndarray, "2 E"]
+    pool: UInt8[np.ndarray, " L"]
+    windows: Int[np.ndarray, "3 E"]
     experts: Int[np.ndarray, "n k"]
 
     @classmethod
     def of(cls, experts: Int[np.ndarray, "n k"] | None, shape: tuple[int, int], width: int) -> "Signs":
         """Of named experts; without names, one sign to a coordinate for all pairs. shape: (n, k)."""
-        generator = stream(0, "signs")
+        generator, whole = stream(0, "signs"), -(-width // BUCKETS) * BUCKETS
         if experts is None:
-            pool = np.concatenate([fair(generator, width), np.ones(width)])
-            return cls(pool, np.array([[0], [width]]), np.zeros(shape, np.int64))
+            pool = np.concatenate([_bytes(generator, whole), np.zeros(whole, np.uint8)])
+            return cls(pool, np.array([[0], [whole], [0]]), np.zeros(shape, np.int64))
         count = int(experts.max()) + 1
         places = max(PLACES, 2 * count)
-        begin = generator.permutation(places)[:count]
-        return cls(fair(generator, places + width), np.stack([begin, begin]), np.maximum(experts, 0))
+        begin = BUCKETS * generator.choice(places, count, replace=False)
+        windows = np.stack([begin, begin, np.arange(count) % MOST_GROUPS])
+        return cls(_bytes(generator, BUCKETS * places + whole), windows, np.maximum(experts, 0))
 
     @property
     def groups(self) -> int:
@@ -56,13 +59,14 @@ class Signs:
             buckets //= 2
         return Sketches(np.zeros((tables, buckets + 1, buckets)), np.zeros(1), self.groups)
 
-    def of_kernel(self, at: Any, state: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        return self.pool.astype(state[0].dtype), self.windows, self.experts[at]
+    def of_kernel(self, at: Any) -> tuple[np.ndarray, ...]:
+        return self.pool, self.windows, self.experts[at]
 
 
 @dataclass(frozen=True)
 class Sketches:
-    """tables: (pairs of groups g <= h, buckets + 1, buckets), outer products of buckets and, last, the sums of squares of each bucket.
+    """tables: (pairs of groups g <= h, buckets + 1, buckets), outer products of buckets, of which what lies below the diagonal has no
+    meaning, and, last, the sums of squares of each bucket.
     total: the sum over all pairs of vectors of sum_i (u_i v_i)^2, in an array of one."""
 
     tables: Float[np.ndarray, "P B1 B"]
@@ -72,15 +76,22 @@ class Sketches:
     def plus(self, other: "Sketches") -> "Sketches":
         return Sketches(self.tables + other.tables, self.total + other.total, self.groups)
 
-    def state(self, k: int, width: int, dtype: torch.dtype) -> tuple[np.ndarray, ...]:
+    def state(self, k: int, width: int, dtype: torch.dtype) -> tuple[Any, ...]:
         """What the kernel writes to."""
-        kind = np.float64 if dtype == torch.float64 else np.float32
-        return np.empty((k, width), kind), np.empty(2 * BUCKETS, kind), self.tables, self.total, np.array([self.groups])
+        kind, count = np.float64 if dtype == torch.float64 else np.float32, len(self.tables)
+        rows, lanes = np.empty((k, width), kind), np.empty((k * (k - 1) // 2, 2 * BUCKETS), kind)
+        waiting = np.empty((count, DEPTH, self.tables.shape[2]), kind), np.zeros(count, np.int64)
+        return rows, lanes, self.tables.astype(kind), waiting, self.total, np.array([self.groups])
+
+    def take(self, state: tuple[Any, ...]) -> None:
+        """What it has written."""
+        add_waiting(*state[2:4])
+        self.tables[:] = state[2]
 
     def add(self, rows: Float[Tensor, "R width"], index: Int[Tensor, "n k"], signs: Signs, experts: Int[np.ndarray, "n k"]) -> None:
         """What the kernel does, as tensor operations on any device."""
         width, k, buckets = rows.shape[1], index.shape[1], self.tables.shape[2]
-        pool = torch.from_numpy(signs.pool).to(rows.device)
+        pool = torch.from_numpy(in_order(signs.pool)).to(rows.device)
         step = max(1, (1 << 22) // width)
         pad = -width % buckets
         for i, j in combinations(range(k), 2):
@@ -94,7 +105,7 @@ class Sketches:
                     begin = torch.from_numpy(signs.windows[side, named[:, slot]]).to(rows.device)
                     product = product * pool[begin[:, None] + torch.arange(width, device=rows.device)]
                 sketch = torch.nn.functional.pad(product, (0, pad)).view(len(some), -1, buckets).sum(1)
-                low, high = np.sort(named[:, [i, j]] % self.groups, 1).T
+                low, high = np.sort(signs.windows[2, named[:, [i, j]]], 1).T
                 outer = torch.cat([sketch[:, :, None] * sketch[:, None, :], square[:, None, :]], 1).cpu().numpy()
                 np.add.at(self.tables, low * self.groups - low * (low - 1) // 2 + high - low, outer)
                 self.total[0] += float(square.sum())
@@ -105,24 +116,36 @@ class Sketches:
         The mean is exact. Where there are more coordinates than buckets the others are averages over the signs that were drawn, unbiased
         for the variance, and for the third cumulant up to terms of order 1/buckets^3; the variance, a sum of squares, is never negative.
         """
-        z = self.tables[:, :-1].copy()
+        z = np.triu(self.tables[:, :-1])
         buckets = z.shape[2]
         diagonal = np.einsum("pbb->pb", z)
         diagonal -= self.tables[:, -1]
-        variance = 2 * float((z**2).sum()) - float((diagonal**2).sum())
+        variance = 4 * float((z**2).sum()) - 3 * float((diagonal**2).sum())
         # Chances that two coordinates share a bucket; products around a triangle of coordinates come up once more, three times and so on.
         alike = max(0.0, (width / buckets - 1) / max(1, width - 1))
-        own = float(((z @ z) * z.mT).sum()) / (1 + 3 * alike + 4 * alike**2)
+        whole = z + np.triu(z, 1).mT
+        own = float(((whole @ whole) * whole).sum()) / (1 + 3 * alike + 4 * alike**2)
         if self.groups == 1:
             # Without names there is one form, and no triangle.
             return float(self.total[0]), variance, 8 * own
-        between = np.zeros((buckets, buckets, self.groups, self.groups))
-        g, h = np.triu_indices(self.groups)
-        between[:, :, g, h] = between[:, :, h, g] = z.transpose(1, 2, 0)
-        weight = np.where(np.eye(buckets, dtype=bool), 0.25, 1.0)
-        around = np.einsum("bcij,bcji->bc", between @ between, between)
+        b, c = _upper(buckets)
+        between = np.empty((len(b), self.groups, self.groups))
+        g, h = _upper(self.groups)
+        between[:, g, h] = between[:, h, g] = z[:, b, c].T
+        around = ((between @ between) * between).sum((1, 2)) @ np.where(b == c, 0.25, 2.0)
         # Each triangle six times.
-        return float(self.total[0]), variance, 8 * own + 24 * float((weight * around).sum()) / 6
+        return float(self.total[0]), variance, 8 * own + 24 * float(around) / 6
+
+
+@functools.cache
+def _upper(size: int) -> tuple[np.ndarray, ...]:
+    """`numpy.triu_indices`, which takes as long as all else that is done to a small table."""
+    return np.triu_indices(size)
+
+
+def _bytes(generator: np.random.Generator, count: int) -> UInt8[np.ndarray, " count"]:
+    """Bytes whose highest bits are fair, and the others 0."""
+    return np.frombuffer(generator.bytes(count), np.uint8) & 128
 
 
 def fair(generator: np.random.Generator, count: int) -> Float[np.ndarray, " count"]:

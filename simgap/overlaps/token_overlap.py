@@ -116,9 +116,11 @@ def token_overlap(
             if state is None or signs is None:
                 token_cos2_kernel(flat, starts, width, -1, found, counts, moments)
             else:
-                token_flips(flat, starts, width, found, counts, moments, signs.of_kernel(at, state), state)
+                token_flips(flat, starts, width, found, counts, moments, signs.of_kernel(at), state)
             if there is not None:
                 cos2[at], pairs[at] = found, counts
+        if sketches is not None and state is not None:
+            sketches.take(state)
         return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4])), sketches
 
     parts = list(shared(worth(task_map, n * k * width), vectors)(task, range(0, n, step)))

@@ -179,10 +179,10 @@ def test_as_many_buckets_as_coordinates_are_exact(experts, width):
     assert found == pytest.approx(brute_cumulants(brute_forms(vectors, routing, experts), experts), rel=1e-10)
 
 
-def drawn(generator, routing, width, experts):
-    pool = generator.choice([-1.0, 1.0], 4096 + width)
-    begin = generator.permutation(4096)[:experts]
-    return Signs(pool, np.stack([begin, begin]), np.maximum(routing, 0))
+def drawn(generator, routing, width, experts, groups):
+    pool = generator.integers(0, 2, 32 * 512 + 2 * width, np.uint8) * np.uint8(128)
+    begin = 32 * generator.permutation(512)[:experts]
+    return Signs(pool, np.stack([begin, begin, np.arange(experts) % groups]), np.maximum(routing, 0))
 
 
 @pytest.mark.parametrize(("experts", "groups"), [(4, 64), (9, 3)])
@@ -195,7 +195,7 @@ def test_fewer_buckets_are_right_on_average(experts, groups, monkeypatch):
     # Some tokens repeat, so that their form is far from its diagonal.
     vectors = vectors + 2 * generator.standard_normal((experts, 48))[np.maximum(routing, 0)]
     exact = brute_cumulants(brute_forms(vectors, routing, experts), experts)
-    found = np.array([sketched(vectors, routing, drawn(generator, routing, 48, experts)) for _ in range(300)])
+    found = np.array([sketched(vectors, routing, drawn(generator, routing, 48, experts, groups)) for _ in range(300)])
     assert found[:, 0] == pytest.approx(exact[0], rel=1e-12)
     variance, sem = found[:, 1].mean(), found[:, 1].std(ddof=1) / math.sqrt(300)
     assert abs(variance - exact[1]) < SIGMA * sem
