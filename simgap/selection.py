@@ -9,7 +9,7 @@ from typing import Any
 
 from simgap.quantities import NULLS, READINGS, ROUTED, SHARED, SITES, WEIGHT_KINDS, Quantity, chosen_names
 from simgap.sources import Needs
-from simgap.specs import LayerSpec, nearest
+from simgap.specs import LayerSpec, choice, nearest
 
 
 @functools.cache
@@ -115,8 +115,7 @@ def select(
         chosen_names("readings", readings, READINGS),
         chosen_names("weights", weights, WEIGHT_KINDS),
     )
-    if null not in NULLS:
-        raise ValueError(f"null: expected one of {', '.join(NULLS)}, got {null!r}{nearest(str(null), NULLS)}")
+    choice("null", null, NULLS)
     if quantities is not None:
         if metrics is not None:
             raise ValueError("metrics, quantities: expected one of the two, got both")

@@ -41,7 +41,7 @@ from simgap.overlaps.memory import tokens_at
 from simgap.overlaps.sketches import unit_rows
 from simgap.overlaps.token_pairs import SAMPLED
 from simgap.settings import own_settings
-from simgap.specs import nearest
+from simgap.specs import choice
 from simgap.threads import Map, pool
 
 # Tokens that are looked through at a time for one that is undefined.
@@ -213,8 +213,7 @@ def _refuse_not_finite(h: Tensor, kept: np.ndarray) -> None:
 def _check_kind(kind: Any) -> None:
     if not isinstance(kind, str):
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got a {type(kind).__name__}; give routing and mask by name")
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}{nearest(kind, KINDS)}")
+    choice("kind", kind, KINDS)
 
 
 def _checked_draws(draws: Any) -> int:

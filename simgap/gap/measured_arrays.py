@@ -19,7 +19,7 @@ from simgap.results import Gap
 from simgap.selection import Selection, metric_of, metrics, select
 from simgap.settings import own_settings
 from simgap.sources import Work
-from simgap.specs import LayerSpec, RunSpec
+from simgap.specs import LayerSpec, RunSpec, choice
 from simgap.sums import cut
 from simgap.threads import pool
 
@@ -56,8 +56,7 @@ def measure_arrays(
     not got.
     """
     chosen_names("site", (site,) if isinstance(site, str) else site, SITES)
-    if null not in NULLS_OF_ARRAYS:
-        raise ValueError(f"null: expected one of {', '.join(NULLS_OF_ARRAYS)}, got {null!r}")
+    choice("null", null, NULLS_OF_ARRAYS)
     if routing is None and weights is None:
         raise ValueError("routing: expected (..., k) integers, which expert each vector came from, got none")
     source = _source(vectors, routing, weights, site, mask, n_experts)
