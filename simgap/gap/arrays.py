@@ -166,10 +166,9 @@ def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: 
         if not moments.pairs or found.sketches is None:
             left = "" if kept is None else f", of {int(kept.sum())} vectors that routing and mask keep"
             raise ValueError(f"vectors: no token has two non-zero vectors{left}")
-        defined = np.flatnonzero(found.pairs)
         exists = np.ones((len(found.pairs), k), bool) if kept is None else kept.reshape(-1, k)
         if kind == "output":
-            _refuse_rectified_tokens(h, defined, exists)
+            _refuse_rectified_tokens(h, np.flatnonzero(found.pairs), None if kept is None else exists)
         drawn = None
         if draws:
             drawn = flipped_token_overlaps(h, TokenPairs.of(experts, exists, n_experts), draws, task_map) / moments.pairs
@@ -239,10 +238,11 @@ def _some_columns(vectors: Tensor) -> Tensor:
     return vectors[..., :: max(1, vectors.shape[-1] // SEEN_COLUMNS)]
 
 
-def _refuse_rectified_tokens(h: Tensor, tokens: np.ndarray, exists: np.ndarray) -> None:
-    """ValueError where the vectors of some evenly spaced tokens are rectified."""
-    picked = tokens[np.unique(np.linspace(0, len(tokens) - 1, SEEN_TOKENS).astype(np.int64))]
-    rows = tokens_at(_some_columns(h), picked)[torch.from_numpy(exists[picked]).to(h.device)]
+def _refuse_rectified_tokens(h: Tensor, tokens: np.ndarray, exists: np.ndarray | None) -> None:
+    """ValueError where the vectors of some evenly spaced tokens are rectified; `exists` says which of them there are."""
+    picked = tokens[np.arange(SEEN_TOKENS) * max(0, len(tokens) - 1) // (SEEN_TOKENS - 1)] if len(tokens) > SEEN_TOKENS else tokens
+    rows = tokens_at(_some_columns(h), picked)
+    rows = rows.flatten(0, 1) if exists is None else rows[torch.from_numpy(exists[picked]).to(h.device)]
     refuse_rectified("vectors", rows, h.shape[-2], REMEDY)
 
 

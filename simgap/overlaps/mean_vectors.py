@@ -46,10 +46,10 @@ def means_by_routing(
     if routing.shape != vectors.shape[:-1]:
         raise ValueError(f"vectors, routing: expected (..., k, width) and (..., k), got {tuple(vectors.shape)} and {tuple(routing.shape)}")
     experts = routing.reshape(math.prod(sizes), k)
-    if experts.numel() and not -1 <= int(experts.min()) <= int(experts.max()) < n_experts:
-        raise ValueError(f"experts: expected -1 to {n_experts - 1}, got {int(experts.min())} to {int(experts.max())}")
-    routed = (experts >= 0).any(1)
-    tokens = range(len(experts)) if bool(routed.all()) else routed.nonzero()[:, 0].cpu().numpy()
+    low, high = (int(each) for each in experts.aminmax()) if experts.numel() else (-1, -1)
+    if not -1 <= low <= high < n_experts:
+        raise ValueError(f"experts: expected -1 to {n_experts - 1}, got {low} to {high}")
+    tokens = range(len(experts)) if low >= 0 else (experts >= 0).any(1).nonzero()[:, 0].cpu().numpy()
     n = len(tokens)
     step = max(1, -(-n // PARTS))
     at_once = max(1, AT_ONCE // max(1, k * width))
@@ -69,7 +69,7 @@ def means_by_routing(
 
     none = torch.zeros(n_experts, width, dtype=torch.float64, device=vectors.device)
     total = sum(shared(worth(task_map, n * k * width), vectors)(task, range(0, n, step)), start=none)
-    count = torch.bincount(experts[experts >= 0], minlength=n_experts)
+    count = torch.bincount(experts.flatten() + 1, minlength=n_experts + 1)[1:]
     return torch.where(count[:, None] > 0, total / count[:, None], torch.nan)
 
 

@@ -22,7 +22,7 @@ from simgap.threads import Map, in_order, worth
 
 # Sums of higher order are taken over at most so many vectors, and over fewer, but these at least, to have EXACT entries with all their
 # columns; where they have more, over SAMPLED of them, in runs of neighbours. Products for the triangles of some corners.
-MOST_VECTORS, FEW_VECTORS, EXACT, SAMPLED, RUN, PRODUCTS = 64, 16, 1 << 16, 1 << 14, 16, 1 << 23
+MOST_VECTORS, FEW_VECTORS, EXACT, SAMPLED, RUN, PRODUCTS = 64, 16, 1 << 16, 1 << 13, 16, 1 << 23
 # Signs, and numbers of a pair's rows, that are held at a time, and draws.
 SIGNS_AT_ONCE, MOST_DRAWS = 1 << 22, 256
 # Tables of SIDE by SIDE pairs that are held at a time.
@@ -61,7 +61,7 @@ def size_sums(vectors: Float[Tensor, "E N"], task_map: Map = in_order) -> SizeSu
     for rows, columns, table in tables:
         norms = [squares[part.start : part.stop] for part in (rows, columns)]
         table = table / np.where(norms[0] > 0, norms[0], 1.0)[:, None] / np.where(norms[1] > 0, norms[1], 1.0)
-        values = table[np.triu_indices(len(rows), 1)] if rows == columns else table
+        values = table[np.less.outer(rows, columns)] if rows == columns else table
         p, p2, p3 = p + float(values.sum()), p2 + float((values**2).sum()), p3 + float((values**3).sum())
     defined = np.flatnonzero(squares).tolist()
     lengths = torch.from_numpy(np.sqrt(np.where(squares > 0, squares, np.inf))).to(scale.device)
@@ -115,29 +115,25 @@ def _higher(vectors: Tensor, scale: Tensor, lengths: Tensor, defined: list[int])
     generator = stream(0, "signs", expert=1)
     width = vectors.shape[1]
     m = min(len(defined), max(FEW_VECTORS, min(MOST_VECTORS, EXACT // width)))
-    some = defined if len(defined) == m else sorted(generator.permutation(defined)[:m].tolist())
+    some = torch.tensor(defined if len(defined) == m else sorted(generator.permutation(defined)[:m].tolist()), device=vectors.device)
     if m * width <= EXACT:
         picked = vectors[some]
     else:
         # One run in each of as many equal stretches.
         count = SAMPLED // (m * RUN)
-        first = ((np.arange(count) + generator.random(count)) / count * (width // RUN)).astype(np.int64) * RUN
-        picked = vectors[torch.tensor(some)[:, None], torch.from_numpy(np.add.outer(first, np.arange(RUN)).ravel())]
+        first = ((np.arange(count) + generator.random(count)) / count * (width // RUN)).astype(np.int64)
+        picked = vectors.unfold(1, RUN, RUN)[some[:, None], torch.from_numpy(first).to(some.device)].flatten(1)
     # One after the other: their ratio may leave float64.
     w = (picked.double() * scale[some, None] / lengths[some, None]).square_()
-    share = width / w.shape[1]
-    w2 = w.square()
-    p, q, r = share * (w @ w.mT), share * (w2 @ w2.mT), share * ((w2 * w) @ (w2 * w).mT)
-    above = torch.ones(m, m, dtype=torch.float64, device=w.device).triu_(1)
+    w2, share = w.square(), width / w.shape[1]
+    p, q, r = (np.triu((share * (each @ each.mT)).cpu().numpy(), 1) for each in (w, w2, w2 * w))
     grown = len(defined) * (len(defined) - 1) / max(1, m * (m - 1))
-    sums = [grown * float((values * above).sum()) for values in (q, p * q, r)]
     corners = min(m, max(4, PRODUCTS // (m * m * w.shape[1])))
-    t, s = share * ((w * w[:corners, None]) @ w.mT), share * ((w2 * w2[:corners, None]) @ w2.mT)
-    around = (t * t - s) * above
-    for g in range(corners):
-        around[g, g], around[g, :, g] = 0, 0
-    triangles = corners * (m - 1) * (m - 2) / 2
-    return sums[0], sums[1], sums[2], math.comb(len(defined), 3) * float(around.sum()) / max(1.0, triangles)
+    around = [share * ((each * each[:corners, None]).flatten(0, 1) @ each.mT).view(corners, m, m).cpu().numpy() for each in (w, w2)]
+    g, i, j = np.ogrid[:corners, :m, :m]
+    triangles = (around[0] ** 2 - around[1])[(i < j) & (i != g) & (j != g)]
+    every = math.comb(len(defined), 3) * float(triangles.sum()) / max(1, triangles.size)
+    return grown * float(q.sum()), grown * float((p * q).sum()), grown * float(r.sum()), every
 
 
 def flipped_overlaps(vectors: Float[Tensor, "E N"], draws: int, task_map: Map = in_order) -> Float[np.ndarray, " draws"]:

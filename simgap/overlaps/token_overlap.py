@@ -14,8 +14,10 @@ from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
 from simgap.kernels.token_overlap import token_flips
 from simgap.overlaps.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
 from simgap.overlaps.sketches import Signs, Sketches
-from simgap.threads import WORTH_A_THREAD, Map, in_order, worth
+from simgap.threads import Map, in_order, worth
 
+# The fewest numbers that a task is given: in a quarter of a millisecond the rest of a task is some tenths of its time.
+LEAST = 1 << 19
 # On a CUDA device: vectors on a token whose products are worth one compiled pass, and numbers from which compiling, some ten seconds, is.
 MOST_COMPILED = 8
 COMPILED_FROM = 1 << 28
@@ -89,7 +91,7 @@ def token_overlap(
     # One view of it all, because operations on tensors in every task cost more than a kernel.
     whole = run(vectors) if in_place else None
     per_token = max(1, k * max(k, width))
-    numbers = min(IN_PLACE, max(WORTH_A_THREAD, n * k * width // PARTS))
+    numbers = min(IN_PLACE, max(LEAST, n * k * width // PARTS))
     step = max(1, numbers // per_token if cpu else n)
     # What must be copied is copied a part of a task at a time; the layout then changes no bit.
     at_once = step if in_place or not cpu else max(1, AT_ONCE // per_token)

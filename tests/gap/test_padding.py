@@ -82,7 +82,7 @@ def test_padded_tokens_change_no_bit(layout, tmp_path):
 def test_the_bits_hold_where_work_is_cut(monkeypatch):
     """The cuts into tasks are made among the tokens that are kept."""
     overlap, means = (sys.modules[f"simgap.overlaps.{name}"] for name in ("token_overlap", "mean_vectors"))
-    monkeypatch.setattr(overlap, "WORTH_A_THREAD", 1)
+    monkeypatch.setattr(overlap, "LEAST", 1)
     rng = np.random.default_rng(71)
     for layout in ("float64", "float16"):
         monkeypatch.setattr(overlap, "AT_ONCE", 64)
