@@ -12,6 +12,7 @@ from numba.extending import intrinsic, overload
 
 from simgap.kernels.compiled import BORROWED, kernel
 from simgap.kernels.products import widened
+from simgap.kernels.tiles import LINE_BYTES, prefetch
 
 # Coordinates that are multiplied side by side, and the most buckets; numbers in one vector of them, as many as four bytes a word allow.
 BUCKETS, ABREAST = 32, 8
@@ -20,11 +21,12 @@ DEPTH = 4
 
 
 @intrinsic
-def _lane_sums(typingctx, rows, places, signs, windows, columns, out, held):
+def _lane_sums(typingctx, rows, places, signs, windows, columns, out, held, soon):
     """out[b] = sum of a_i s_i and out[BUCKETS + b] = sum of a_i^2 over i = b modulo BUCKETS, a_i = rows[left + i] rows[right + i], s_i the
     sign of both places' bytes, which lie as `in_order` says; added to what `out` held where that is to be kept.
 
     rows, out: arrays of one type, float32 or float64. places, windows: (left, right), windows multiples of BUCKETS. columns: likewise.
+    soon: a place whose numbers are asked for meanwhile.
     """
     element = ir.FloatType() if rows.dtype == types.float32 else ir.DoubleType()
     vector, align = ir.VectorType(element, ABREAST), rows.dtype.bitwidth // 8
@@ -46,6 +48,10 @@ def _lane_sums(typingctx, rows, places, signs, windows, columns, out, held):
         with cgutils.for_range_slice(builder, start, arguments[4], step) as (column, _):
             both = [builder.load(at(given, builder.add(place, column), 0, words), align=1) for place in windows]
             flips = builder.xor(*both)
+            for line in range(0, BUCKETS, LINE_BYTES * 8 // rows.dtype.bitwidth):
+                prefetch(
+                    builder, builder.gep(data, [builder.add(builder.add(arguments[7], column), context.get_constant(types.intp, line))])
+                )
             for part in range(BUCKETS // ABREAST):
                 left, right = (at(data, builder.add(place, column), ABREAST * part, vector) for place in places)
                 a = builder.fmul(builder.load(left, align=align), builder.load(right, align=align))
@@ -61,7 +67,7 @@ def _lane_sums(typingctx, rows, places, signs, windows, columns, out, held):
             builder.store(builder.load(total), place, align=align)
         return context.get_dummy_value()
 
-    return types.void(rows, places, signs, windows, columns, out, held), codegen
+    return types.void(rows, places, signs, windows, columns, out, held, soon), codegen
 
 
 def in_order(signs):
@@ -80,9 +86,9 @@ def _unit_row(flat, start, width, root, top, rows, to):
 
 
 @kernel(forceinline=True, **BORROWED)
-def _sketch(rows, places, signs, windows, width, lanes, held):
+def _sketch(rows, places, signs, windows, width, lanes, held, soon):
     whole = width // BUCKETS * BUCKETS
-    _lane_sums(rows, places, signs, windows, whole, lanes, held)
+    _lane_sums(rows, places, signs, windows, whole, lanes, held, soon)
     for lane in range(width - whole):
         a = rows[places[0] + whole + lane] * rows[places[1] + whole + lane]
         byte = whole + lane % ABREAST * (BUCKETS // ABREAST) + BUCKETS // ABREAST - 1 - lane // ABREAST
@@ -176,10 +182,12 @@ def _sum(lanes, start, count):
 
 
 @kernel(forceinline=True, **BORROWED)
-def add_lanes(flat, token, first, last, t, signs, state):
-    """Add the products of a token's rows over the columns from first, a multiple of BUCKETS, to last, pair by pair, to the lanes: while
-    the rows are in the nearest cache. Only of numbers of the lanes' own type; arguments as for `add_flips`."""
+def add_lanes(flat, token, columns, t, signs, state):
+    """Add the products of a token's rows over some columns, pair by pair, to the lanes: while the rows are in the nearest cache. Only of
+    numbers of the lanes' own type. columns: the first, a multiple of BUCKETS, the last, and a row whose ones are wanted next; others as
+    for `add_flips`."""
     at, slots, _, count = token
+    first, last, soon = columns
     pool, windows, experts = signs
     unit, lanes = state[0].reshape(-1), state[1]
     pair = 0
@@ -187,7 +195,7 @@ def add_lanes(flat, token, first, last, t, signs, state):
         left = windows[0, experts[t, slots[i]]] + first
         for j in range(i + 1, count):
             right = windows[1, experts[t, slots[j]]] + first
-            _sketch_of(flat, unit, (at[i] + first, at[j] + first), pool, (left, right), last - first, lanes[pair], first > 0)
+            _sketch_of(flat, unit, (at[i] + first, at[j] + first), pool, (left, right), last - first, lanes[pair], first > 0, soon + first)
             pair += 1
 
 
@@ -222,19 +230,21 @@ def add_flips(flat, token, inverse, width, t, signs, state):
                 continue
             left, right = experts[t, slots[i]], experts[t, slots[j]]
             if not plain:
-                _sketch(unit, (i * width, j * width), pool, (windows[0, left], windows[1, right]), width, lanes[pair], False)
+                _sketch(unit, (i * width, j * width), pool, (windows[0, left], windows[1, right]), width, lanes[pair], False, 0)
             low, high = min(windows[2, left], windows[2, right]), max(windows[2, left], windows[2, right])
             number = low * groups[0] - low * (low - 1) // 2 + high - low
             sums[0] += _add_to(tables, waiting, number, lanes[pair], inverse[i] * inverse[j] if plain else 1.0)
 
 
-def _sketch_of(flat, unit, places, signs, windows, width, lanes, held):
+def _sketch_of(flat, unit, places, signs, windows, width, lanes, held, soon):
     raise NotImplementedError
 
 
 @overload(_sketch_of)
-def _sketch_of_numbers(flat, unit, places, signs, windows, width, lanes, held):
+def _sketch_of_numbers(flat, unit, places, signs, windows, width, lanes, held, soon):
     # The bits of bfloat16 are no numbers; they are never taken as they lie.
     if flat.dtype != unit.dtype:
-        return lambda flat, unit, places, signs, windows, width, lanes, held: None
-    return lambda flat, unit, places, signs, windows, width, lanes, held: _sketch(flat, places, signs, windows, width, lanes, held)
+        return lambda flat, unit, places, signs, windows, width, lanes, held, soon: None
+    return lambda flat, unit, places, signs, windows, width, lanes, held, soon: _sketch(
+        flat, places, signs, windows, width, lanes, held, soon
+    )

@@ -60,7 +60,7 @@ def tile(typingctx, flat, left, right, ahead, columns):
             for place in soon:
                 for line in range(0, STEP, LINE_BYTES * 8 // flat.dtype.bitwidth):
                     at = builder.add(column, context.get_constant(types.intp, line))
-                    _prefetch(builder, builder.gep(data, [builder.add(place, at)]))
+                    prefetch(builder, builder.gep(data, [builder.add(place, at)]))
         carried = [functools.reduce(builder.fadd, [builder.load(held) for held in lanes]) for lanes in sums]
         totals = [total for start in range(0, len(carried), LANES) for total in _totals(builder, carried[start : start + LANES])]
         return context.make_tuple(builder, signature.return_type, totals)
@@ -81,7 +81,8 @@ def _load(builder, dtype, address):
     return [builder.fpext(half, VECTOR) for half in halves] if dtype == types.float32 else halves
 
 
-def _prefetch(builder, address):
+def prefetch(builder, address):
+    """Ask for the line of an address, which may be any, in the second-level cache."""
     hint = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, NUMBER, NUMBER, NUMBER])
     function = cgutils.get_or_insert_function(builder.module, hint, "llvm.prefetch.p0i8")
     read, second_level, data_cache = (ir.Constant(NUMBER, value) for value in (0, 2, 1))

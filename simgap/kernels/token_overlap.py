@@ -91,12 +91,17 @@ def _each_token(flat, starts, width, lead, cos2, pairs, moments, scratch, signs,
         later = min(t + ahead, n - 1)
         for j in range(m):
             soon[j] = starts[later, j]
+        # Memory is asked for half of it while the vectors are multiplied, for the other half while they are sketched.
+        halved = state is not None and m == 2 and width <= COLUMNS
+        other = soon[1] if halved else at[0]
+        if halved:
+            soon[1] = soon[0]
         table[:, :] = 0.0
         for first in range(0, width, COLUMNS):
             last = min(first + COLUMNS, width)
             add_products(flat, at, soon, count, first, last, table)
             if state is not None:
-                add_lanes(flat, (at, slots, tops, count), first, last, t, signs, state)
+                add_lanes(flat, (at, slots, tops, count), (first, last, other), t, signs, state)
         tops[:] = 1.0
         # The square of no other format leaves float64.
         if flat.itemsize == 8:
