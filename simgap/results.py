@@ -107,6 +107,7 @@ class Gap(Generic[V]):
             "activation_mso": {r: {site: v.as_dict() for site, v in sites.items()} for r, sites in self.activation_mso.items()},
         }
         plain |= {q.metric: value.as_dict() for q, value in self.values.items() if q.metric in ("gap", "ratio") and q.side == self.side}
+        plain |= {"quantities": {str(q): value.as_dict() for q, value in self.values.items()}} if self.side == ROUTED else {}
         if self.shared is not None:
             plain["shared"] = self.shared.as_dict()
         if self.routing:

@@ -17,9 +17,9 @@ from simgap.threads import Map
 
 @dataclass(frozen=True)
 class ArrayWeights:
-    """matrices: (E, rows, columns) of each role."""
+    """matrices: of each role, every expert's flattened, all in one order."""
 
-    matrices: dict[str, Float[Tensor, "E a b"]]
+    matrices: dict[str, Float[Tensor, "E _"]]
     trials: tuple[int, ...] = (0,)
     hidden_blocks: int = 1
 
@@ -28,7 +28,7 @@ class ArrayWeights:
         return tuple(self.matrices)
 
     def pieces(self, role: str, block: int, rows: range, columns: range) -> tuple[Iterator[Float[Tensor, "1 E m"]], range, range]:
-        flat = self.matrices[role].flatten(1)[None]
+        flat = self.matrices[role][None]
         if rows == columns:
             return iter([flat[:, rows.start : rows.stop]]), range(len(rows)), range(len(rows))
         experts = torch.tensor([*rows, *columns], device=flat.device)
@@ -77,9 +77,10 @@ class ArraySource:
         if self.vectors is None:
             return self
         owner, rows = self.indices.reshape(-1).cpu().numpy(), self.vectors.reshape(-1, self.vectors.shape[-1])
-        order = np.arange(len(owner))
-        for expert in range(self.spec.n_experts):
-            own = np.flatnonzero(owner == expert)
+        order, by_owner = np.arange(len(owner)), np.argsort(owner, kind="stable")
+        ends = np.searchsorted(owner[by_owner], np.arange(self.spec.n_experts + 1))
+        for expert in np.flatnonzero(np.diff(ends)).tolist():
+            own = by_owner[ends[expert] : ends[expert + 1]]
             order[own] = stream(0, "permutation", trial=number, expert=expert).permutation(own)
         return replace(self, vectors=rows[torch.from_numpy(order).to(rows.device)].view_as(self.vectors))
 

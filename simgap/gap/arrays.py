@@ -22,7 +22,6 @@ from simgap.gap.calibration import LEVEL
 from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.overlap import Overlap, SignNull, verdict
 from simgap.gap.padding import compacted, expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
-from simgap.gap.rectified import refuse_rectified
 from simgap.overlaps import (
     Moments,
     Signs,
@@ -38,6 +37,7 @@ from simgap.overlaps import (
     undefined_vectors,
 )
 from simgap.overlaps.memory import tokens_at
+from simgap.overlaps.rectified import refuse_rectified
 from simgap.overlaps.sketches import unit_rows
 from simgap.overlaps.token_pairs import SAMPLED
 from simgap.settings import own_settings

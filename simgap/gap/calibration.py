@@ -40,7 +40,8 @@ class Comparison(NamedTuple):
     null's mean and sd elsewhere, which keeps a skew too, but for an overlap of exactly 0 (`least_p`); from Student's t where only the sem
     is known. effective_dimension = 1 / mean: the dimension in which independent vectors would overlap as much. null_kind: "leading" says
     that the null's mean has an error of its own, which z and p do not know; null_error is its size, and what it explains is not called a
-    deviation. None where a part is missing. A gap measured with `prepare` is held against untrained experts all the same: that is the
+    deviation. pairs: that the mean rests on; dropped: pairs left out because a vector was undefined, the first of which dropped_at names.
+    None where a part is missing. A gap measured with `prepare` is held against untrained experts all the same: that is the
     question it is asked.
     """
 
@@ -56,22 +57,26 @@ class Comparison(NamedTuple):
     why: str = ""
     null_error: float | None = None
     supposes: str = SUPPOSES
+    pairs: int = 0
+    dropped: int = 0
+    dropped_at: str = ""
 
     def __str__(self) -> str:
-        if self.mean is None or self.null is None or self.excess is None or self.z is None or self.p is None:
+        if self.mean is None or self.null is None or self.z is None or self.p is None:
             return f"not calibrated: {self.why}"
         said = verdict(self.z, self.p, of=self.supposes)
         if self.null_error and self.p <= LEVEL:
             # What is left of z beyond the error.
             beyond = abs(self.z) * max(0.0, 1 - self.null_error / abs(self.mean - self.null))
             said = f"within the null's own error, {self.null_error:.2g}" if normal_p(beyond) > LEVEL else said
-        return f"{self.excess:.3g} times its null, z {self.z:.1f} {self.z_unit}, {p_text(self.p)}: {said}"
+        ratio = f"{self.mean:.4g}, its null {self.null:.4g}" if self.excess is None else f"{self.excess:.3g} times its null"
+        return f"{ratio}, z {self.z:.1f} {self.z_unit}, {p_text(self.p)}: {said}"
 
     def _repr_html_(self) -> str:
         return text(self)
 
     def as_dict(self) -> dict[str, Any]:
-        names = ("excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension", "null_kind", "null_error")
+        names = ("mean", "null", "excess", "scaled_excess", "z", "z_unit", "p", "effective_dimension", "null_kind", "null_error")
         return {name: getattr(self, name) for name in names} | ({"why": self.why} if self.why else {})
 
 
@@ -80,6 +85,8 @@ def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction] | None = None)
 
     Raises ValueError where the two are not of the same layer, or the same numbers of tokens and trials.
     """
+    if any(isinstance(value, Comparison) for value in measured.values.values()):
+        raise ValueError("measured: expected what `measure` gives, got comparisons, which have their nulls already")
     predicted = nulls_of(measured) if predicted is None else predicted
     if measured.spec != predicted.spec:
         raise ValueError("measured, predicted: expected gaps of one spec, got two different ones")
@@ -140,7 +147,7 @@ def compare_all(asked: Sequence[Asked]) -> list[Comparison]:
     nulls = np.array([one.null.mean for one in asked], np.float64)
     overlap, both = np.array([one.overlap for one in asked], bool), ~np.isnan(means + nulls)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        excess = _known(laws.excess(means, nulls), both & (nulls > 0))
+        excess = _known(laws.excess(means, nulls), both & (nulls > 0) & (means >= 0))
         scaled = _known(laws.scaled_excess(means, nulls), both & overlap & (nulls != 1))
         dimension = _known(laws.effective_dimension(means), overlap & (means > 0))
     deviations = [_deviation(one) for one in asked]
@@ -150,13 +157,15 @@ def compare_all(asked: Sequence[Asked]) -> list[Comparison]:
         if measured.mean is None:
             found.append(Comparison(None, null.mean, why=measured.why))
         elif null.mean is None:
-            found.append(Comparison(measured.mean, None, effective_dimension=dimension[at], why=null.why))
+            plain = Comparison(measured.mean, None, effective_dimension=dimension[at], why=null.why)
+            found.append(plain._replace(pairs=measured.pairs, dropped=measured.dropped, dropped_at=measured.dropped_at))
         else:
             z, unit = (None, None) if deviation is None else deviation[:2]
             no_sd = "the null has no spread: every such overlap is equal" if null.sd == 0 else NO_SPREAD
             why = no_sd if deviation is None else ""
             values = (measured.mean, null.mean, excess[at], scaled[at])
-            found.append(Comparison(*values, z, unit, p.get(at), dimension[at], null.kind, why, null.error, null.supposes))
+            lost = measured.pairs, measured.dropped, measured.dropped_at
+            found.append(Comparison(*values, z, unit, p.get(at), dimension[at], null.kind, why, null.error, null.supposes, *lost))
     return found
 
 

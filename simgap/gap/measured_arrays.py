@@ -1,30 +1,37 @@
 """Every metric on a user's own arrays: vectors of the routed experts, the routing alone, matrices."""
 
+import math
+import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from simgap import machine
 from simgap.gap.array_source import ArraySource, ArrayWeights
 from simgap.gap.as_tensor import as_tensor
 from simgap.gap.batch import gathered
 from simgap.gap.calibration import Comparison, calibrate
 from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.padding import expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
-from simgap.gap.rectified import refuse_rectified
 from simgap.nulls import NULLS_OF_ARRAYS, nulls_of_arrays
 from simgap.observe import observe
+from simgap.overlaps.rectified import one_signed
 from simgap.quantities import SITES, WEIGHT_KINDS, Quantity, chosen_names
 from simgap.results import Gap
 from simgap.selection import Selection, metric_of, metrics, select
 from simgap.settings import own_settings
 from simgap.sources import Work
-from simgap.specs import LayerSpec, RunSpec, choice
+from simgap.specs import LayerSpec, RunSpec, format_bytes, nearest
 from simgap.sums import cut
 from simgap.threads import pool
 
 # Tokens that are looked at for rectified vectors.
 SEEN_TOKENS = 16
+# Experts that an index may stand for where nothing says how many there are: a mark for none, such as 65535, is no expert.
+MOST_EXPERTS = 4096
 ROLES = WEIGHT_KINDS[:-1]
 
 
@@ -41,26 +48,29 @@ def measure_arrays(
     quantities: Sequence[str] | str | None = None,
     null: str = "law",
 ) -> Gap[Comparison]:
-    """Every metric of a layer of your own, each value beside its null: a Gap of comparisons, which prints as a table.
+    """Every metric of a layer of your own, each value with its null: a Gap of comparisons, which prints as a table.
 
     vectors: (..., k, width), what each token's k experts gave at a site, "pre", "hidden", "normed" (after a LayerNorm) or "output"; may be
-    left out. routing: (..., k) integers, which expert each came from, -1 for none. mask: (...) or (..., k), True or 1 for what is kept.
-    n_experts: by default up to the highest index; experts that no token reached are idle. weights: {"up": (E, d_ff, d_model), "gate": ...,
-    "down": ...}, any of them. metrics, quantities: as of `measure`; by default overlaps and the gap, as far as these arrays have them.
+    left out. routing: (..., k) integers, which expert each came from, -1 for none; a token with none at all was dropped by the router.
+    mask: (...) or (..., k), True or 1 for what is kept; a token that it leaves out whole is padding and not counted. n_experts: by default
+    up to the highest index; experts that no token reached are idle. weights: {"up": (E, d_ff, d_model), "gate": the same, "down": (E,
+    d_model, d_ff)}, any of them. metrics, quantities: as of `measure`; by default overlaps and the gap, as far as these arrays have them.
 
     null: "law", the null that each metric has for arrays: signs for overlaps (law T0), balanced choices for routing, no law for cka.
-    "permuted": the vectors of each expert put on other tokens of its own, 20 times: what is left of a value is not of the tokens. A layer
-    is one trial, so that no value has an error of its own; z is in units of the null's spread, p two-sided.
+    "permuted": the vectors of each expert put on other tokens of its own, many times: what is left of a value is not of the tokens. A layer
+    is one trial, so that no value has an error of its own; z is in units of the null's spread, p two-sided. The spec of the Gap holds the
+    sizes of the layer; nothing else of it is known.
 
     Raises ValueError for shapes that do not fit, values that are not finite, names that do not exist, and quantities that such arrays have
     not got.
     """
-    chosen_names("site", (site,) if isinstance(site, str) else site, SITES)
-    choice("null", null, NULLS_OF_ARRAYS)
-    if routing is None and weights is None:
-        raise ValueError("routing: expected (..., k) integers, which expert each vector came from, got none")
+    if not isinstance(site, str) or site not in SITES:
+        raise ValueError(f"site: expected one of {', '.join(SITES)}, got {site!r}{nearest(str(site), SITES)}")
+    if null not in NULLS_OF_ARRAYS:
+        raise ValueError(f"null: expected one of {', '.join(NULLS_OF_ARRAYS)}, got {null!r}")
     source = _source(vectors, routing, weights, site, mask, n_experts)
-    selection = _available(source, select(quantities, metrics=metrics), explicit=quantities is not None)
+    selection = _selected(source, metrics, quantities)
+    _check_memory(source, selection)
     run = RunSpec(tokens=max(1, source.tokens), trials=1)
     with pool() as (task_map, workers):
         work = Work(task_map, workers)
@@ -69,107 +79,161 @@ def measure_arrays(
         nulls = nulls_of_arrays(source, selection, null, work)
     for name, value in (("vectors", vectors), *((f"weights {role}", matrix) for role, matrix in (weights or {}).items())):
         refuse_truncated(name, value)
-    return calibrate(measured, Gap(source.spec, run, nulls))
+    return calibrate(replace(measured, routing=measured.routing if source.tokens else {}), Gap(source.spec, run, nulls))
 
 
-def _source(vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site: str, mask: Any, n_experts: int | None) -> ArraySource:
+def _source(vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site: str, mask: Any, n_experts: Any) -> ArraySource:
     matrices = _matrices(weights)
-    experts = len(next(iter(matrices.values()))) if matrices else 0
-    h, indices, width = None, torch.full((1, 0, 1), -1), 1
+    if routing is None and (vectors is not None or mask is not None or not matrices):
+        raise ValueError("routing: expected (..., k) integers, which expert each vector came from, got none")
+    h, indices = None, torch.full((1, 0, 1), -1)
     if routing is not None:
-        data, unmasked = masked_vectors("vectors", vectors)
-        h = None if data is None else as_tensor("vectors", data)
-        if h is not None and (h.ndim < 3 or not h.numel()):
-            raise ValueError(f"vectors: expected (..., k, width), not empty, got {tuple(h.shape)}")
-        named = expert_indices(routing, None if h is None else tuple(h.shape[:-1]))
-        if named.ndim < 2 or not named.numel():
-            raise ValueError(f"routing: expected (..., k), not empty, got {tuple(named.shape)}")
-        kept = kept_by_all(unmasked, None if mask is None else kept_by_mask(mask, tuple(named.shape)))
-        indices = indices_of_kept(named, kept).reshape(1, -1, named.shape[-1])
-        refuse_repeated(indices[0])
-        h = None if h is None else h.reshape(-1, *h.shape[-2:])
-        width = 1 if h is None else h.shape[-1]
-        indices = indices if h is None else indices.to(h.device)
-    elif vectors is not None:
-        raise ValueError("routing: expected which expert each vector came from, got vectors without it")
-    highest = int(indices.max()) + 1 if indices.numel() else 0
-    count = max(experts, highest) if n_experts is None else n_experts
-    if isinstance(count, bool) or not isinstance(count, int) or count < max(2, highest, experts) or (experts and count != experts):
-        least = f"{experts}, as weights have" if experts else f"at least {max(2, highest)}"
-        raise ValueError(f"n_experts: expected {least}, got {count}")
-    up, down = matrices.get("up", matrices.get("gate")), matrices.get("down")
-    d_ff, d_model = (up.shape[1:] if up is not None else down.shape[:0:-1]) if matrices else (width, width)  # type: ignore[union-attr]
+        h, indices = _kept(vectors, routing, mask)
+    experts = _count_of_experts(indices, matrices, n_experts)
+    width = 1 if h is None else h.shape[-1]
     if site == "normed" and width < 2 and h is not None:
         raise ValueError(f"vectors: LayerNormed vectors have a width of at least 2, got {width}")
+    d_ff, d_model = _widths(matrices) or (width, width)
+    if matrices and h is not None and width != (d_model if site == "output" else d_ff):
+        expected = f"d_model = {d_model}" if site == "output" else f"d_ff = {d_ff}"
+        raise ValueError(f"vectors: expected a width of {expected} as weights have, got {width}")
     spec = LayerSpec(
         d_model=d_model,
         d_ff=max(2, d_ff),
-        n_experts=count,
-        top_k=min(count, indices.shape[-1]),
+        n_experts=experts,
+        top_k=min(experts, indices.shape[-1]),
         gated="gate" in matrices,
         norm="layernorm" if site == "normed" else "none",
     )
-    return ArraySource(spec, indices, site, h, ArrayWeights(matrices), _one_signed(h, indices))
+    flat = {role: _flattened(matrix) for role, matrix in matrices.items()}
+    return ArraySource(spec, indices, site, h, ArrayWeights(flat), "" if h is None else _rectified(h, indices))
 
 
-def _matrices(weights: Mapping[str, Any] | None) -> dict[str, torch.Tensor]:
+def _kept(vectors: Any, routing: Any, mask: Any) -> tuple[Tensor | None, Tensor]:
+    """Vectors (n, k, width), if there are, and indices (1, n, k) of the tokens that no mask leaves out whole."""
+    data, unmasked = masked_vectors("vectors", vectors)
+    h = None if data is None else as_tensor("vectors", data)
+    if h is not None and (h.ndim < 3 or not h.numel()):
+        raise ValueError(f"vectors: expected (..., k, width), not empty, got {tuple(h.shape)}")
+    named = expert_indices(routing, None if h is None else tuple(h.shape[:-1]))
+    if named.ndim < 2 or not named.numel():
+        raise ValueError(f"routing: expected (..., k), not empty, got {tuple(named.shape)}")
+    kept = kept_by_all(unmasked, None if mask is None else kept_by_mask(mask, tuple(named.shape)))
+    indices = indices_of_kept(named, kept)
+    refuse_repeated(indices)
+    k = named.shape[-1]
+    indices, h = indices.reshape(-1, k), None if h is None else h.reshape(-1, *h.shape[-2:])
+    if kept is not None:
+        tokens = torch.from_numpy(kept.reshape(-1, k).any(1)).to(indices.device)
+        indices, h = indices[tokens], None if h is None else h[tokens.to(h.device)]
+    if not bool((indices >= 0).any()):
+        raise ValueError(f"routing: expected indices from 0, or -1 for none, got none{'' if kept is None else ' that the mask keeps'}")
+    return h, (indices if h is None else indices.to(h.device))[None]
+
+
+def _count_of_experts(indices: Tensor, matrices: Mapping[str, Tensor], given: Any) -> int:
+    held = len(next(iter(matrices.values()))) if matrices else 0
+    highest = int(indices.max()) + 1 if indices.numel() else 0
+    if given is None:
+        if highest > max(MOST_EXPERTS, held):
+            raise ValueError(f"routing: expected indices below {MOST_EXPERTS}, or n_experts, got {highest - 1}")
+        given = held or max(2, highest)
+    try:
+        count = None if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        count = None
+    if count is None or count < max(2, highest) or count > 1 << 31 or (held and count != held):
+        expected = f"{held}, as weights have," if held else "a whole number,"
+        raise ValueError(f"n_experts: expected {expected} at least {max(2, highest)}, got {given!r}")
+    return count
+
+
+def _matrices(weights: Mapping[str, Any] | None) -> dict[str, Tensor]:
     if weights is not None and not (isinstance(weights, Mapping) and weights):
         raise ValueError(f"weights: expected a mapping of {', '.join(ROLES)} to (E, ...) arrays, got {type(weights).__name__}")
     roles = chosen_names("weights", tuple(weights or ()), ROLES)
     matrices = {role: as_tensor(f"weights {role}", (weights or {})[role]) for role in roles}
     for role, matrix in matrices.items():
-        if matrix.ndim != 3 or not matrix.numel():
-            raise ValueError(f"weights {role}: expected (E, rows, columns), got {tuple(matrix.shape)}")
-        if not bool(torch.isfinite(matrix.sum())) and not bool(torch.isfinite(matrix).all()):
-            raise ValueError(f"weights {role}: not finite")
+        if matrix.ndim != 3 or not matrix.numel() or len(matrix) < 2:
+            raise ValueError(f"weights {role}: expected (E, rows, columns) of at least 2 experts, got {tuple(matrix.shape)}")
+        if not math.isfinite(float(matrix.sum(dtype=torch.float64))) and not bool(torch.isfinite(matrix).all()):
+            expert = int((~torch.isfinite(matrix)).flatten(1).any(1).nonzero()[0])
+            raise ValueError(f"weights {role}: expert {expert} holds a value that is not finite")
         if len(matrix) != len(next(iter(matrices.values()))):
             raise ValueError(f"weights {role}: expected as many experts as in the other matrices, got {len(matrix)}")
     return matrices
 
 
-def _one_signed(h: torch.Tensor | None, indices: torch.Tensor) -> str:
+def _widths(matrices: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """d_ff and d_model, on which all matrices agree."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for role, matrix in matrices.items():
+        rows, columns = matrix.shape[1:]
+        shapes[role] = (columns, rows) if role == "down" else (rows, columns)
+    for role, shape in shapes.items():
+        if shape != (first := next(iter(shapes.values()))):
+            raise ValueError(
+                f"weights {role}: expected d_ff = {first[0]}, d_model = {first[1]} as in the others, got {shape[0]}, {shape[1]}"
+            )
+    return next(iter(shapes.values()), None)
+
+
+def _flattened(matrix: Tensor) -> Tensor:
+    """(E, N), in the order of memory, which inner products do not see: a transposed view is not copied."""
+    order = sorted((1, 2), key=lambda axis: -matrix.stride()[axis])
+    return matrix.permute(0, *order).reshape(len(matrix), -1)
+
+
+def _rectified(h: Tensor, indices: Tensor) -> str:
     """Why signs say nothing of the vectors of some evenly spaced tokens."""
-    if h is None:
-        return ""
     there = (indices[0] >= 0).any(1).nonzero()[:, 0]
-    if not len(there):
-        return ""
     picked = there[torch.linspace(0, len(there) - 1, SEEN_TOKENS, device=there.device).long().unique()]
-    try:
-        refuse_rectified("vectors", h[picked][indices[0, picked] >= 0], h.shape[1], "simgap.measure_arrays gives them without this null")
-    except ValueError:
-        return "rectified vectors overlap without being related, and signs say nothing of them"
-    return ""
+    why = one_signed(h[picked][indices[0, picked] >= 0], h.shape[1])
+    return why and f"rectified vectors overlap without being related, and signs say nothing of them: {why}"
 
 
-def _available(source: ArraySource, selection: Selection, explicit: bool) -> Selection:
-    """What these arrays have of a selection."""
-    lacking = {q: why for q in selection.observed if (why := _lacking(source, q))}
-
-    def lacks(quantity: Quantity) -> str:
-        inputs = getattr(metrics()[metric_of()[quantity]], "INPUTS", ()) if quantity not in selection.observed else ()
-        return next(filter(None, (lacking.get(part, "") for part in (*inputs, quantity))), "")
-
-    if explicit and (missing := [(q, lacks(q)) for q in selection.asked if lacks(q)]):
-        raise ValueError(f"quantities: {str(missing[0][0])!r} is not in these arrays: {missing[0][1]}")
-    asked = tuple(q for q in selection.asked if not lacks(q))
+def _selected(source: ArraySource, metrics: Sequence[str] | str | None, quantities: Sequence[str] | str | None) -> Selection:
+    """What these arrays have of what is asked for; ValueError for a text of which they have nothing."""
+    whole = select(quantities, metrics=metrics)
+    lacking = {quantity: _lacking(source, quantity) for quantity in whole.observed}
+    for name in [quantities] if isinstance(quantities, str) else quantities or ():
+        reasons = [_lacks(quantity, lacking) for quantity in select([name]).asked]
+        if all(reasons):
+            raise ValueError(f"quantities: {name!r} is not in these arrays: {reasons[0]}")
+    asked = tuple(quantity for quantity in whole.asked if not _lacks(quantity, lacking))
     if not asked:
-        raise ValueError(f"metrics: these arrays have none of what is asked for: {next(iter(lacking.values()))}")
-    return Selection(asked, tuple(q for q in selection.observed if q not in lacking))
+        hint = "; metrics='routing' reads the routing alone" if source.vectors is None and source.tokens else ""
+        raise ValueError(f"metrics: these arrays have none of what is asked for: {next(iter(lacking.values()))}{hint}")
+    return Selection(asked, tuple(quantity for quantity in whole.observed if not lacking[quantity]))
+
+
+def _lacks(quantity: Quantity, lacking: Mapping[Quantity, str]) -> str:
+    """Why a quantity, or what it is derived from, is not there."""
+    if quantity in lacking:
+        return lacking[quantity]
+    return next(filter(None, (lacking[part] for part in metrics()[metric_of()[quantity]].INPUTS)), "")
 
 
 def _lacking(source: ArraySource, quantity: Quantity) -> str:
     metric = metrics()[metric_of()[quantity]]
     needs = metric.needs(source.spec, (quantity,))
-    if why := metric.missing(source.spec, quantity):
-        return why
     if needs.weights:
-        held = source.weights.roles
-        return "" if quantity.site in held or (quantity.site == "all" and held) else "weights of that matrix are not given"
+        roles = set(source.weights.roles)
+        if quantity.site == "all":
+            return "" if {"up", "down"} <= roles else "it needs W_up and W_down"
+        return "" if quantity.site in roles else f"weights {quantity.site} are not given"
     if not source.tokens:
         return "no routing is given"
     if needs.every:
         return "it needs every expert on every token, not the routed ones"
     if needs.sites and (source.vectors is None or (quantity.site or source.site) != source.site):
-        return f"vectors at {' or '.join(needs.sites)} are not given"
-    return ""
+        return f"vectors at {quantity.site or ' or '.join(needs.sites)} are not given"
+    return metric.missing(source.spec, quantity)
+
+
+def _check_memory(source: ArraySource, selection: Selection) -> None:
+    """ValueError where the tables of so many experts do not fit the machine."""
+    spec, has = source.spec, machine.memory()
+    needed = selection.needs(spec).bytes + 3 * 8 * spec.n_experts * max(spec.d_model, spec.d_ff)
+    if needed > has:
+        raise ValueError(f"n_experts: tables of {spec.n_experts} experts need {format_bytes(needed)}, the machine has {format_bytes(has)}")

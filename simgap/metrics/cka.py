@@ -64,6 +64,9 @@ class State:
                     own = tokens[(tokens >= first) & (tokens < first + indices.shape[1])]
                     slot = np.full(len(own), e) if reading == "all" else (indices[t, own - first] == e).argmax(1)
                     vectors = rows[t, table[t, own - first, slot]].astype(np.float64)
+                    if len(bad := np.flatnonzero(~np.isfinite(vectors).all(1))):
+                        where = f"trial {self.source.trials[t]}: token {own[bad[0]]} expert {e}"
+                        raise ValueError(f"{reading} {site} vectors that are not finite: {where}")
                     self.kept.setdefault((site, reading, t, e), []).append((own, vectors))
 
     def finish(self) -> dict[Quantity, Values]:

@@ -106,13 +106,14 @@ def apply(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     whole = len(flat) // VECTOR * VECTOR
     parts = (flat[:whole], 0), (flat[whole:], VECTOR - len(flat) + whole)
     if recorded(values):
-        return torch.cat([function(F.pad(part, (0, padding)).clone())[: len(part)] for part, padding in parts]).view_as(values)
+        found = [function(F.pad(part, (0, padding)).clone())[: len(part)] for part, padding in parts if len(part)]
+        return torch.cat(found).view_as(values)
     for part, padding in parts:
         if len(part):
             # The last few are padded: vector instructions would leave them to scalar ones.
-            found = function(F.pad(part, (0, padding)) if padding else part)
-            if found.data_ptr() != part.data_ptr():
-                part.copy_(found[: len(part)])
+            result = function(F.pad(part, (0, padding)) if padding else part)
+            if result.data_ptr() != part.data_ptr():
+                part.copy_(result[: len(part)])
     return values
 
 

@@ -1,7 +1,7 @@
 """The simulated layer: a group of trials, its tokens block by block, and the vectors of its experts at every site."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -153,4 +153,6 @@ def checked(prepared: object, drawn: Weights) -> Weights:
         if not torch.isfinite(torch.stack(torch.aminmax(after))).all():
             at = (~torch.isfinite(after)).nonzero()[0].tolist()
             raise ValueError(f"prepare: {name} of trial {drawn.trials[at[0]]}, expert {at[1]} is not finite")
-    return prepared
+    # No graph is made of what is only measured.
+    tensors = {name: getattr(prepared, name) for name in ("up", "gate", "down", "gain", "bias", "router")}
+    return replace(prepared, **{name: value.detach() for name, value in tensors.items() if value is not None and value.requires_grad})

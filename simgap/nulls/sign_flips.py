@@ -6,13 +6,18 @@ from typing import Any
 from simgap.nulls.prediction import Prediction
 from simgap.theory import sign_flips
 
-SUPPOSES = "independent experts, sign-symmetric in this basis,"
+SUPPOSES = "fair signs of independent experts (no shared space, bias or W_down)"
+# A variance that is smaller than this share of the squared mean is round-off: no sign moves the overlap.
+ROUND_OFF = 1e-13
+# Columns that are looked at for rectified vectors.
+SEEN_COLUMNS = 1 << 9
 
 
 def of_cumulants(cumulants: tuple[float, float, float], pairs: int, factor: float = 1.0) -> Prediction:
     """The null of a mean over `pairs`, from the cumulants of their sum; factor: what signs come short by (law N4)."""
     by = factor / pairs
-    mean, sd = cumulants[0] * by, math.sqrt(max(cumulants[1], 0.0)) * by
+    varies = cumulants[1] > ROUND_OFF * cumulants[0] ** 2
+    mean, sd = cumulants[0] * by, math.sqrt(cumulants[1]) * by if varies else 0.0
     skew = cumulants[2] * by**3 / sd**3 if sd else None
     return Prediction(mean, sd, "exact", "leading", sign_flips.ID, sign_flips.HYPOTHESES, skew=skew, supposes=SUPPOSES)
 
@@ -20,7 +25,11 @@ def of_cumulants(cumulants: tuple[float, float, float], pairs: int, factor: floa
 def of_vectors(vectors: Any, factor: float, work: Any) -> Prediction:
     """One vector to an expert, (E, N); zeros are left out."""
     from simgap.overlaps import size_sums
+    from simgap.overlaps.rectified import one_signed
 
+    some = vectors[:, :: max(1, vectors.shape[1] // SEEN_COLUMNS)]
+    if why := one_signed(some, len(some)):
+        return Prediction.missing(f"no law: rectified: {why}")
     sums = size_sums(vectors, work.task_map)
     if not sums.pairs:
         return Prediction.missing("fewer than 2 experts have a non-zero vector")

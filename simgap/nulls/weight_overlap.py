@@ -17,4 +17,4 @@ def of_arrays(source: Any, quantity: Quantity, work: Any) -> Prediction:
 
     matrices = source.weights.matrices
     chosen = [matrices[quantity.site]] if quantity.site in matrices else list(matrices.values())
-    return of_vectors(torch.cat([matrix.flatten(1) for matrix in chosen], 1), 1.0, work)
+    return of_vectors(chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1), 1.0, work)

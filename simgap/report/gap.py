@@ -36,10 +36,14 @@ def shown(gap: Gap) -> Shown:
     if kind is Comparison:
         rows = [(_name(q), number(c.mean), number(c.null), number(c.excess), _z(c), _p(c.p)) for q, c in gap.values.items()]
         missing: dict[str, list[str]] = {}
+        notes = []
         for quantity, c in gap.values.items():
             if c.mean is not None and c.null is None:
                 missing.setdefault(c.why, []).append(_name(quantity))
-        return Shown([("quantity", "value", "null", "excess", "z", "p"), *rows], _supposed(gap) + _reasons(missing))
+            if c.dropped:
+                notes.append(f"{_name(quantity)}: {c.dropped} pairs left out ({c.dropped_at})")
+        notes += _supposed(gap) + _reasons(missing) + _routing(gap)
+        return Shown([("quantity", "value", "null", "excess", "z", "p"), *rows], notes)
     nulls = nulls_of(gap)
     return gap_table(gap, nulls, calibrate(gap, nulls))
 
@@ -72,12 +76,7 @@ def gap_table(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
             missing.setdefault(null.why, []).append(name)
         if value.dropped:
             notes.append(f"{name}: {value.dropped} pairs left out ({value.dropped_at})")
-    if routing := measured.routing:
-        load = routing["load"]
-        notes.append(
-            f"load per expert {min(load):.3f} to {max(load):.3f} (balanced {1 / len(load):.3f}), idle experts {routing['idle_experts']}, "
-            f"dropped tokens {routing['dropped_tokens']} of {routing['tokens']}"
-        )
+    notes += _routing(measured)
     said = [sentence(measured, calibration)] if "output" in measured.activation_mso.get("mean", {}) else []
     return Shown(rows, [*notes, *_reasons(missing), *said])
 
@@ -96,6 +95,14 @@ def prediction_table(predicted: Gap[Prediction], hypotheses: bool = False) -> Sh
         laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
     stated = [f"{law} holds where: {'; '.join(of_law)}" for law, of_law in laws.items() if hypotheses]
     return Shown(rows, [*stated, *_reasons(missing)])
+
+
+def _routing(gap: Gap) -> list[str]:
+    if not gap.routing:
+        return []
+    load, idle, dropped, tokens = (gap.routing[name] for name in ("load", "idle_experts", "dropped_tokens", "tokens"))
+    loads = f"load per expert {min(load):.3f} to {max(load):.3f} (balanced {1 / len(load):.3f})"
+    return [f"{loads}, idle experts {idle}, dropped tokens {dropped} of {tokens}"]
 
 
 def _supposed(gap: Gap[Comparison]) -> list[str]:

@@ -143,9 +143,11 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run")
     try:
         run = RunSpec(**{name: value for name, value in plain.items() if name not in ("quantities", "null")})
+        if (null := plain.get("null", NULLS[0])) not in NULLS:
+            raise ValueError(f"null: expected one of {', '.join(NULLS)}, got {shown(null)}")
     except (TypeError, ValueError) as error:
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run: {error}") from None
-    n, selection = len(cells), select(plain["quantities"], null=plain.get("null", NULLS[0]))
+    n, selection = len(cells), select(plain["quantities"], null=null)
     store = Store(path, cells, run, selection, np.zeros(n, np.int32), np.zeros(n, np.int64), digest, manifest)
     _index(store)
     return store

@@ -80,7 +80,7 @@ def test_what_is_missing_on_either_side_stays_missing_with_its_reason():
     unmeasured = compare(Estimate.missing("not measured"), NULL)
     assert unmeasured == Comparison(None, 0.125, why="not measured")
     no_null = compare(Estimate(0.2, 0.01, 5, 10), Prediction.missing("no law"))
-    assert no_null == Comparison(0.2, None, effective_dimension=5.0, why="no law")
+    assert no_null == Comparison(0.2, None, effective_dimension=5.0, why="no law", pairs=10)
     assert "why" not in compare(Estimate(0.15, 0.02, 10, 100), NULL).as_dict()
 
 

@@ -5,12 +5,15 @@ import pytest
 import torch
 
 import simgap as sg
+from simgap.gap import Prediction
+from simgap.gap.calibration import compare
 from simgap.metrics.cka import QUANTITIES as CKA
 from simgap.moe import draws_of, open_inputs, simulate
 from simgap.observe import observe
 from simgap.quantities import Quantity
 from simgap.selection import select
 from simgap.sources import Work
+from simgap.stats import Estimate
 from tests.reference import token_overlap
 
 E, N, K, WIDTH = 6, 400, 2, 24
@@ -29,9 +32,7 @@ def test_overlaps_are_those_of_the_three_functions():
     h, routing = drawn()
     weights = np.random.default_rng(1).standard_normal((E, 32, WIDTH))
     m = sg.measure_arrays(h, routing, weights={"up": weights})
-    assert list(map(str, m.values)) == [
-        *("weight_mso up", "weight_mso all", "activation_mso mean output", "activation_mso token output", "gap", "ratio")
-    ]
+    assert list(map(str, m.values)) == [*("weight_mso up", "activation_mso mean output", "activation_mso token output", "gap", "ratio")]
     for text, alone in (
         ("weight_mso up", sg.weight_mso(weights)),
         ("activation_mso mean output", sg.mean_mso(h, routing)),
@@ -91,6 +92,66 @@ def test_cka_has_no_law_and_permuted_tokens_as_a_control():
     assert kept.why == "null = permuted: it moves nothing here"
 
 
+def test_p_and_spread_are_those_of_the_cumulants():
+    """Two-sided p of the law that the three functions take the upper tail of; at the normed site too, and over two matrices."""
+    h, routing = drawn()
+    for site, kind in (("output", "output"), ("normed", "normed")):
+        one = sg.measure_arrays(h, routing, site=site)[f"activation_mso token {site}"]
+        alone = sg.token_mso(h, kind, routing=routing)
+        assert (one.null, one.z) == pytest.approx((alone.null, alone.z), rel=1e-9)
+        assert one.p == pytest.approx(2 * min(alone.p, 1 - alone.p), rel=1e-6)
+    g = np.random.default_rng(2)
+    up, down = g.standard_normal((E, 32, WIDTH)), 3 * g.standard_normal((E, WIDTH, 32))
+    one = sg.measure_arrays(weights={"up": up, "down": down})["weight_mso all"]
+    alone = sg.weight_mso(np.concatenate([up.reshape(E, -1), down.reshape(E, -1)], 1))
+    assert (one.mean, one.null, one.z) == pytest.approx((alone.mean, alone.null, alone.z), rel=1e-9)
+    assert one.null < 0.9 * sg.weight_mso(up).null
+
+
+def test_where_no_sign_moves_an_overlap_there_is_no_p():
+    g = np.random.default_rng(3)
+    routing = drawn()[1]
+    for h in (g.standard_normal((N, K, 1)), np.eye(WIDTH)[g.integers(0, WIDTH, (N, K))] * g.standard_normal((N, K, 1))):
+        one = sg.measure_arrays(h, routing)["activation_mso token output"]
+        assert (one.mean, one.z, one.p) == (pytest.approx(one.null), None, None)
+        assert one.why == "the null has no spread: every such overlap is equal"
+
+
+def test_what_is_left_out_is_counted_and_named():
+    h, routing = drawn()
+    h[:50, 0] = 0
+    weights = np.random.default_rng(1).standard_normal((9, 32, WIDTH))
+    weights[2] = 0
+    m = sg.measure_arrays(h, routing, weights={"up": weights})
+    assert (m["activation_mso token output"].dropped, m["weight_mso up"].dropped) == (50, 8)
+    text = str(m)
+    assert "weight up: 8 pairs left out (trial 0 expert 2)" in text
+    assert "activation token output: 50 pairs left out (trial 0: token 0 slot 0, token 1 slot 0, token 2 slot 0)" in text
+    assert "idle experts 3" in text
+    plain = m.as_dict()["quantities"]["activation_mso token output"]
+    assert (plain["mean"], plain["null"]) == (m["activation_mso token output"].mean, m["activation_mso token output"].null)
+
+
+def test_rectified_means_and_matrices_have_no_null_either():
+    g = np.random.default_rng(0)
+    routing = np.argsort(g.random((800, 6)), 1)[:, :2]
+    leaning = sg.measure_arrays(g.standard_normal((800, 2, 64)) + 0.2, routing, metrics="mean_overlap")
+    assert "rectified" in leaning["activation_mso mean output"].why
+    assert "rectified" in sg.measure_arrays(weights={"up": np.abs(g.standard_normal((6, 8, 24)))})["weight_mso up"].why
+
+
+def test_a_shared_bias_is_not_called_experts_that_are_alike():
+    h, routing = drawn()
+    one = sg.measure_arrays(h + 3 * np.random.default_rng(1).standard_normal(WIDTH), routing)["activation_mso token output"]
+    assert str(one).endswith("more than fair signs of independent experts (no shared space, bias or W_down) give, at the level 0.001")
+
+
+def test_a_negative_null_has_no_ratio_and_is_printed():
+    one = compare(Estimate.of(np.array([0.01])), Prediction(-0.005, 0.01, "simulated"), False)
+    assert (one.excess, round(one.z, 6)) == (None, 1.5)
+    assert str(one).startswith("0.01, its null -0.005, z 1.5 null sd")
+
+
 def test_padding_layout_and_dtype_change_nothing():
     h, routing = drawn()
     plain = sg.measure_arrays(h, routing, metrics=["vector_overlap", "mean_overlap", "cka", "routing"])
@@ -102,8 +163,19 @@ def test_padding_layout_and_dtype_change_nothing():
     for quantity, one in plain.values.items():
         if quantity != Quantity("routing", "dropped_tokens"):
             assert other[quantity].mean == pytest.approx(one.mean, rel=1e-12), quantity
+    # A mask takes padding out; nothing of it is left to be dropped.
+    whole = sg.measure_arrays(padded, np.maximum(named, 0), mask=named >= 0, metrics=["vector_overlap", "mean_overlap", "cka", "routing"])
+    assert {q: one.mean for q, one in whole.values.items()} == {q: one.mean for q, one in plain.values.items()}
+    turned = sg.measure_arrays(np.asfortranarray(h), np.asfortranarray(routing), metrics=["vector_overlap", "mean_overlap", "cka"])
+    assert {q: one.mean for q, one in turned.values.items()}.items() <= {q: one.mean for q, one in plain.values.items()}.items()
     half = sg.measure_arrays(torch.tensor(h).bfloat16(), torch.tensor(routing), metrics="cka")
     assert half["cka token output"].mean == pytest.approx(sg.measure_arrays(h, routing, metrics="cka")["cka token output"].mean, rel=0.02)
+
+
+def test_texts_that_begin_several_quantities_mean_those_that_are_there():
+    h, routing = drawn()
+    assert list(map(str, sg.measure_arrays(h, routing, quantities="activation_mso token").values)) == ["activation_mso token output"]
+    assert sg.measure_arrays(h, routing, n_experts=np.int64(7))["activation_mso token output"].mean > 0
 
 
 def test_rectified_vectors_have_no_null_of_signs():
@@ -116,7 +188,7 @@ def test_rectified_vectors_have_no_null_of_signs():
 def test_it_prints_what_its_nulls_are():
     h, routing = drawn()
     text = str(sg.measure_arrays(h, routing, metrics=["vector_overlap", "cka"]))
-    assert "null of activation token output: independent experts, sign-symmetric in this basis" in text
+    assert "null of activation token output: fair signs of independent experts (no shared space, bias or W_down)" in text
     assert "no null for cka token output, cka_debiased token output: no law" in text
 
 
@@ -125,20 +197,32 @@ def test_it_prints_what_its_nulls_are():
     [
         (lambda h, r: sg.measure_arrays(h), "routing: expected"),
         (lambda h, r: sg.measure_arrays(h, r[:, :1]), "routing: expected"),
-        (lambda h, r: sg.measure_arrays(h, r, n_experts=3), "n_experts: expected at least 6, got 3"),
-        (lambda h, r: sg.measure_arrays(h, r, n_experts=True), "n_experts: expected at least 6"),
+        (lambda h, r: sg.measure_arrays(h, r, n_experts=3), "n_experts: expected a whole number, at least 6, got 3"),
+        (lambda h, r: sg.measure_arrays(h, r, n_experts=True), "n_experts: expected a whole number, at least 6, got True"),
         (lambda h, r: sg.measure_arrays(h, r, site="outputs"), "site: expected"),
         (lambda h, r: sg.measure_arrays(h, r, null="round"), "null: expected one of law, permuted"),
         (lambda h, r: sg.measure_arrays(h, r, quantities="activation_mso all output"), "it needs every expert on every token"),
         (lambda h, r: sg.measure_arrays(h, r, quantities="activation_mso token pre"), "vectors at pre are not given"),
-        (lambda h, r: sg.measure_arrays(h, r, quantities="gap"), "weights of that matrix are not given"),
+        (lambda h, r: sg.measure_arrays(h, r, quantities="gap"), "weights up are not given"),
         (lambda h, r: sg.measure_arrays(routing=r), "metrics: these arrays have none of what is asked for"),
         (lambda h, r: sg.measure_arrays(h * np.inf, r), "not finite"),
         (lambda h, r: sg.measure_arrays(h, np.zeros_like(r)), "expert 0 twice"),
         (lambda h, r: sg.measure_arrays(weights={"up": np.ones((2, 3))}), "weights up: expected"),
         (lambda h, r: sg.measure_arrays(weights={"out": np.ones((2, 3, 4))}), "weights: expected some of up, gate, down"),
         (lambda h, r: sg.measure_arrays(weights={"up": np.ones((2, 3, 4)), "down": np.ones((3, 4, 3))}), "as many experts"),
-        (lambda h, r: sg.measure_arrays(h, r, weights={"up": np.ones((2, 3, 4))}), "n_experts: expected 2, as weights have"),
+        (lambda h, r: sg.measure_arrays(h, r, weights={"up": np.ones((2, 3, 24))}), "n_experts: expected 2, as weights have"),
+        (lambda h, r: sg.measure_arrays(h, r, weights={"up": np.ones((6, 3, 25))}), "expected a width of d_model = 25"),
+        (lambda h, r: sg.measure_arrays(weights={"up": np.ones((2, 3, 4)), "gate": np.ones((2, 4, 4))}), "weights gate: expected d_ff = 3"),
+        (lambda h, r: sg.measure_arrays(weights={"up": np.ones((1, 3, 4))}), "of at least 2 experts"),
+        (lambda h, r: sg.measure_arrays(weights={"up": np.full((2, 3, 4), np.nan)}), "weights up: expert 0 holds a value that is not"),
+        (lambda h, r: sg.measure_arrays(weights={"up": np.ones((2, 3, 4))}, mask=[1]), "routing: expected"),
+        (lambda h, r: sg.measure_arrays(h, r, mask=np.zeros(N, bool)), "got none that the mask keeps"),
+        (lambda h, r: sg.measure_arrays(h, r, site=["output"]), "site: expected one of"),
+        (lambda h, r: sg.measure_arrays(h, r * 10**8), "routing: expected indices below 4096, or n_experts"),
+        (lambda h, r: sg.measure_arrays(h, r, n_experts=10**30), "n_experts: expected a whole number"),
+        (lambda h, r: sg.measure_arrays(h, r, n_experts=10**9), "n_experts: tables of 1000000000 experts need"),
+        (lambda h, r: sg.measure_arrays(np.where(np.arange(N)[:, None, None] == 7, np.nan, h), r, metrics="cka"), "token 7 expert"),
+        (lambda h, r: sg.calibrate(sg.measure_arrays(h, r)), "measured: expected what `measure` gives"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(call, said):

@@ -153,8 +153,8 @@ def test_print_shows_what_the_command_prints(which, capsys):
     assert str(predicted).splitlines() == prediction_lines(predicted)
     judged = str(sg.calibrate(measured, predicted)).splitlines()
     assert judged[0].split() == ["quantity", "value", "null", "excess", "z", "p"]
-    notes = [line for line in judged if line.startswith(("null of ", "no null for "))]
-    assert len(judged) - len(notes) == 1 + len(measured.values)
+    assert {line for line in lines if line.startswith("load per expert")} <= set(judged)
+    notes = [line for line in judged[1 + len(measured.values) :] if line.startswith(("null of ", "no null for "))]
     # Every quantity that has a value is in one of them.
     named = [name for line in notes for name in line.partition(":")[0].removeprefix("no null for ").removeprefix("null of ").split(", ")]
     assert sorted(named) == sorted(str(q).replace("_mso ", " ") for q, value in measured.values.items() if value.mean is not None)

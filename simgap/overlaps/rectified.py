@@ -14,9 +14,18 @@ ALIGNED, SIGMA = 0.25, 5.0
 
 
 def refuse_rectified(name: str, rows: Float[Tensor, "n width"], free: int, remedy: str) -> None:
-    """ValueError for vectors that are rectified (ReLU), or lean towards (1, ..., 1) as those of SiLU and GELU do.
+    """ValueError for vectors that are rectified; remedy: what to do instead."""
+    if what := one_signed(rows, free):
+        raise ValueError(
+            f"{name}: expected vectors whose signs could be either, got rectified ones (ReLU, SiLU, GELU): {what}, so that they overlap "
+            f"without being related; {remedy}"
+        )
 
-    rows: some of the vectors. free: how many of them may differ in sign: those of one expert need not. remedy: what to do instead.
+
+def one_signed(rows: Float[Tensor, "n width"], free: int) -> str:
+    """Why vectors are taken for rectified ones (ReLU), or for those of SiLU and GELU, which lean towards (1, ..., 1); nothing otherwise.
+
+    rows: some of the vectors. free: how many of them may differ in sign: those of one expert need not.
     """
     # Few numbers, over which numpy is the quicker.
     values = rows.double().cpu().numpy()
@@ -24,14 +33,11 @@ def refuse_rectified(name: str, rows: Float[Tensor, "n width"], free: int, remed
     # Different coordinates of different experts have signs of their own, whatever repeats from token to token.
     entries = np.count_nonzero(values.any(0)) * min(free, len(values))
     if entries < FEWEST:
-        return
+        return ""
     odd = min(positive, negative) / (positive + negative)
     scaled = values / np.maximum(np.abs(values).max(1, keepdims=True), 1e-300)
     lengths = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
     aligned = abs(float((scaled.sum(1) / np.maximum(lengths, 1e-300)).mean())) / math.sqrt(values.shape[1])
-    if odd <= ODD or aligned >= max(ALIGNED, SIGMA / math.sqrt(entries)):
-        what = f"{1 - odd:.1%} of their entries have one sign" if odd <= ODD else f"their mean cosine with (1, ..., 1) is {aligned:.2f}"
-        raise ValueError(
-            f"{name}: expected vectors whose signs could be either, got rectified ones (ReLU, SiLU, GELU): {what}, so that they overlap "
-            f"without being related; {remedy}"
-        )
+    if odd <= ODD:
+        return f"{1 - odd:.1%} of their entries have one sign"
+    return f"their mean cosine with (1, ..., 1) is {aligned:.2f}" if aligned >= max(ALIGNED, SIGMA / math.sqrt(entries)) else ""
