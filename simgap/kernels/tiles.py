@@ -18,8 +18,8 @@ LINE_BYTES = 64
 LANES = next((lanes for feature, lanes in (("avx512f", 8), ("avx", 4)) if llvm.get_host_cpu_features().get(feature)), 2)
 # Columns come to `tile` in multiples of this.
 STEP = 4 * LANES
-# Sums that are carried side by side: fewer wait for each other, more do not fit the registers.
-MOST_SUMS = 20
+# Sums that are carried side by side: fewer wait for each other, more do not fit the registers, of which AVX-512 has 32 and others 16.
+MOST_SUMS = 20 if LANES == 8 else 12
 
 DOUBLE, NUMBER = ir.DoubleType(), ir.IntType(32)
 VECTOR = ir.VectorType(DOUBLE, LANES)
@@ -38,6 +38,8 @@ def tile(typingctx, flat, left, right, ahead, columns):
         return None
     rows, others = left.count, right.count if isinstance(right, types.BaseTuple) else 0
     pairs = [(i, rows + j) for i in range(rows) for j in range(others)] or [(i, j) for i in range(rows) for j in range(i, rows)]
+    # Where all do not fit, first those with the one half of the right and then with the other.
+    parts = [pairs] if len(pairs) <= MOST_SUMS else [[pair for pair in pairs if (pair[1] - rows) * 2 // others == half] for half in (0, 1)]
 
     def codegen(context, builder, signature, arguments):
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -46,22 +48,24 @@ def tile(typingctx, flat, left, right, ahead, columns):
         soon = cgutils.unpack_tuple(builder, arguments[3]) if isinstance(ahead, types.BaseTuple) else []
         abreast = max(u for u in (1, 2, 4) if u == 1 or u * len(pairs) <= MOST_SUMS)
         zero = ir.Constant(VECTOR, [0.0] * LANES)
-        sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(abreast)] for _ in pairs]
+        sums = {pair: [cgutils.alloca_once_value(builder, zero) for _ in range(abreast)] for pair in pairs}
         start, step = context.get_constant(types.intp, 0), context.get_constant(types.intp, STEP)
-        with cgutils.for_range_slice(builder, start, arguments[4], step) as (column, _):
-            for block in range(0, STEP, 2 * LANES):
-                at = builder.add(column, context.get_constant(types.intp, block))
-                values = [_load(builder, flat.dtype, builder.gep(data, [builder.add(place, at)])) for place in places]
-                for half in (0, 1):
-                    for (i, j), lanes in zip(pairs, sums, strict=True):
-                        held = lanes[(block // LANES + half) % abreast]
-                        product = builder.fmul(values[i][half], values[j][half], flags=("contract",))
-                        builder.store(builder.fadd(builder.load(held), product, flags=("contract",)), held)
-            for place in soon:
-                for line in range(0, STEP, LINE_BYTES * 8 // flat.dtype.bitwidth):
-                    at = builder.add(column, context.get_constant(types.intp, line))
-                    prefetch(builder, builder.gep(data, [builder.add(place, at)]))
-        carried = [functools.reduce(builder.fadd, [builder.load(held) for held in lanes]) for lanes in sums]
+        for part in parts:
+            with cgutils.for_range_slice(builder, start, arguments[4], step) as (column, _):
+                for block in range(0, STEP, 2 * LANES):
+                    at = builder.add(column, context.get_constant(types.intp, block))
+                    used = sorted({i for pair in part for i in pair})
+                    values = {i: _load(builder, flat.dtype, builder.gep(data, [builder.add(places[i], at)])) for i in used}
+                    for half in (0, 1):
+                        for i, j in part:
+                            held = sums[i, j][(block // LANES + half) % abreast]
+                            product = builder.fmul(values[i][half], values[j][half], flags=("contract",))
+                            builder.store(builder.fadd(builder.load(held), product, flags=("contract",)), held)
+                for place in soon:
+                    for line in range(0, STEP, LINE_BYTES * 8 // flat.dtype.bitwidth):
+                        at = builder.add(column, context.get_constant(types.intp, line))
+                        prefetch(builder, builder.gep(data, [builder.add(place, at)]))
+        carried = [functools.reduce(builder.fadd, [builder.load(held) for held in sums[pair]]) for pair in pairs]
         totals = [total for start in range(0, len(carried), LANES) for total in _totals(builder, carried[start : start + LANES])]
         return context.make_tuple(builder, signature.return_type, totals)
 
