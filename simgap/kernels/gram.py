@@ -59,6 +59,24 @@ def _square(flat, start, count, scale, squares, to):
     return total
 
 
+@kernel(fastmath={"reassoc", "contract"}, **BORROWED)
+def triangle_sums(rows, corners):
+    """Of the triangles of rows, (M, N), that have one of the first `corners`: the sum of t^2, that of s, and how many they are; t, s: sums
+    over columns of the product of three rows and of its square."""
+    first, second, count = 0.0, 0.0, 0
+    for g in range(corners):
+        for i in range(g + 1, rows.shape[0]):
+            for j in range(i + 1, rows.shape[0]):
+                t = 0.0
+                for column in range(rows.shape[1]):
+                    product = rows[g, column] * rows[i, column] * rows[j, column]
+                    t += product
+                    second += product * product
+                first += t * t
+                count += 1
+    return first, second, count
+
+
 @kernel()
 def add_cross_grams(flat, starts, others, width, tables):
     """tables[s, i, j] += <row i of starts, row j of others> of batch s, in the order of summation of `add_grams`.

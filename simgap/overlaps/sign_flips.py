@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simgap.kernels.gram import COLUMNS, SIDE, add_square_grams
+from simgap.kernels.gram import COLUMNS, SIDE, add_square_grams, triangle_sums
 from simgap.kernels.products import TILE
 from simgap.overlaps.memory import is_readable, on_cpu, readable, runs, shared
 from simgap.overlaps.pair_overlap import CHUNK, columns_at_once, gram_of_pieces
@@ -126,13 +126,12 @@ def _higher(vectors: Tensor, scale: Tensor, lengths: Tensor, defined: list[int])
     # One after the other: their ratio may leave float64.
     w = (picked.double() * scale[some, None] / lengths[some, None]).square_()
     w2, share = w.square(), width / w.shape[1]
-    p, q, r = (np.triu((share * (each @ each.mT)).cpu().numpy(), 1) for each in (w, w2, w2 * w))
+    powers = torch.stack([w, w2, w2 * w])
+    p, q, r = np.triu(share * torch.bmm(powers, powers.mT).cpu().numpy(), 1)
     grown = len(defined) * (len(defined) - 1) / max(1, m * (m - 1))
     corners = min(m, max(4, PRODUCTS // (m * m * w.shape[1])))
-    around = [share * ((each * each[:corners, None]).flatten(0, 1) @ each.mT).view(corners, m, m).cpu().numpy() for each in (w, w2)]
-    g, i, j = np.ogrid[:corners, :m, :m]
-    triangles = (around[0] ** 2 - around[1])[(i < j) & (i != g) & (j != g)]
-    every = math.comb(len(defined), 3) * float(triangles.sum()) / max(1, triangles.size)
+    squares, fourth, triangles = triangle_sums(w.cpu().numpy(), corners)
+    every = math.comb(len(defined), 3) * (share * share * squares - share * fourth) / max(1, triangles)
     return grown * float(q.sum()), grown * float((p * q).sum()), grown * float(r.sum()), every
 
 

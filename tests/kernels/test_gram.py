@@ -1,9 +1,10 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from simgap.kernels.gram import COLUMNS, add_cross_grams, add_grams, add_square_grams
+from simgap.kernels.gram import COLUMNS, add_cross_grams, add_grams, add_square_grams, triangle_sums
 from simgap.kernels.products import TILE
 
 EPS = np.finfo(np.float64).eps
@@ -95,3 +96,13 @@ def test_grams_of_squares_against_loops(rows, width, dtype):
     expected = np.array([[float((a * b).sum()) for b in squares] for a in squares])
     upper = np.triu_indices(rows)
     assert table[:rows, :rows][upper] == pytest.approx(expected[upper], rel=1e-12)
+
+
+@pytest.mark.parametrize("corners", [1, 3, 6])
+def test_triangles_against_loops(corners):
+    rows = np.random.default_rng(corners).random((6, 37))
+    products = [rows[g] * rows[i] * rows[j] for g, i, j in itertools.combinations(range(6), 3) if g < corners]
+    first, second, count = triangle_sums(rows, corners)
+    assert count == len(products) == (10, 19, 20)[corners // 3]
+    assert first == pytest.approx(sum(product.sum() ** 2 for product in products), rel=1e-13)
+    assert second == pytest.approx(sum((product**2).sum() for product in products), rel=1e-13)
