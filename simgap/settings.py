@@ -66,14 +66,6 @@ def torch_settings() -> Iterator[int]:
         yield threads
 
 
-def adopt_thread() -> None:
-    """Have a thread that was born inside `torch_settings`, and works only there, compute like them: it lacks only the thread count."""
-    import torch
-
-    torch.set_num_threads(1)
-    _here.inside = True
-
-
 def _enter_thread(stack: ExitStack) -> None:
     """Change what torch and numpy keep for each thread; the stack puts it back."""
     import torch

@@ -6,13 +6,13 @@ thread, and the threads only decide how many tasks run at once: the same bits fo
 
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from threading import Barrier
+from contextlib import contextmanager, suppress
+from threading import Condition, RLock, Thread
 
 from simgap.machine import cores
-from simgap.settings import adopt_thread, torch_settings
+from simgap.settings import torch_settings
 
 Map = Callable[..., Iterable]
 
@@ -48,32 +48,77 @@ def _side_by_side(workers: int, function: Callable, *items: Iterable) -> list:
     """`map` by this thread and others. What fails first stops the rest; a thread that comes too late is not waited for."""
     tasks = list(zip(*items, strict=False))
     results, numbers = [None] * len(tasks), iter(range(len(tasks)))
+    failed: list[BaseException] = []
 
     def work() -> None:
-        try:
-            for number in numbers:
-                results[number] = function(*tasks[number])
-        except BaseException:
-            # No task is left to begin.
-            for _ in numbers:
-                pass
-            raise
+        for number in numbers:
+            results[number] = function(*tasks[number])
 
-    others = [_helpers(workers - 1).submit(work) for _ in range(min(workers, len(tasks)) - 1)]
+    def help_out() -> None:
+        try:
+            # Entered anew: what a user's function set in this thread, in an earlier call, may still hold.
+            with torch_settings():
+                work()
+        except BaseException as error:
+            failed.append(error)
+            deque(numbers, maxlen=0)
+
     try:
+        _helpers.ask(help_out, min(workers, len(tasks)) - 1)
         work()
-    finally:
-        wait(begun := [other for other in others if not other.cancel()])
-    for other in begun:
-        other.result()
+        _helpers.leave(help_out)
+    except BaseException:
+        # No task is left to begin, and settings are put back when nobody computes under them any more.
+        deque(numbers, maxlen=0)
+        _helpers.leave(help_out)
+        raise
+    if failed:
+        raise failed.pop(0)
     return results
 
 
-@functools.cache
-def _helpers(count: int) -> ThreadPoolExecutor:
-    """Threads that are kept from call to call: waking one takes a tenth of the time of a new one. A forked child begins with none."""
-    os.register_at_fork(after_in_child=_helpers.cache_clear)
-    executor, met = ThreadPoolExecutor(count, "simgap", initializer=adopt_thread), Barrier(count)
-    # All of them here and now: one that adopted the settings later might do so when they are no longer those of the process.
-    list(executor.map(lambda _: met.wait(), range(count)))
-    return executor
+class _Helpers:
+    """Threads that are kept from call to call, as many as one call has asked for: waking one takes a tenth of the time of a new one."""
+
+    def __init__(self) -> None:
+        self.forks_are_seen = False
+        self.forget()
+
+    def forget(self) -> None:
+        """A forked child begins with none."""
+        lock, self.count = RLock(), 0
+        self.asked, self.done = Condition(lock), Condition(lock)
+        self.waiting, self.begun = list[Callable](), list[Callable]()
+
+    def ask(self, work: Callable, count: int) -> None:
+        """Have so many threads do the work as they come free, or as many as the system gives."""
+        with self.asked, suppress(RuntimeError):
+            self.waiting += [work] * count
+            self.asked.notify(count)
+            if not self.forks_are_seen:
+                os.register_at_fork(after_in_child=self.forget)
+                self.forks_are_seen = True
+            while self.count < count:
+                Thread(target=self._serve, name="simgap", daemon=True).start()
+                self.count += 1
+
+    def leave(self, work: Callable) -> None:
+        """Return when no thread does the work, and none will."""
+        with self.done:
+            self.waiting = [other for other in self.waiting if other is not work]
+            self.done.wait_for(lambda: work not in self.begun)
+
+    def _serve(self) -> None:
+        while True:
+            with self.asked:
+                self.asked.wait_for(lambda: bool(self.waiting))
+                self.begun.append(work := self.waiting.pop())
+            work()
+            with self.done:
+                self.begun.remove(work)
+                self.done.notify_all()
+            # What its tasks hold is not kept until the next.
+            del work
+
+
+_helpers = _Helpers()
