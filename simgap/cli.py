@@ -149,7 +149,9 @@ def build_parser() -> Parser:
             command.add_argument(flag, nargs="+", choices=options, default=list(options), help="which to compute (default: all)")
         command.add_argument("--metrics", nargs="+", metavar="NAME", help="all quantities of these (weight_overlap, routing, ...)")
         command.add_argument("--quantities", nargs="+", metavar="TEXT", help='only these, such as "activation_mso mean output"')
-        command.add_argument("--null", choices=NULLS, default=NULLS[0], help="theory, or 16 untrained layers simulated (default: law)")
+        command.add_argument(
+            "--null", choices=NULLS, default=NULLS[0], help="theory, or 16 to 199 untrained layers simulated (default: law)"
+        )
         command.add_argument("--json", action="store_true", help="print JSON and nothing else")
         if run is run_predict:
             command.add_argument("--hypotheses", action="store_true", help="say what each law rests on")

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from simgap.gap.predicted import predict
 from simgap.notebook import text
 from simgap.nulls import Prediction
+from simgap.nulls.exchange import exchange_p
 from simgap.nulls.prediction import SUPPOSES
 from simgap.quantities import ROUTED, Quantity
 from simgap.results import Gap
@@ -38,8 +39,9 @@ class Comparison(NamedTuple):
     comparable. z: deviations in units of the null's sd where that is known (z_unit "null sd"), else of the measured sem ("sem").
     p: two-sided; from the law of the mean over all pairs of isotropic vectors (law N1B) where the null is that, from the Beta law with the
     null's mean and sd elsewhere, which keeps a skew too, but for an overlap of exactly 0 (`least_p`); from Student's t where only the sem
-    is known. effective_dimension = 1 / mean: the dimension in which independent vectors would overlap as much. null_kind: "leading" says
-    that the null's mean has an error of its own, which z and p do not know; null_error is its size, and what it explains is not called a
+    is known; of a simulated null from the exchange of trials and draws (`exchange_p`). bound: its draws, where no p of theirs is smaller;
+    else 0. effective_dimension = 1 / mean: the dimension in which independent vectors would overlap as much. null_kind: "leading" says that
+    the null's mean has an error of its own, which z and p do not know; null_error is its size, and what it explains is not called a
     deviation. pairs: that the mean rests on; dropped: pairs left out because a vector was undefined, the first of which dropped_at names.
     None where a part is missing. A gap measured with `prepare` is held against untrained experts all the same: that is the
     question it is asked.
@@ -60,6 +62,7 @@ class Comparison(NamedTuple):
     pairs: int = 0
     dropped: int = 0
     dropped_at: str = ""
+    bound: int = 0
 
     def __str__(self) -> str:
         if self.mean is None or self.null is None or self.z is None or self.p is None:
@@ -70,7 +73,12 @@ class Comparison(NamedTuple):
             beyond = abs(self.z) * max(0.0, 1 - self.null_error / abs(self.mean - self.null))
             said = f"within the null's own error, {self.null_error:.2g}" if normal_p(beyond) > LEVEL else said
         ratio = f"{self.mean:.4g}, its null {self.null:.4g}" if self.excess is None else f"{self.excess:.3g} times its null"
-        return f"{ratio}, z {self.z:.1f} {self.z_unit}, {p_text(self.p)}: {said}"
+        p = p_text(self.p)
+        if self.bound:
+            p = f"p <= {self.p:.2g} by {self.bound} draws"
+            if self.p > LEVEL:
+                said = f"beyond all of them; the level {LEVEL:g} asks for more draws or trials"
+        return f"{ratio}, z {self.z:.1f} {self.z_unit}, {p}: {said}"
 
     def _repr_html_(self) -> str:
         return text(self)
@@ -120,13 +128,15 @@ class Asked(NamedTuple):
 
 
 class Deviation(NamedTuple):
-    """How far an estimate is off, in which unit, and p as a function of a value, with the other, hashable arguments that it takes."""
+    """How far an estimate is off, in which unit, and p as a function of a value, with the other, hashable arguments that it takes. bound:
+    draws of the null, where p is the least that they can give."""
 
     z: float
     unit: str
     value: float
     p: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
+    bound: int = 0
 
 
 def is_overlap(quantity: Quantity) -> bool:
@@ -164,8 +174,8 @@ def compare_all(asked: Sequence[Asked]) -> list[Comparison]:
             no_sd = "the null has no spread: every such overlap is equal" if null.sd == 0 else NO_SPREAD
             why = no_sd if deviation is None else ""
             values = (measured.mean, null.mean, excess[at], scaled[at])
-            lost = measured.pairs, measured.dropped, measured.dropped_at
-            found.append(Comparison(*values, z, unit, p.get(at), dimension[at], null.kind, why, null.error, null.supposes, *lost))
+            lost, bound = (measured.pairs, measured.dropped, measured.dropped_at), 0 if deviation is None else deviation.bound
+            found.append(Comparison(*values, z, unit, p.get(at), dimension[at], null.kind, why, null.error, null.supposes, *lost, bound))
     return found
 
 
@@ -198,10 +208,13 @@ def _deviation(asked: Asked) -> Deviation | None:
         whole = measured.pairs == null.pairs == experts * (experts - 1) // 2 * measured.trials
         rest = measured.trials, experts if whole else 0
         if null.sides is None:
-            if null.dof:
-                return Deviation(z, unit, z, student_p, (null.dof,))
-            if null.skew:
-                return _skewed(measured.mean, null.mean, null.sd, null.skew)
+            skew = null.skew or 0.0
+            by_law = _skewed(measured.mean, null.mean, null.sd, skew) if skew else None
+            if null.draws is not None:
+                # Of a skewed law only the longer tail is known well.
+                return _among(measured, null.draws, z, by_law if z * skew > 0 else None)
+            if by_law is not None:
+                return by_law
             found = _law(null.mean, null.sd * wider, null.isotropic, *rest)
             if found is None or not overlap:
                 return Deviation(z, unit, z, normal_p)
@@ -222,6 +235,20 @@ def _deviation(asked: Asked) -> Deviation | None:
         z = deviation / measured.sem
         return Deviation(z, "sem", z, student_p, (measured.trials - 1,))
     return None
+
+
+def _among(measured: Estimate, draws: Float[np.ndarray, " n"], z: float, by_law: Deviation | None) -> Deviation:
+    """By the place of the trials among draws, which a law goes on from where there is one."""
+    trials = measured.values[~np.isnan(measured.values)]
+    # A mean of trials that are not known strays less than one does.
+    p, beyond = exchange_p(trials if len(trials) else np.array([measured.mean]), draws)
+    if beyond and by_law is not None:
+        p = min(p, float(by_law.p(by_law.value, *by_law.arguments)))
+    return Deviation(z, "null sd", p, _given, (), len(draws) if beyond and by_law is None else 0)
+
+
+def _given(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return p
 
 
 def _skewed(value: float, mean: float, sd: float, skew: float) -> Deviation:

@@ -28,8 +28,9 @@ def predict(
     Exact by laws N1-N4 and A7 wherever signs or exchangeability decide, and by A5 for rectified vectors on a token under Gaussian weights;
     to leading order, with the order of the error, by A5 otherwise, A6 (means of rectified vectors) and L1 (after a norm with gain and
     bias). Where a law's hypotheses fail (upcycled experts, ...) the prediction is None and says why. Nulls of routing and CKA are
-    simulated, which takes seconds. metrics, quantities: as of `measure`. null="simulated": of every quantity what 16 untrained layers of
-    the same spec give, on seeds of their own. Raises ValueError for a name that does not exist.
+    simulated, which takes seconds. metrics, quantities: as of `measure`. null="simulated": of every quantity what 16 to 199
+    untrained layers of the same spec give, the more the smaller they are, on seeds of their own; p is then that of the trials among those
+    layers (`exchange_p`). Raises ValueError for a name that does not exist.
     """
     selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights, null=null)
     return predicted(spec, RunSpec(tokens=tokens, trials=trials), selection)

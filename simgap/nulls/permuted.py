@@ -5,20 +5,24 @@ from typing import Any
 
 import numpy as np
 
+from simgap.nulls.exchange import draws_of_size
 from simgap.nulls.prediction import Prediction
 from simgap.observe import observe
 from simgap.quantities import Quantity
 from simgap.sources import Work
 
-DRAWS = 20
+LEAST_DRAWS, MOST_DRAWS = 20, 99
 # Of a value: what round-off moves and permuting does not.
 ROUND_OFF = 1e-9
 HYPOTHESES = ("a vector has nothing to do with the token that it is on, its expert alone",)
 
 
 def permuted(source: Any, observed: tuple[Quantity, ...], work: Work) -> dict[Quantity, Prediction]:
-    """What is observed, permuted: its mean and spread over draws. source: one that can be permuted."""
-    draws = [observe(source.permuted(number), observed, work).quantities for number in range(DRAWS)]
+    """What is observed, permuted: each draw, their mean and spread. source: one that can be permuted, so often as its shape decides."""
+    numbers = 0 if source.vectors is None else math.prod(source.vectors.shape)
+    count = draws_of_size(numbers, source.spec.n_experts, LEAST_DRAWS, MOST_DRAWS)
+    draws = [observe(source.permuted(number), observed, work).quantities for number in range(count)]
+    hypotheses = (*HYPOTHESES, f"{count} permutations")
     nulls = {}
     for quantity in observed:
         values = np.array([one.total[0] / one.pairs[0] if one.pairs[0] else math.nan for one in (draw[quantity] for draw in draws)])
@@ -27,6 +31,6 @@ def permuted(source: Any, observed: tuple[Quantity, ...], work: Work) -> dict[Qu
             why = "null = permuted: not every permutation has such a pair" if math.isnan(mean) else "null = permuted: it moves nothing here"
             nulls[quantity] = Prediction.missing(why)
             continue
-        spread, supposes = sd * math.sqrt(1 + 1 / DRAWS), "experts on other tokens"
-        nulls[quantity] = Prediction(mean, spread, "simulated", "simulated", "permuted", HYPOTHESES, dof=DRAWS - 1, supposes=supposes)
+        spread, supposes = sd * math.sqrt(1 + 1 / count), "experts on other tokens"
+        nulls[quantity] = Prediction(mean, spread, "simulated", "simulated", "permuted", hypotheses, supposes=supposes, draws=values)
     return nulls

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float
+
 from simgap.notebook import text
 from simgap.nulls.sites import TOKENS_SHARE, UPCYCLED, SiteNull, sign_symmetric, site_null, token_variance
 from simgap.quantities import SHARED
@@ -25,7 +28,9 @@ class Prediction:
     on. pairs: uncorrelated expert pairs behind sd, so that sd can be rescaled where a run lost some; 0 where it is not theirs alone (over
     tokens). isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and not only its sd (law N1B). contrast:
     which of the two it is, of a gap or ratio, and sides the nulls of the mean output and of W_up that it is made of. skew: of the reported
-    mean, where that is known and no overlap's. dof: of sd, where it is an estimate. supposes: the hypotheses in three words, for a verdict.
+    mean, where that is known and no overlap's. draws: values of single trials under a simulated null, from which p is taken
+    (`exchange_p`); where there is a skew too, by the law of these moments beyond all draws on its longer side. supposes: the hypotheses in
+    three words, for a verdict.
     """
 
     mean: float | None
@@ -40,10 +45,10 @@ class Prediction:
     isotropic: bool = False
     error: float | None = 0.0
     skew: float | None = None
-    dof: int | None = None
     supposes: str = SUPPOSES
     contrast: Literal["gap", "ratio"] | None = None
     sides: "tuple[Prediction, Prediction] | None" = field(default=None, repr=False)
+    draws: Float[np.ndarray, " draws"] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def missing(cls, why: str) -> "Prediction":

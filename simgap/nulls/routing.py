@@ -60,6 +60,7 @@ def _of_choices(n_experts: int, choices: Choices, trials: int, quantity: Quantit
         (*HYPOTHESES, shared),
         skew=skew / math.sqrt(trials),
         supposes="balanced, independent choices of experts",
+        draws=values,
     )
 
 

@@ -1,7 +1,9 @@
 """A null that is chosen by name: untrained layers simulated in place of the laws, in Python, flags, files and records."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 
 import simgap as sg
@@ -21,8 +23,18 @@ def test_simulated_layers_agree_with_the_laws_and_have_other_seeds():
         if exact.mean is None or exact.kind != "exact":
             continue
         assert one.law == "untrained"
-        # 16 layers' mean strays by its own error, Student's with 15 degrees of freedom: 5 sigma is 6.5 of it.
-        assert abs(one.mean - exact.mean) < 6.5 * one.sd, quantity
+        # The mean over layers strays by its own error, a part of sd: Student's with 15 degrees of freedom at least, 5 sigma is 6.5 of it.
+        layers = len(one.draws)
+        assert abs(one.mean - exact.mean) < 6.5 * one.sd / math.sqrt(layers / 4 + 1), quantity
+    # Of one trial the sd is larger, by the law's own sd and beside it.
+    of_one = sg.predict(SPEC, tokens=200, trials=1, null="simulated")
+    for name in ("weight_mso up", "activation_mso mean pre"):
+        for trials, found in ((4, by_layers[name]), (1, of_one[name])):
+            layers = len(found.draws)
+            expected = sg.predict(SPEC, tokens=200, trials=trials)[name].sd * math.sqrt(1 + trials / layers)
+            # The relative error of an sd of so many values, of a kurtosis of at most 4.
+            assert found.sd == pytest.approx(expected, rel=5 * math.sqrt(0.75 / (layers - 1))), (name, trials)
+        assert of_one[name].sd / by_layers[name].sd == pytest.approx(math.sqrt((layers + 1) / (layers / 4 + 1)))
     assert by_layers["weight_mso up"].mean != sg.measure(SPEC, tokens=200, trials=16)["weight_mso up"].mean
 
 
@@ -33,7 +45,10 @@ def test_trained_like_weights_stand_out_from_them():
 
     m = sg.measure(SPEC, tokens=200, trials=4, prepare=alike, quantities=["weight_mso up", "gap"])
     found = sg.calibrate(m, sg.predict(SPEC, tokens=200, trials=4, quantities=["weight_mso up", "gap"], null="simulated"))
-    assert found["weight_mso up"].p < 1e-10
+    # Four trials among the layers: no division of them all is as extreme.
+    assert found["weight_mso up"].p == 2 / 4000
+    assert found["weight_mso up"].z > 50
+    assert "p <= 0.0005 by 199 draws: more than independent untrained experts give" in str(found["weight_mso up"])
     assert found["weight_mso up"].null_kind == "simulated"
 
 
@@ -47,8 +62,24 @@ def test_upcycled_layers_are_held_against_independent_ones():
 def test_what_is_missing_and_too_large_is_said(monkeypatch):
     p = sg.predict(SPEC, tokens=20, quantities=["weight_mso gate", "activation_mso mean normed"], null="simulated")
     assert {one.why for one in p.values.values()} == {"gated = false: there is no W_gate", "norm = none: there is no normed site"}
-    monkeypatch.setattr(simulated, "MOST_PARAMETERS", 100)
-    assert "are not simulated" in sg.predict(SPEC, tokens=20, quantities="weight_mso up", null="simulated")["weight_mso up"].why
+    many = sg.predict(SPEC, tokens=20_000_000, quantities="weight_mso up", null="simulated")["weight_mso up"]
+    assert many.why == "no law: layers of 6.14e+03 parameters on 20000000 tokens are not simulated for a null"
+    monkeypatch.setattr(simulated, "MOST_NUMBERS", SPEC.parameters + 20 * (16 + 32) * 2)
+    of = {"null": "simulated", "tokens": 20}
+    assert sg.predict(SPEC, quantities="activation_mso token output", **of)["activation_mso token output"].mean is not None
+    # All six experts on every token.
+    assert "not simulated" in sg.predict(SPEC, quantities="activation_mso all output", **of)["activation_mso all output"].why
+
+
+def test_a_file_that_was_written_again_has_a_null_of_its_own(tmp_path):
+    spec = sg.LayerSpec(d_model=16, d_ff=32, n_experts=6, inputs=sg.InputSpec(kind="file", path=str(tmp_path / "x.npy")))
+    rows, found = np.random.default_rng(0).standard_normal((64, 16)), []
+    for shift in (0.0, 5.0):
+        np.save(tmp_path / "x.npy", rows + shift)
+        found.append(
+            sg.predict(spec, tokens=50, quantities="activation_mso mean hidden", null="simulated")["activation_mso mean hidden"].mean
+        )
+    assert abs(found[1] - found[0]) > 0.1
 
 
 def test_flags(capsys):

@@ -7,8 +7,12 @@ import pytest
 
 import simgap as sg
 from simgap.gap.batch import Request, gathered, measure_batch
-from simgap.nulls.routing import balanced
+from simgap.gap.calibration import Asked, compare_all, p_of
+from simgap.metrics.routing import QUANTITIES, largest_coactivation, load_statistics, tokens_shared
+from simgap.nulls.routing import balanced, null
 from simgap.selection import select
+from simgap.stats import Estimate
+from simgap.theory.pearson import Standard
 
 NAMES = ("load_entropy", "effective_experts", "max_violation", "max_coactivation")
 RUN = {"tokens": 128, "metrics": "routing"}
@@ -35,6 +39,44 @@ def test_a_router_that_chooses_at_random_is_balanced():
 def test_a_router_that_reads_tokens_is_not():
     for name, p in p_values("linear").items():
         assert np.mean(p < 0.05) > 0.5, name
+
+
+@pytest.mark.parametrize("tokens, experts, trials", [(60, 8, 1), (60, 8, 3), (128, 6, 1)])
+def test_far_out_the_rate_is_that_of_the_level(tokens, experts, trials):
+    """6,000 layers of balanced routing, fixed beforehand: few choices, loads that are whole numbers, p from the draws. The draws' own error
+    counts. p may be too large, where the statistic takes few values."""
+    layers = 6000
+    chosen = np.argpartition(np.random.default_rng(0).random((layers, tokens, experts), np.float32), 2, -1)[..., :2]
+    taken = np.stack([np.bincount(of.ravel(), minlength=experts) for of in chosen])
+    found = (*load_statistics(taken), largest_coactivation(tokens_shared(chosen, experts), taken))
+    spec, run = sg.LayerSpec(d_model=4, d_ff=2, n_experts=experts, top_k=2), sg.RunSpec(tokens=tokens, trials=trials)
+    by_gamma = []
+    for quantity, values in zip(QUANTITIES, found, strict=False):
+        of_all = null(spec, run, quantity)
+        asked = [Asked(Estimate.of(row), of_all, overlap=False) for row in values.reshape(-1, trials)]
+        p = np.array([one.p for one in compare_all(asked)])
+        for level in (0.05, 0.01, 0.001):
+            error = math.sqrt(level * (1 - level) * (1 / len(asked) + 1 / len(of_all.draws)))
+            assert np.mean(p <= level) < level + 5 * error, (quantity, level)
+        by_gamma.append(np.mean(by_the_gamma_law(values.reshape(-1, trials).mean(1), of_all) <= 0.001))
+    # The twin: the gamma law alone.
+    if trials == 1:
+        assert max(by_gamma) > 0.001 + 5 * math.sqrt(0.001 * (1 / layers + 1 / 1024))
+
+
+def by_the_gamma_law(values, one):
+    """Two-sided p under the law of Pearson's type III of the null's mean, sd and skew."""
+    g = abs(one.skew)
+    law = Standard("gamma", (4 / g**2,), one.mean - 2 * one.sd / g, one.sd * g / 2)
+    return p_of(values if one.skew > 0 else 2 * one.mean - values, law)
+
+
+def test_even_loads_are_beyond_all_draws_and_no_less_likely_than_that():
+    """Of the side where the skewed law ends no p of 0 is said."""
+    even = np.stack([np.arange(64) % 8, np.arange(1, 65) % 8], 1)
+    one = sg.measure_arrays(routing=even, metrics="routing")["routing load_entropy"]
+    assert one.mean == pytest.approx(math.log(8))
+    assert (one.p, one.bound) == (2 / 1025, 1024)
 
 
 def test_a_skewed_statistic_is_not_held_against_a_normal_law():
