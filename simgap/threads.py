@@ -17,7 +17,7 @@ from simgap.settings import torch_settings
 Map = Callable[..., Iterable]
 
 # Numbers that a task should touch before another thread is worth waking: handing over the interpreter's lock costs some 50 microseconds.
-WORTH_A_THREAD = 1 << 18
+PARALLEL_FROM = 1 << 18
 
 
 def in_order(function: Callable, *items: Iterable) -> list:
@@ -25,9 +25,9 @@ def in_order(function: Callable, *items: Iterable) -> list:
     return list(map(function, *items))
 
 
-def worth(task_map: Map, numbers: int) -> Map:
+def if_large(task_map: Map, numbers: int) -> Map:
     """The given map, or in order on this thread where the tasks together touch too few numbers to share; the results are the same."""
-    return task_map if numbers >= WORTH_A_THREAD else in_order
+    return task_map if numbers >= PARALLEL_FROM else in_order
 
 
 @contextmanager

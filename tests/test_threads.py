@@ -14,7 +14,7 @@ import torch
 from simgap import threads as simgap_threads
 from simgap.machine import cores
 from simgap.settings import SMALLEST_NORMAL
-from simgap.threads import WORTH_A_THREAD, in_order, pool, worth
+from simgap.threads import PARALLEL_FROM, if_large, in_order, pool
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,8 @@ def test_in_order_is_map_done_at_once():
 
 def test_small_work_stays_on_this_thread():
     with pool(2) as (task_map, _):
-        assert worth(task_map, WORTH_A_THREAD - 1) is in_order
-        assert worth(task_map, WORTH_A_THREAD) is task_map
+        assert if_large(task_map, PARALLEL_FROM - 1) is in_order
+        assert if_large(task_map, PARALLEL_FROM) is task_map
 
 
 @pytest.mark.parametrize("workers", [None, 1, 2, 7])

@@ -38,7 +38,7 @@ from simgap.sources import TOKEN_BLOCK, Needs, Work
 from simgap.specs import LayerSpec, RunSpec, format_bytes
 from simgap.stats import Estimate
 from simgap.sums import GroupSums, Sums, cut
-from simgap.threads import Map, in_order, pool, worth
+from simgap.threads import Map, if_large, in_order, pool
 
 DEFAULT = select()
 
@@ -182,7 +182,7 @@ def _measured(
             return sums
 
         if side_by_side > 1:
-            return list(worth(task_map, group_numbers(spec, run, needs.every) * run.trials)(measured, groups))
+            return list(if_large(task_map, group_numbers(spec, run, needs.every) * run.trials)(measured, groups))
         return [measured(group, 1 if streamed else min(workers, able)) for group in groups]
 
 

@@ -10,7 +10,7 @@ from simgap.quantities import ROUTED, SHARED, SITES, Quantity
 from simgap.sources import Block, Needs, Source, Work, missing_site
 from simgap.specs import LayerSpec
 from simgap.sums import Values
-from simgap.threads import worth
+from simgap.threads import if_large
 
 ORDER, DEFAULT, SIDES, RANGE = 1, True, (ROUTED, SHARED), (0.0, 1.0)
 QUANTITIES = tuple(Quantity("activation_mso", "mean", site) for site in SITES)
@@ -64,7 +64,7 @@ class State:
         def add(site: str) -> None:
             add_sums(block.rows[site], owner, self.sums[site].flatten(0, 1))
 
-        list(worth(self.work.task_map, sum(block.rows[site].numel() for site in sites))(add, sites))
+        list(if_large(self.work.task_map, sum(block.rows[site].numel() for site in sites))(add, sites))
 
     def finish(self) -> dict[Quantity, Values]:
         from simgap.overlaps.expert_pairs import accumulate, sides_of
@@ -75,7 +75,7 @@ class State:
         for site in self.sites:
             vectors = means[site]
             numbers = max(vectors.numel(), len(vectors) * vectors.shape[1] ** 2)
-            for by_side in over_pairs(vectors, reduce, worth(self.work.task_map, numbers), self.work.tables):
+            for by_side in over_pairs(vectors, reduce, if_large(self.work.task_map, numbers), self.work.tables):
                 accumulate(values, Quantity("activation_mso", "mean", site), by_side)
         return values
 

@@ -11,7 +11,7 @@ from simgap.quantities import ROUTED, SHARED, SITES, Quantity
 from simgap.sources import TOKEN_BLOCK, Block, Needs, Source, Work, missing_site
 from simgap.specs import LayerSpec
 from simgap.sums import NAMED, Skipped, Values
-from simgap.threads import worth
+from simgap.threads import if_large
 
 ORDER, DEFAULT, SIDES, RANGE = 2, True, (ROUTED, SHARED), (0.0, 1.0)
 QUANTITIES = tuple(Quantity("activation_mso", reading, site) for reading in ("token", "all") for site in SITES)
@@ -24,7 +24,7 @@ def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class TokenGroup:
     """Which vectors of a token are compared, and `lead` where pairs run from so many first ones to the others.
 
     index (s, n, m): the rows of a token's experts, -1 for none; over all trials in `flat` (s n, m). expected (s,): pairs, defined or not.
@@ -60,17 +60,17 @@ class State:
 
     def add(self, block: Block) -> None:
         """Compare the vectors of a block of tokens, one task to a quantity."""
-        meetings = {(meeting.side, meeting.reading): meeting for meeting in self._meetings(block)}
-        tasks = [(q.on(side), meetings[side, q.reading]) for q in self.asked for side in (ROUTED, SHARED) if (side, q.reading) in meetings]
-        numbers = sum(meeting.index.numel() * block.rows[q.site].shape[-1] for q, meeting in tasks)
-        results = worth(self.work.task_map, numbers)(lambda task: self._compared(block, *task), tasks)
-        for (quantity, meeting), (cos2, pairs, undefined) in zip(tasks, results, strict=True):
+        groups = {(group.side, group.reading): group for group in self._groups(block)}
+        tasks = [(q.on(side), groups[side, q.reading]) for q in self.asked for side in (ROUTED, SHARED) if (side, q.reading) in groups]
+        numbers = sum(group.index.numel() * block.rows[q.site].shape[-1] for q, group in tasks)
+        results = if_large(self.work.task_map, numbers)(lambda task: self._compared(block, *task), tasks)
+        for (quantity, group), (cos2, pairs, undefined) in zip(tasks, results, strict=True):
             values = self.values.setdefault(quantity, Values.empty(len(cos2)))
             # Token after token, so that the sum does not depend on how tokens are cut into blocks; numpy's own sum of a row would.
             cos2[:, 0] += values.total
             values.total = np.add.accumulate(cos2, axis=1)[:, -1]
             values.pairs += pairs
-            values.expected += meeting.expected
+            values.expected += group.expected
             for key, names in undefined.items():
                 self.undefined.setdefault(quantity, {}).setdefault(key, []).extend(names)
 
@@ -81,7 +81,7 @@ class State:
                 self.values[quantity].skip(t, Skipped(1, (f"trial {self.source.trials[t]}: {named}",)))
         return self.values
 
-    def _meetings(self, block: Block) -> Iterator[Meeting]:
+    def _groups(self, block: Block) -> Iterator[TokenGroup]:
         """The token and all readings of a block, shared experts apart."""
         import torch
 
@@ -89,34 +89,34 @@ class State:
         k = block.index.shape[-1] - shared
         rows = next(iter(block.rows.values())).shape[1]
 
-        def meeting(side: str, reading: str, index: Any, lead: int | None = None, own: list[int] | None = None) -> Meeting:
+        def group(side: str, reading: str, index: Any, lead: int | None = None, own: list[int] | None = None) -> TokenGroup:
             s, n, m = index.shape
             flat = torch.where(index < 0, -1, index + torch.arange(s, device=index.device)[:, None, None] * rows).reshape(s * n, m)
-            return Meeting(side, reading, index, flat, lead, _expected_pairs(index, lead), own)
+            return TokenGroup(side, reading, index, flat, lead, _expected_pairs(index, lead), own)
 
         if "token" in readings:
-            yield meeting(ROUTED, "token", block.index[..., :k])
+            yield group(ROUTED, "token", block.index[..., :k])
             if shared:
                 own = (self.source.indices >= 0).sum(-1).amax(1).tolist()
-                yield meeting(SHARED, "token", block.index, k, own)
+                yield group(SHARED, "token", block.index, k, own)
         if "all" in readings and block.every is not None:
-            yield meeting(ROUTED, "all", block.every)
+            yield group(ROUTED, "all", block.every)
             if shared:
-                yield meeting(SHARED, "all", torch.cat([block.every, block.index[..., k:]], -1), self.source.spec.n_experts)
+                yield group(SHARED, "all", torch.cat([block.every, block.index[..., k:]], -1), self.source.spec.n_experts)
 
     def _compared(
-        self, block: Block, quantity: Quantity, meeting: Meeting
+        self, block: Block, quantity: Quantity, group: TokenGroup
     ) -> tuple[Float[np.ndarray, "s n"], Int[np.ndarray, " s"], dict[tuple[int, int], list[str]]]:
         """Sums of cos^2 on each token, pairs of each trial, and where vectors are undefined."""
         from simgap.overlaps.token_overlap import token_cos2, undefined_vectors
 
-        rows, (s, n, _), first = block.rows[quantity.site], meeting.index.shape, block.first
-        cos2, pairs = (values.reshape(s, n) for values in token_cos2(rows.flatten(0, 1), meeting.flat, meeting.lead))
-        broken = np.flatnonzero((pairs.sum(1) != meeting.expected) | np.isnan(cos2).any(1)).tolist()
+        rows, (s, n, _), first = block.rows[quantity.site], group.index.shape, block.first
+        cos2, pairs = (values.reshape(s, n) for values in token_cos2(rows.flatten(0, 1), group.flat, group.lead))
+        broken = np.flatnonzero((pairs.sum(1) != group.expected) | np.isnan(cos2).any(1)).tolist()
         undefined = {}
         for t, part in ((t, part) for t in broken for part in range(first // TOKEN_BLOCK, -(-(first + n) // TOKEN_BLOCK))):
             start, stop = max(first, part * TOKEN_BLOCK), (part + 1) * TOKEN_BLOCK
-            where, not_finite = undefined_vectors(rows[t], meeting.slots(t)[start - first : stop - first], start, NAMED)
+            where, not_finite = undefined_vectors(rows[t], group.slots(t)[start - first : stop - first], start, NAMED)
             if not_finite:
                 raise ValueError(f"{quantity.reading} {quantity.site} vectors that are not finite: trial {self.source.trials[t]}: {where}")
             if where:

@@ -11,7 +11,7 @@ from simgap.quantities import ROUTED, SHARED, WEIGHT_KINDS, Quantity
 from simgap.sources import Block, Needs, Source, Work
 from simgap.specs import LayerSpec
 from simgap.sums import Values
-from simgap.threads import Map, worth
+from simgap.threads import Map, if_large
 
 ORDER, DEFAULT, SIDES, RANGE = 0, True, (ROUTED, SHARED), (0.0, 1.0)
 QUANTITIES = tuple(Quantity("weight_mso", site=kind) for kind in WEIGHT_KINDS)
@@ -61,7 +61,7 @@ class State:
                 return cross_gram(*weights.pieces(*task, rows, columns))
 
             trials = len(self.source.trials)
-            shared = waves(worth(task_map, spec.parameters * trials), trials * len(rows) * len(columns))
+            shared = waves(if_large(task_map, spec.parameters * trials), trials * len(rows) * len(columns))
             tables, together = iter(shared(table, tasks)), None
             for role in roles:
                 one = total(itertools.islice(tables, weights.hidden_blocks))

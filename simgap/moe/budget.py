@@ -15,7 +15,7 @@ from simgap.moe.experts import experts_at_once
 from simgap.moe.weights import HIDDEN_BLOCK
 from simgap.sources import TOKEN_BLOCK
 from simgap.specs import LayerSpec, RunSpec
-from simgap.threads import WORTH_A_THREAD
+from simgap.threads import PARALLEL_FROM
 
 # A group holds as many trials as fit this many numbers, so that small layers fill a product and large ones stay near the cache. A tight
 # budget makes groups smaller; a trial's bits do not depend on its group, because its products have the same shapes in any.
@@ -59,7 +59,7 @@ def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int | Non
     numbers, size = group_numbers(spec, run, all_pairs), group_size(spec, run, all_pairs)
     size = size if most is None else min(size, most)
     # A power of two of nearly equal groups, two at least where they are worth sharing: any usual number of threads shares them evenly.
-    least = 1 if numbers * run.trials >= WORTH_A_THREAD else 0
+    least = 1 if numbers * run.trials >= PARALLEL_FROM else 0
     count = min(run.trials, 1 << max(least, (-(-run.trials // size) - 1).bit_length()))
     ends = [run.trials * group // count for group in range(count + 1)]
     return [range(start, stop) for start, stop in pairwise(ends)]
@@ -105,7 +105,7 @@ def task_bytes(spec: LayerSpec, run: RunSpec, trials: int, all_pairs: bool) -> i
     # The "all" reading compares all experts on a token in one table.
     on_a_token = 8 * (experts + TILE) ** 2 if all_pairs else 0
     size = spec.d_ff * spec.d_model
-    matrices = ORTHOGONAL * item * max(size, min(WORTH_A_THREAD, trials * experts * size)) if spec.init == "orthogonal" else 0
+    matrices = ORTHOGONAL * item * max(size, min(PARALLEL_FROM, trials * experts * size)) if spec.init == "orthogonal" else 0
     tables = pair_bytes(spec, trials)
     return max(on_a_token, tables, matrices) + library_bytes(spec, run)
 

@@ -15,7 +15,7 @@ from simgap.moe.draws import fill_normal, fill_rows, fill_uniform
 from simgap.moe.group import Draw, runs
 from simgap.seeding import Label, Role, stream
 from simgap.specs import GAUSSIAN_INITS, LayerSpec
-from simgap.threads import WORTH_A_THREAD, Map, in_order, worth
+from simgap.threads import PARALLEL_FROM, Map, if_large, in_order
 
 # Hidden units per stream. Part of every weight's label: another value is another layer for the same seed.
 HIDDEN_BLOCK = 2048
@@ -104,8 +104,8 @@ def draw_weights(draws: Sequence[Draw], dtype: str = "float32", device: str = "c
             for row, at in zip(rows, part, strict=True):
                 _draw_expert(row.reshape(spec.d_ff, spec.d_model), draws[at // experts], role, at % experts)
 
-    tasks = [(role, part) for part in _neighbours(draws, experts, max(1, WORTH_A_THREAD // size)) for role in roles]
-    list(worth(task_map, 2 * size * experts * len(draws))(draw, tasks))
+    tasks = [(role, part) for part in _neighbours(draws, experts, max(1, PARALLEL_FROM // size)) for role in roles]
+    list(if_large(task_map, 2 * size * experts * len(draws))(draw, tasks))
     placed = {role: tensor.to(device) for role, tensor in tensors.items()}
     gain, bias = draw_affine(draws, dtype, device)
     return Weights(

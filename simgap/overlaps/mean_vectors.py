@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simgap.kernels.expert_sums import add_by_expert
 from simgap.overlaps.memory import AT_ONCE, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
-from simgap.threads import Map, in_order, worth
+from simgap.threads import Map, if_large, in_order
 
 # Parts that the tokens of a user's array are summed in, each by one task. Part of the order of summation.
 PARTS = 8
@@ -68,7 +68,7 @@ def means_by_routing(
         return sums
 
     none = torch.zeros(n_experts, width, dtype=torch.float64, device=vectors.device)
-    total = sum(shared(worth(task_map, n * k * width), vectors)(task, range(0, n, step)), start=none)
+    total = sum(shared(if_large(task_map, n * k * width), vectors)(task, range(0, n, step)), start=none)
     count = torch.bincount(experts.flatten() + 1, minlength=n_experts + 1)[1:]
     return torch.where(count[:, None] > 0, total / count[:, None], torch.nan)
 

@@ -12,7 +12,7 @@ from simgap.kernels.gram import COLUMNS, TABLES, add_grams
 from simgap.kernels.products import TILE
 from simgap.kernels.token_overlap import SAFE_HIGH, SAFE_LOW
 from simgap.overlaps.memory import AT_ONCE, is_readable, on_cpu, readable, runs, shared
-from simgap.threads import Map, in_order, worth
+from simgap.threads import Map, if_large, in_order
 
 # Columns multiplied at a time on other devices, where they are laid out in float64; a power of two, so that it divides every piece of a
 # stream.
@@ -31,7 +31,7 @@ def gram(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Float[Ten
     # From the number of experts alone, so that a trial's bits do not depend on the trials beside.
     span = columns_at_once(experts, CHUNK)
     starts = range(0, max(width, 1), span)
-    few = waves(shared(worth(task_map, vectors.numel()), vectors), len(vectors) * experts * experts)
+    few = waves(shared(if_large(task_map, vectors.numel()), vectors), len(vectors) * experts * experts)
     return total(few(lambda start: gram_of_pieces([vectors[..., start : start + span]]), starts))
 
 

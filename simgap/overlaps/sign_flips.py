@@ -18,7 +18,7 @@ from simgap.overlaps.pair_tables import cross_gram
 from simgap.overlaps.sketches import fair
 from simgap.overlaps.token_pairs import TokenPairs
 from simgap.seeding import stream
-from simgap.threads import Map, in_order, worth
+from simgap.threads import Map, if_large, in_order
 
 # Sums of higher order are taken over at most so many vectors, and over fewer, but these at least, to have EXACT entries with all their
 # columns; where they have more, over SAMPLED of them, in runs of neighbours. Products for the triangles of some corners.
@@ -85,7 +85,7 @@ def _one_table(vectors: Tensor, scale: Tensor, task_map: Map) -> tuple[Tables, F
             add_square_grams(flat, starts, piece.shape[1], scale.numpy(), table, sums)
         return np.concatenate([table[:experts, :experts], sums[:, None]], 1)
 
-    found = sum(worth(task_map, vectors.numel())(task, range(0, width, span)))
+    found = sum(if_large(task_map, vectors.numel())(task, range(0, width, span)))
     return [(range(experts), range(experts), found[:, :-1])], found[:, -1]
 
 
@@ -153,22 +153,22 @@ def flipped_overlaps(vectors: Float[Tensor, "E N"], draws: int, task_map: Map = 
 
 
 def flipped_token_overlaps(
-    vectors: Float[Tensor, "*tokens k width"], meetings: TokenPairs, draws: int, task_map: Map = in_order
+    vectors: Float[Tensor, "*tokens k width"], pairs: TokenPairs, draws: int, task_map: Map = in_order
 ) -> Float[np.ndarray, " draws"]:
     """The sum of cos^2 over pairs on tokens, with a sign to each coordinate of each expert, the same on all its tokens, drawn anew each
     time; without experts' names with a sign to each coordinate, common to all pairs. O(draws pairs width)."""
     width = vectors.shape[-1]
     dtype = torch.float64 if vectors.dtype == torch.float64 else torch.float32
-    at_once = max(1, min(draws, MOST_DRAWS, 4 * SIGNS_AT_ONCE // (meetings.experts * width)))
+    at_once = max(1, min(draws, MOST_DRAWS, 4 * SIGNS_AT_ONCE // (pairs.experts * width)))
 
     def some(start: int) -> np.ndarray:
         count = min(at_once, draws - start)
-        drawn = fair(stream(0, "signs", trial=2, block=start), meetings.experts * width * count)
-        signs = torch.from_numpy(drawn).to(vectors.device, dtype).view(meetings.experts, width, count)
+        drawn = fair(stream(0, "signs", trial=2, block=start), pairs.experts * width * count)
+        signs = torch.from_numpy(drawn).to(vectors.device, dtype).view(pairs.experts, width, count)
         sums = torch.zeros(count, dtype=torch.float64, device=vectors.device)
-        for part in meetings.groups(max(1, SIGNS_AT_ONCE // width)):
-            left, right = meetings.units(vectors, part)
-            e, f = meetings.names(part.start)
+        for part in pairs.groups(max(1, SIGNS_AT_ONCE // width)):
+            left, right = pairs.units(vectors, part)
+            e, f = pairs.names(part.start)
             both = signs[e] * signs[f] if e != f else signs[e]
             sums += ((left * right).to(dtype) @ both).square().sum(0, dtype=torch.float64)
         return sums.cpu().numpy()

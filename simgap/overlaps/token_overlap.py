@@ -14,7 +14,7 @@ from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
 from simgap.kernels.token_overlap import token_flips
 from simgap.overlaps.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
 from simgap.overlaps.sketches import Signs, Sketches
-from simgap.threads import Map, in_order, worth
+from simgap.threads import Map, if_large, in_order
 
 # The fewest numbers that a task is given: in a quarter of a millisecond the rest of a task is some tenths of its time.
 LEAST = 1 << 19
@@ -125,7 +125,7 @@ def token_overlap(
             sketches.take(state)
         return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4])), sketches
 
-    parts = list(shared(worth(task_map, n * k * width), vectors)(task, range(0, n, step)))
+    parts = list(shared(if_large(task_map, n * k * width), vectors)(task, range(0, n, step)))
     moments = functools.reduce(Moments.plus, [each for each, _ in parts], Moments(0, 0.0, 0.0, 0.0, 0))
     sketches = [each for _, each in parts if each is not None]
     return TokenOverlap(cos2, pairs, moments, functools.reduce(Sketches.plus, sketches) if sketches else None)

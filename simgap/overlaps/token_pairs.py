@@ -13,7 +13,7 @@ from torch import Tensor
 from simgap.overlaps.sketches import unit_rows
 from simgap.seeding import stream
 
-# Numbers in the rows of the meetings that are looked at.
+# Numbers in the rows of the pairs that are looked at.
 SAMPLED = 1 << 23
 
 
@@ -88,16 +88,16 @@ class Elsewhere:
         return self.same - self.other * scale
 
 
-def elsewhere(vectors: Float[Tensor, "*tokens k width"], meetings: TokenPairs) -> Elsewhere:
-    """Each meeting's left vector against the right one of the pair's next meeting, in the order of the pairs, which `of` drew."""
-    groups = [each for each in meetings.groups(len(meetings.tokens)) if len(each) > 1]
+def elsewhere(vectors: Float[Tensor, "*tokens k width"], pairs: TokenPairs) -> Elsewhere:
+    """The left vector of each pair against the right one of the next pair of the same experts, in the order, which `of` drew."""
+    groups = [each for each in pairs.groups(len(pairs.tokens)) if len(each) > 1]
     if not groups:
         none = np.empty(0)
         return Elsewhere(np.empty(0, np.int64), none, none, none, none)
     at = np.concatenate([np.array(each) for each in groups])
     following = np.concatenate([np.roll(np.array(each), -1) for each in groups])
-    left, right = meetings.units(vectors, at)
-    products = left * right, left * meetings.units(vectors, following)[1]
+    left, right = pairs.units(vectors, at)
+    products = left * right, left * pairs.units(vectors, following)[1]
     count = np.array([len(each) for each in groups])
     begin = np.concatenate([[0], np.cumsum(count)[:-1]])
     sums = [values.cpu().numpy() for each in products for values in (each.sum(1).square(), each.square().sum(1))]

@@ -28,23 +28,23 @@ def brute_meetings(routing, there):
 
 def test_every_meeting_once_and_in_groups():
     _, routing, there = layer(0)
-    meetings = TokenPairs.of(routing, there, 6)
-    found = [(*meetings.names(at), int(meetings.tokens[at])) for at in range(len(meetings.tokens))]
+    pairs = TokenPairs.of(routing, there, 6)
+    found = [(*pairs.names(at), int(pairs.tokens[at])) for at in range(len(pairs.tokens))]
     assert len(found) == len(set(found))
     assert set(found) == brute_meetings(routing, there)
-    for (e, f, t), (i, j) in zip(found, meetings.slots.tolist(), strict=True):
+    for (e, f, t), (i, j) in zip(found, pairs.slots.tolist(), strict=True):
         assert (routing[t, i], routing[t, j]) == (e, f)
-    names = [[meetings.names(at) for at in part] for part in meetings.groups(4)]
+    names = [[pairs.names(at) for at in part] for part in pairs.groups(4)]
     assert all(len(set(group)) == 1 and len(group) <= 4 for group in names)
     assert [name for group in names for name in group] == [(e, f) for e, f, _ in found]
 
 
 def test_without_names_all_are_one_group():
     _, _, there = layer(1)
-    meetings = TokenPairs.of(None, there)
-    assert {meetings.names(at) for at in range(len(meetings.tokens))} == {(0, 0)}
-    assert len(meetings.tokens) == sum(m * (m - 1) // 2 for m in there.sum(1))
-    assert [len(part) for part in meetings.groups(10**6)] == [len(meetings.tokens)]
+    pairs = TokenPairs.of(None, there)
+    assert {pairs.names(at) for at in range(len(pairs.tokens))} == {(0, 0)}
+    assert len(pairs.tokens) == sum(m * (m - 1) // 2 for m in there.sum(1))
+    assert [len(part) for part in pairs.groups(10**6)] == [len(pairs.tokens)]
 
 
 def test_a_sample_is_part_of_all():
@@ -59,14 +59,14 @@ def test_a_sample_is_part_of_all():
 @pytest.mark.parametrize("leading", [(40,), (5, 8)])
 def test_elsewhere_against_loops(leading):
     vectors, routing, there = layer(3)
-    meetings = TokenPairs.of(routing, there, 6)
-    found = elsewhere(torch.from_numpy(vectors.reshape(*leading, 3, 5)), meetings)
+    pairs = TokenPairs.of(routing, there, 6)
+    found = elsewhere(torch.from_numpy(vectors.reshape(*leading, 3, 5)), pairs)
     expected = []
-    for part in meetings.groups(10**6):
+    for part in pairs.groups(10**6):
         if len(part) < 2:
             continue
-        left = [vectors[meetings.tokens[at], meetings.slots[at, 0]] for at in part]
-        right = [vectors[meetings.tokens[at], meetings.slots[at, 1]] for at in part]
+        left = [vectors[pairs.tokens[at], pairs.slots[at, 0]] for at in part]
+        right = [vectors[pairs.tokens[at], pairs.slots[at, 1]] for at in part]
         rows = []
         for place, u in enumerate(left):
             v, w = right[place], right[(place + 1) % len(right)]
