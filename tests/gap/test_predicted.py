@@ -261,7 +261,9 @@ def test_only_what_was_asked_for():
 def test_as_dict_is_json_without_nan(name):
     plain = sg.predict(dataclasses.replace(BY_HAND[name][0], n_shared_experts=1)).as_dict()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    assert set(plain) == {"weight_mso", "activation_mso", "gap", "ratio", "shared"}
+    assert set(plain) == {"weight_mso", "activation_mso", "gap", "ratio", "shared", "quantities"}
+    assert plain["quantities"]["shared gap"] == plain["shared"]["gap"]
+    assert plain["quantities"]["weight_mso up"] == plain["weight_mso"]["up"]
     assert plain["weight_mso"]["up"]["kind"] == "exact"
     assert ("why" in plain["weight_mso"]["gate"]) == (plain["weight_mso"]["gate"]["mean"] is None)
 
