@@ -55,6 +55,11 @@ class Values:
         there = ~np.isnan(values)
         return cls(np.where(there, values, 0.0), there.astype(np.int64), np.ones(len(values), np.int64))
 
+    @property
+    def means(self) -> Float[np.ndarray, " s"]:
+        """Of each trial; NaN for one without a value."""
+        return np.divide(self.total, self.pairs, out=np.full(len(self.total), np.nan), where=self.pairs > 0)
+
     def add(self, other: "Values") -> None:
         """Add other pairs of the same trials."""
         self.total, self.pairs, self.expected = self.total + other.total, self.pairs + other.pairs, self.expected + other.expected

@@ -36,19 +36,19 @@ from simgap.overlaps import (
     token_overlap,
     undefined_vectors,
 )
-from simgap.overlaps.memory import tokens_at
-from simgap.overlaps.rectified import refuse_rectified
+from simgap.overlaps.memory import flattened, tokens_at
+from simgap.overlaps.rectified import refuse_rectified, some_columns
 from simgap.overlaps.sketches import unit_rows
 from simgap.overlaps.token_pairs import SAMPLED
 from simgap.settings import own_settings
 from simgap.specs import choice
-from simgap.threads import Map, pool
+from simgap.threads import pool
 
 # Tokens that are looked through at a time for one that is undefined.
 TOKENS_AT_ONCE = 1024
 KINDS = ("output", "normed")
-# Tokens, and about as many columns, that are looked at for rectified vectors.
-SEEN_TOKENS, SEEN_COLUMNS = 16, 1 << 9
+# Tokens that are looked at for rectified vectors.
+SEEN_TOKENS = 16
 REMEDY = 'pass the outputs, or hidden vectors after a LayerNorm as kind="normed"; simgap.metrics has the bare number'
 
 
@@ -67,9 +67,7 @@ def weight_mso(weights: Any, *, draws: int = 0) -> Overlap:
     vectors = as_tensor("weights", weights)
     if vectors.ndim < 2 or vectors.shape[0] < 2 or not vectors.numel():
         raise ValueError(f"weights: expected (E, ...) with at least 2 experts and some entries, got shape {tuple(vectors.shape)}")
-    # In the order of memory, which inner products do not see: a transposed view is not copied.
-    order = sorted(range(1, vectors.ndim), key=lambda axis: -vectors.stride()[axis])
-    overlap = _of_vectors("weights", vectors.permute(0, *order).reshape(len(vectors), -1), _checked_draws(draws))
+    overlap = _of_vectors("weights", flattened(vectors), _checked_draws(draws))
     refuse_truncated("weights", weights)
     return overlap
 
@@ -233,15 +231,10 @@ def _factor(width: int, kind: str) -> float:
     return width / _dimensions(width, kind)
 
 
-def _some_columns(vectors: Tensor) -> Tensor:
-    """About SEEN_COLUMNS evenly spaced columns, or all where there are fewer than twice as many."""
-    return vectors[..., :: max(1, vectors.shape[-1] // SEEN_COLUMNS)]
-
-
 def _refuse_rectified_tokens(h: Tensor, tokens: np.ndarray, exists: np.ndarray | None) -> None:
     """ValueError where the vectors of some evenly spaced tokens are rectified; `exists` says which of them there are."""
     picked = tokens[np.arange(SEEN_TOKENS) * max(0, len(tokens) - 1) // (SEEN_TOKENS - 1)] if len(tokens) > SEEN_TOKENS else tokens
-    rows = tokens_at(_some_columns(h), picked)
+    rows = tokens_at(some_columns(h), picked)
     rows = rows.flatten(0, 1) if exists is None else rows[torch.from_numpy(exists[picked]).to(h.device)]
     refuse_rectified("vectors", rows, h.shape[-2], REMEDY)
 
@@ -267,9 +260,9 @@ def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | Non
             raise ValueError(f"{name}: fewer than 2 experts have a non-zero vector")
         dimensions = _dimensions(width, kind)
         if kind == "output":
-            some = _some_columns(vectors)
+            some = some_columns(vectors)
             refuse_rectified(name, some, len(some), REMEDY if numbers else "simgap.metrics has the bare number")
-        null = _null_of_vectors(vectors, task_map)
+        null = size_sums(vectors, task_map).cumulants
         if draws:
             defined = np.setdiff1d(np.arange(len(vectors)), undefined)
             drawn = flipped_overlaps(unit_rows(vectors[defined]), draws, task_map)
@@ -278,12 +271,6 @@ def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | Non
     found = SignNull.of_sum(null, pairs, _factor(width, kind), drawn)
     overlap = found.overlap(min(moments.mean, 1.0), sem, pairs, dimensions, len(missing) + idle, places)
     return replace(overlap, mean=moments.mean, verdict=verdict(overlap.p, overlap.excess, "weights" if numbers is None else "means"))
-
-
-def _null_of_vectors(vectors: Tensor, task_map: Map) -> tuple[float, float, float]:
-    """Mean, variance and third cumulant of the sum of cos^2 over all pairs under signs: one pair's, and those of triangles."""
-    sums = size_sums(vectors, task_map)
-    return sums.p, 2 * (sums.p2 - sums.q), 8 * (sums.p3 - 3 * sums.pq + 2 * sums.r) + 24 * sums.triangles
 
 
 def _moments_of_pairs(_: str, cos2: np.ndarray, rows: range, columns: range) -> tuple[list[int], Moments]:

@@ -1,7 +1,6 @@
 """Every metric on a user's own arrays: vectors of the routed experts, the routing alone, matrices."""
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,20 +17,21 @@ from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.padding import expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
 from simgap.nulls import NULLS_OF_ARRAYS, nulls_of_arrays
 from simgap.observe import observe
+from simgap.overlaps.memory import flattened
 from simgap.overlaps.rectified import one_signed
 from simgap.quantities import SITES, WEIGHT_KINDS, Quantity, chosen_names
 from simgap.results import Gap
 from simgap.selection import Selection, metric_of, metrics, select
 from simgap.settings import own_settings
 from simgap.sources import Work
-from simgap.specs import LayerSpec, RunSpec, format_bytes, nearest
+from simgap.specs import LayerSpec, RunSpec, choice, format_bytes, whole_number
 from simgap.sums import cut
 from simgap.threads import pool
 
 # Tokens that are looked at for rectified vectors.
 SEEN_TOKENS = 16
-# Experts that an index may stand for where nothing says how many there are: a mark for none, such as 65535, is no expert.
-MOST_EXPERTS = 4096
+# Experts that an index may stand for where nothing says how many there are, since a mark for none, such as 65535, is no expert; and at all.
+MOST_EXPERTS, MOST_COUNTED = 4096, 1 << 31
 ROLES = WEIGHT_KINDS[:-1]
 
 
@@ -64,10 +64,8 @@ def measure_arrays(
     Raises ValueError for shapes that do not fit, values that are not finite, names that do not exist, and quantities that such arrays have
     not got.
     """
-    if not isinstance(site, str) or site not in SITES:
-        raise ValueError(f"site: expected one of {', '.join(SITES)}, got {site!r}{nearest(str(site), SITES)}")
-    if null not in NULLS_OF_ARRAYS:
-        raise ValueError(f"null: expected one of {', '.join(NULLS_OF_ARRAYS)}, got {null!r}")
+    choice("site", site, SITES)
+    choice("null", null, NULLS_OF_ARRAYS)
     source = _source(vectors, routing, weights, site, mask, n_experts)
     selection = _selected(source, metrics, quantities)
     _check_memory(source, selection)
@@ -105,7 +103,7 @@ def _source(vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site:
         gated="gate" in matrices,
         norm="layernorm" if site == "normed" else "none",
     )
-    flat = {role: _flattened(matrix) for role, matrix in matrices.items()}
+    flat = {role: flattened(matrix) for role, matrix in matrices.items()}
     return ArraySource(spec, indices, site, h, ArrayWeights(flat), "" if h is None else _rectified(h, indices))
 
 
@@ -138,13 +136,10 @@ def _count_of_experts(indices: Tensor, matrices: Mapping[str, Tensor], given: An
         if highest > max(MOST_EXPERTS, held):
             raise ValueError(f"routing: expected indices below {MOST_EXPERTS}, or n_experts, got {highest - 1}")
         given = held or max(2, highest)
-    try:
-        count = None if isinstance(given, bool) else operator.index(given)
-    except TypeError:
-        count = None
-    if count is None or count < max(2, highest) or count > 1 << 31 or (held and count != held):
-        expected = f"{held}, as weights have," if held else "a whole number,"
-        raise ValueError(f"n_experts: expected {expected} at least {max(2, highest)}, got {given!r}")
+    if held and (given != held or highest > held):
+        raise ValueError(f"n_experts: expected {held}, as weights have, at least {max(2, highest)}, got {given!r}")
+    if (count := whole_number("n_experts", given, max(2, highest))) > MOST_COUNTED:
+        raise ValueError(f"n_experts: expected a whole number, at most {MOST_COUNTED}, got {given!r}")
     return count
 
 
@@ -176,12 +171,6 @@ def _widths(matrices: Mapping[str, Tensor]) -> tuple[int, int] | None:
                 f"weights {role}: expected d_ff = {first[0]}, d_model = {first[1]} as in the others, got {shape[0]}, {shape[1]}"
             )
     return next(iter(shapes.values()), None)
-
-
-def _flattened(matrix: Tensor) -> Tensor:
-    """(E, N), in the order of memory, which inner products do not see: a transposed view is not copied."""
-    order = sorted((1, 2), key=lambda axis: -matrix.stride()[axis])
-    return matrix.permute(0, *order).reshape(len(matrix), -1)
 
 
 def _rectified(h: Tensor, indices: Tensor) -> str:

@@ -25,7 +25,7 @@ def permuted(source: Any, observed: tuple[Quantity, ...], work: Work) -> dict[Qu
     hypotheses = (*HYPOTHESES, f"{count} permutations")
     nulls = {}
     for quantity in observed:
-        values = np.array([one.total[0] / one.pairs[0] if one.pairs[0] else math.nan for one in (draw[quantity] for draw in draws)])
+        values = np.array([draw[quantity].means[0] for draw in draws])
         mean, sd = float(values.mean()), float(values.std(ddof=1))
         if not sd > ROUND_OFF * abs(mean):
             why = "null = permuted: not every permutation has such a pair" if math.isnan(mean) else "null = permuted: it moves nothing here"

@@ -9,8 +9,6 @@ from simgap.theory import sign_flips
 SUPPOSES = "fair signs of independent experts (no shared space, bias or W_down)"
 # A variance that is smaller than this share of the squared mean is round-off: no sign moves the overlap.
 ROUND_OFF = 1e-13
-# Columns that are looked at for rectified vectors.
-SEEN_COLUMNS = 1 << 9
 
 
 def of_cumulants(cumulants: tuple[float, float, float], pairs: int, factor: float = 1.0) -> Prediction:
@@ -25,17 +23,15 @@ def of_cumulants(cumulants: tuple[float, float, float], pairs: int, factor: floa
 def of_vectors(vectors: Any, factor: float, work: Any) -> Prediction:
     """One vector to an expert, (E, N); zeros are left out."""
     from simgap.overlaps import size_sums
-    from simgap.overlaps.rectified import one_signed
+    from simgap.overlaps.rectified import one_signed, some_columns
 
-    some = vectors[:, :: max(1, vectors.shape[1] // SEEN_COLUMNS)]
+    some = some_columns(vectors)
     if why := one_signed(some, len(some)):
         return Prediction.missing(f"no law: rectified: {why}")
     sums = size_sums(vectors, work.task_map)
     if not sums.pairs:
         return Prediction.missing("fewer than 2 experts have a non-zero vector")
-    return of_cumulants(
-        (sums.p, 2 * (sums.p2 - sums.q), 8 * (sums.p3 - 3 * sums.pq + 2 * sums.r) + 24 * sums.triangles), sums.pairs, factor
-    )
+    return of_cumulants(sums.cumulants, sums.pairs, factor)
 
 
 def after_norm(source: Any) -> float:

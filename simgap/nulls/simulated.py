@@ -66,6 +66,5 @@ def layers(spec: LayerSpec, key: str, tokens: int, count: int, observed: tuple[Q
     for group in group_trials(spec, run, needs_of(spec, observed).every):
         layer = simulate(draws[group.start : group.stop], run, tokens_of)
         for quantity, one in observe(layer, observed, Work()).quantities.items():
-            means = np.divide(one.total, one.pairs, out=np.full(len(group), math.nan), where=one.pairs > 0)
-            values.setdefault(quantity, []).extend(means.tolist())
+            values.setdefault(quantity, []).extend(one.means.tolist())
     return {quantity: Estimate.of(np.array(of_layers)) for quantity, of_layers in values.items()}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.threads import Map, in_order
@@ -39,6 +39,12 @@ def readable(vectors: Tensor) -> Tensor:
     if vectors.dtype not in KERNEL_DTYPES:
         vectors = vectors.float() if vectors.is_floating_point() else vectors.double()
     return vectors if is_readable(vectors) else vectors.contiguous()
+
+
+def flattened(arrays: Float[Tensor, "E *shape"]) -> Float[Tensor, "E N"]:
+    """Each of E arrays as one vector, in the order of memory, which inner products do not see: a transposed view is not copied."""
+    order = sorted(range(1, arrays.ndim), key=lambda axis: -arrays.stride()[axis])
+    return arrays.permute(0, *order).reshape(len(arrays), -1)
 
 
 def runs(vectors: Tensor) -> tuple[np.ndarray, Int[np.ndarray, "..."]]:

@@ -11,6 +11,8 @@ FEWEST, ODD = 64, 0.005
 # Mean cosine with (1, ..., 1): 0.56 for ReLU of a standard normal, 0.43 for GELU, 0.35 for SiLU; and how many standard deviations of it
 # under fair signs it has to be away from 0.
 ALIGNED, SIGMA = 0.25, 5.0
+# Columns that are looked at, and up to twice as many.
+SEEN_COLUMNS = 1 << 9
 
 
 def refuse_rectified(name: str, rows: Float[Tensor, "n width"], free: int, remedy: str) -> None:
@@ -20,6 +22,11 @@ def refuse_rectified(name: str, rows: Float[Tensor, "n width"], free: int, remed
             f"{name}: expected vectors whose signs could be either, got rectified ones (ReLU, SiLU, GELU): {what}, so that they overlap "
             f"without being related; {remedy}"
         )
+
+
+def some_columns(vectors: Float[Tensor, "*n width"]) -> Float[Tensor, "*n _"]:
+    """About SEEN_COLUMNS evenly spaced columns, or all where there are fewer than twice as many."""
+    return vectors[..., :: max(1, vectors.shape[-1] // SEEN_COLUMNS)]
 
 
 def one_signed(rows: Float[Tensor, "n width"], free: int) -> str:

@@ -47,6 +47,11 @@ class SizeSums:
     r: float
     triangles: float
 
+    @property
+    def cumulants(self) -> tuple[float, float, float]:
+        """Mean, variance and third cumulant of the sum of cos^2 over all pairs under signs: one pair's, and those of triangles."""
+        return self.p, 2 * (self.p2 - self.q), 8 * (self.p3 - 3 * self.pq + 2 * self.r) + 24 * self.triangles
+
 
 def size_sums(vectors: Float[Tensor, "E N"], task_map: Map = in_order) -> SizeSums:
     """Of the vectors that are not zero; all finite. O(E^2 N), each entry read once on a CPU, float64 ones once more."""

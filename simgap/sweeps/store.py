@@ -16,7 +16,7 @@ from simgap.quantities import NULLS
 from simgap.records import Records, command_line, locked, now, numbered, provenance, read_manifest, source_digest, write_manifest
 from simgap.seeding import derived
 from simgap.selection import Selection, select
-from simgap.specs import RunSpec, absolute, shown
+from simgap.specs import RunSpec, absolute, choice, shown
 from simgap.sweeps.cells import Cells, differing
 
 # 2: every line and the manifest carry a checksum, and sessions the manifest's digest.
@@ -143,8 +143,7 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run")
     try:
         run = RunSpec(**{name: value for name, value in plain.items() if name not in ("quantities", "null")})
-        if (null := plain.get("null", NULLS[0])) not in NULLS:
-            raise ValueError(f"null: expected one of {', '.join(NULLS)}, got {shown(null)}")
+        choice("null", null := plain.get("null", NULLS[0]), NULLS)
     except (TypeError, ValueError) as error:
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run: {error}") from None
     n, selection = len(cells), select(plain["quantities"], null=null)
