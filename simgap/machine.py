@@ -19,7 +19,7 @@ MOST_READ = 1 << 16
 # Groups within groups that are looked at, from the top.
 MOST_DEEP = 64
 # mallopt's names for the size from which an array is memory of its own, and for what may stay free at the end of the rest; the largest
-# array that glibc learns to keep; and the size from which they are given back instead.
+# array that glibc can keep; and the size from which they are given back instead.
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 MOST_KEPT, RETURNED = 32 << 20, 1 << 20
 
@@ -45,8 +45,8 @@ def memory(root: str = "/") -> int:
 def freed_at_once() -> Iterator[None]:
     """Inside, arrays of a MiB and more go back to the system when they are freed, where the C library can be told so (glibc).
 
-    On its own it learns to keep memory for arrays to come, in pieces that may fit none of them: several times what is in use. What it has
-    learned by then holds again afterwards, at its most. A user who has set this in the environment is let be.
+    On its own it learns to keep memory for arrays to come, in pieces that may fit none of them: several times what is in use. Afterwards
+    memory is `kept_for_reuse`. A user who has set this in the environment is let be.
     """
     library = None if _is_set_by_user() else _c_library()
     if library is None:
@@ -57,9 +57,20 @@ def freed_at_once() -> Iterator[None]:
     try:
         yield
     finally:
+        kept_for_reuse()
+        library.malloc_trim(0)
+
+
+def kept_for_reuse() -> None:
+    """From now on arrays of up to 32 MiB come out of memory that the C library keeps, 64 MiB of it to a thread (glibc).
+
+    It would learn so from the arrays that it has seen, and keep twice the largest: of three as large as that one every third goes back to
+    the system and is cleared anew for the next trial, which takes a third of the time. A user who has set this is let be.
+    """
+    library = None if _is_set_by_user() else _c_library()
+    if library is not None:
         library.mallopt(MMAP_THRESHOLD, MOST_KEPT)
         library.mallopt(TRIM_THRESHOLD, 2 * MOST_KEPT)
-        library.malloc_trim(0)
 
 
 def _is_set_by_user() -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from simgap.machine import freed_at_once
+from simgap.machine import freed_at_once, kept_for_reuse
 from simgap.moe import (
     Draw,
     Weights,
@@ -154,6 +154,8 @@ def _measured(
 
     # What is freed must be there for what comes next where the budget has room for little else.
     tight = streamed or 2 * one_trial * largest > budget
+    if not tight:
+        kept_for_reuse()
     with pool() as (task_map, workers), freed_at_once() if tight else nullcontext():
         side_by_side = max(1, min(workers, at_once, len(groups))) if run.device == "cpu" else 1
         if len(groups) < workers:
