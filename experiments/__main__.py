@@ -12,8 +12,8 @@ from types import ModuleType
 
 from experiments.cells import Bench
 from simgap import RunSpec
+from simgap.checks import nearest, printable
 from simgap.cli import Parser, finish, say
-from simgap.specs import nearest, printable
 from simgap.sweeps.store import folder_of
 
 # What an artefact without PRESETS of its own has.

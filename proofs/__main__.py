@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from simgap.checks import nearest
 from simgap.cli import Parser, finish
-from simgap.specs import nearest
 
 try:
     from proofs.runner import Result, run_all, theorems

@@ -14,8 +14,9 @@ from types import UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from simgap import __version__
+from simgap.checks import nearest, printable
 from simgap.quantities import NULLS, READINGS, SITES, WEIGHT_KINDS
-from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, nearest, printable
+from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
 
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
 CHOICES = {"--weights": WEIGHT_KINDS, "--sites": SITES, "--readings": READINGS}

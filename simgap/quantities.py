@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from simgap.specs import nearest
+from simgap.checks import nearest
 
 # The pairs of routed experts, or those of a routed with a shared one.
 ROUTED, SHARED = "routed", "shared"

@@ -6,8 +6,9 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from simgap.checks import nearest
 from simgap.quantities import ROUTED, SHARED, Quantity
-from simgap.specs import LayerSpec, RunSpec, nearest
+from simgap.specs import LayerSpec, RunSpec
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simgap.checks import choice, nearest
 from simgap.quantities import NULLS, READINGS, ROUTED, SHARED, SITES, WEIGHT_KINDS, Quantity, chosen_names
 from simgap.sources import Needs
-from simgap.specs import LayerSpec, choice, nearest
+from simgap.specs import LayerSpec
 
 
 @functools.cache

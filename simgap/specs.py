@@ -1,6 +1,5 @@
 """What is simulated: plain, frozen values that say everything about a layer and a run, and are refused at once if they cannot be built."""
 
-import difflib
 import hashlib
 import json
 import math
@@ -9,11 +8,10 @@ import re
 import stat
 import time
 from dataclasses import dataclass, field, fields
-from fractions import Fraction
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
+from simgap.checks import choice, nearest, parse_bytes, whole_number
 from simgap.own_activations import FULL, arrived, carried, full_name
 
 Activation = Literal["identity", "relu", "gelu", "gelu_tanh", "silu", "tanh", "erf"]
@@ -30,30 +28,6 @@ AFFINES: tuple[str, ...] = get_args(Affine)
 INITS: tuple[str, ...] = get_args(Init)
 ODD_ACTIVATIONS = ("identity", "tanh", "erf")
 GAUSSIAN_INITS = ("kaiming_normal", "xavier_normal")
-BYTES_PER_UNIT = {
-    "": 1,
-    "b": 1,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-}
-# What Hugging Face's configurations call a field; "n_shared_experts" they call so too.
-ELSEWHERE = {
-    "hidden_size": "d_model",
-    "n_embd": "d_model",
-    "intermediate_size": "d_ff",
-    "moe_intermediate_size": "d_ff",
-    "num_experts": "n_experts",
-    "num_local_experts": "n_experts",
-    "n_routed_experts": "n_experts",
-    "num_experts_per_tok": "top_k",
-    "hidden_act": "activation",
-}
 # No file system tells times of change apart less finely.
 SETTLED_NS = 2_000_000_000
 _SORTED_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -274,74 +248,6 @@ class RunSpec(Named):
         return _digest({name: value for name, value in self.to_dict().items() if name != "memory"})
 
 
-@lru_cache(maxsize=256, typed=True)
-def parse_bytes(value: int | str) -> int:
-    """Bytes in 1073741824, "512MiB", "2 GiB" or "1.5GB". Raises ValueError for anything else and for less than one byte."""
-    whole = _whole(value)
-    if whole is not None:
-        size = whole
-    else:
-        match = re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-zA-Z]*)\s*", value) if isinstance(value, str) else None
-        if match is None or match[2].lower() not in BYTES_PER_UNIT:
-            raise ValueError(f"memory: expected bytes or a size such as '2GiB', got {value!r}")
-        size = int(Fraction(match[1]) * BYTES_PER_UNIT[match[2].lower()])
-    if size < 1:
-        raise ValueError(f"memory: expected at least one byte, got {value!r}")
-    return size
-
-
-def format_bytes(size: float) -> str:
-    """1610612736 -> '1.5 GiB'."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 999.5:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} TiB" if size < 999.5 else f"{size:.0f} TiB"
-
-
-def absolute(argument: str, path: str) -> str:
-    """A path from the root, whatever the current folder is later; "~" is the user's home. Raises ValueError naming the argument where it is
-    relative to a current folder that is gone."""
-    try:
-        # Not abspath, which takes "link/.." for nothing.
-        return str(Path(os.path.expanduser(path)).absolute())
-    except OSError:
-        raise ValueError(f"{argument}: {path!r} is relative to the current folder, and that is gone") from None
-
-
-def printable(text: str) -> str:
-    """Text for a terminal: whatever would move its cursor or change its colours is shown as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-
-
-def shown(value: object) -> str:
-    """The beginning of a strange value, for a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def nearest(name: str, options: tuple[str, ...] | list[str]) -> str:
-    """'; did you mean X?' for the option closest to a mistyped name, or the one that others call so, or nothing."""
-    plain = {option.strip("-").replace("-", "_"): option for option in options}
-    meant = ELSEWHERE.get(name.strip("-").replace("-", "_"), "")
-    close = [plain[meant]] if meant in plain else difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def choice(name: str, value: object, options: tuple[str, ...]) -> None:
-    """Raises ValueError for a value that is none of the options, with the nearest that is."""
-    if value not in options:
-        raise ValueError(f"{name}: expected one of {', '.join(options)}, got {shown(value)}{nearest(str(value), options)}")
-
-
-def whole_number(name: str, value: object, low: int, why: str = "") -> int:
-    """The value as an int, whichever library's it is. Raises ValueError for booleans, for less than `low` and for anything else."""
-    whole = _whole(value)
-    if whole is None or whole < low:
-        raise ValueError(f"{name}: expected a whole number, at least {low}{f' ({why})' if why else ''}, got {shown(value)}")
-    return whole
-
-
 def field_names(spec: type) -> tuple[str, ...]:
     return tuple(f.name for f in fields(spec))
 
@@ -369,17 +275,6 @@ def _content_hash(path: str, *looked: int) -> str:
 def _settled_hash(path: str, *looked: int) -> str:
     """A large file is read once for all the cells of a sweep, not once for each."""
     return _content_hash(path, *looked)
-
-
-def _whole(value: object) -> int | None:
-    """The value as an int where it is a whole number of any library's; None for booleans, arrays and everything else."""
-    kind = getattr(getattr(value, "dtype", None), "kind", "")
-    if isinstance(value, bool) or kind == "b" or not hasattr(value, "__index__"):
-        return None
-    try:
-        return value.__index__()
-    except TypeError:
-        return None
 
 
 def _integer(spec: object, name: str, low: int, why: str = "") -> None:

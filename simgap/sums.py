@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from simgap.checks import shown
 from simgap.quantities import Quantity
-from simgap.specs import shown
 
 # Skipped vectors that are named; of the others it is said how many there are.
 NAMED = 3

@@ -19,11 +19,11 @@ from experiments.benchmarks.layer import layer
 from experiments.benchmarks.rates import Times, interleaved, log_slope, quartiles
 from experiments.cells import Bench, Record
 from simgap import measure
+from simgap.checks import format_bytes
 from simgap.overlaps import gram, token_overlap
 from simgap.records import Records
 from simgap.report.figure import Panel, Series, draw
 from simgap.report.table import Table
-from simgap.specs import format_bytes
 from simgap.threads import pool
 
 DEVICES = ("cpu",)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simgap.checks import choice
 from simgap.gap.as_tensor import as_indices, as_tensor
 from simgap.gap.calibration import LEVEL
 from simgap.gap.memory_maps import refuse_truncated
@@ -41,7 +42,6 @@ from simgap.overlaps.rectified import refuse_rectified, some_columns
 from simgap.overlaps.sketches import unit_rows
 from simgap.overlaps.token_pairs import SAMPLED
 from simgap.settings import own_settings
-from simgap.specs import choice
 from simgap.threads import pool
 
 # Tokens that are looked through at a time for one that is undefined.

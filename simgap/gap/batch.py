@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from simgap.checks import format_bytes
 from simgap.machine import freed_at_once, kept_for_reuse
 from simgap.moe import (
     Draw,
@@ -35,7 +36,7 @@ from simgap.results import Gap
 from simgap.selection import Selection, metric_of, metrics, select
 from simgap.settings import own_settings
 from simgap.sources import TOKEN_BLOCK, Needs, Work
-from simgap.specs import LayerSpec, RunSpec, format_bytes
+from simgap.specs import LayerSpec, RunSpec
 from simgap.stats import Estimate
 from simgap.sums import GroupSums, Sums, cut
 from simgap.threads import Map, if_large, in_order, pool

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from simgap import machine
+from simgap.checks import choice, format_bytes, whole_number
 from simgap.gap.array_source import ArraySource, ArrayWeights
 from simgap.gap.as_tensor import as_tensor
 from simgap.gap.batch import gathered
@@ -24,7 +25,7 @@ from simgap.results import Gap
 from simgap.selection import Selection, metric_of, metrics, select
 from simgap.settings import own_settings
 from simgap.sources import Work
-from simgap.specs import LayerSpec, RunSpec, choice, format_bytes, whole_number
+from simgap.specs import LayerSpec, RunSpec
 from simgap.sums import cut
 from simgap.threads import pool
 

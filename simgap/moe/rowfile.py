@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from simgap.specs import printable
+from simgap.checks import printable
 
 # Rows that lie as close as this are read at once, in bytes: for so few, a call costs more than what lies between.
 CLOSE = 1 << 17

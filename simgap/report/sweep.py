@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from simgap.checks import printable
 from simgap.report.gap import aligned, number
-from simgap.specs import printable
 
 # Names of cells that are shown; the log has them all.
 MOST_SHOWN = 20

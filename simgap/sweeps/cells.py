@@ -10,8 +10,9 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int, UInt64
 
+from simgap.checks import absolute, printable
 from simgap.notebook import table
-from simgap.specs import LayerSpec, absolute, printable
+from simgap.specs import LayerSpec
 from simgap.sweeps.fields import TYPES, build, flat
 from simgap.sweeps.progress import counted
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from simgap.checks import whole_number
 from simgap.seeding import derived
-from simgap.specs import LayerSpec, whole_number
+from simgap.specs import LayerSpec
 from simgap.sweeps.cells import MOST_CELLS, Cells, cells_of
 from simgap.sweeps.fields import INNER, NESTED, TYPES, Draft, field_name, flat
 from simgap.sweeps.progress import counted

@@ -12,8 +12,8 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import Any
 
+from simgap.checks import nearest
 from simgap.machine import cores
-from simgap.specs import nearest
 from simgap.sweeps.stopping import LEFT_TO_COORDINATOR, LOOK_EVERY
 from simgap.sweeps.worker import ready, start_local
 

@@ -6,7 +6,8 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
-from simgap.specs import InputSpec, LayerSpec, RouterSpec, nearest
+from simgap.checks import nearest
+from simgap.specs import InputSpec, LayerSpec, RouterSpec
 
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
 OUTER: dict[str, Any] = {f.name: f.type for f in fields(LayerSpec) if f.name not in NESTED}

@@ -12,9 +12,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from simgap.checks import choice, format_bytes, nearest, shown
 from simgap.quantities import NULLS
 from simgap.selection import Selection, select
-from simgap.specs import LayerSpec, RunSpec, choice, field_names, format_bytes, nearest, shown
+from simgap.specs import LayerSpec, RunSpec, field_names
 from simgap.sweeps.cells import MOST_CELLS, Cells, united
 from simgap.sweeps.designs import Range, grid, one_at_a_time, random_design, sobol_design, zip_grid
 from simgap.sweeps.fields import NESTED, TYPES, Draft, build, field_name, flat

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simgap.checks import choice, printable, shown
 from simgap.records import replacing
-from simgap.specs import choice, printable, shown
 from simgap.sweeps.fields import NAMES, NESTED, TYPES, flat
 from simgap.sweeps.store import Store, folder_of, read_store
 

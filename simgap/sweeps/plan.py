@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from simgap.checks import format_bytes
 from simgap.seeding import derived
 from simgap.selection import Selection
-from simgap.specs import LayerSpec, RunSpec, format_bytes
+from simgap.specs import LayerSpec, RunSpec
 from simgap.sweeps.cells import Cells, LeftOut
 from simgap.sweeps.progress import counted
 

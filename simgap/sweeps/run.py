@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simgap.checks import printable
 from simgap.notebook import text
 from simgap.records import command_line
 from simgap.selection import Selection, select
-from simgap.specs import LayerSpec, RunSpec, printable
+from simgap.specs import LayerSpec, RunSpec
 from simgap.sweeps.cells import Cells, LeftOut
 from simgap.sweeps.engines import Engine, check_engine, check_here, cores, open_engine
 from simgap.sweeps.frame import frame

@@ -10,8 +10,8 @@ from itertools import islice
 
 import numpy as np
 
+from simgap.checks import format_bytes
 from simgap.records import source_digest
-from simgap.specs import format_bytes
 from simgap.sweeps.cells import LeftOut
 from simgap.sweeps.engines import Engine, Inline
 from simgap.sweeps.plan import Plan, Unit, run_of

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from simgap.checks import absolute, choice, shown
 from simgap.quantities import NULLS
 from simgap.records import Records, command_line, locked, now, numbered, provenance, read_manifest, source_digest, write_manifest
 from simgap.seeding import derived
 from simgap.selection import Selection, select
-from simgap.specs import RunSpec, absolute, choice, shown
+from simgap.specs import RunSpec
 from simgap.sweeps.cells import Cells, differing
 
 # 2: every line and the manifest carry a checksum, and sessions the manifest's digest.

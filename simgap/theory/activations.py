@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from simgap.checks import nearest
 from simgap.own_activations import FULL, full_name, of_arrays
-from simgap.specs import nearest
 from simgap.theory.context import Context
 from simgap.theory.floats import FLOAT, half_line
 

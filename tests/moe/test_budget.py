@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from simgap.checks import parse_bytes
 from simgap.moe import plan_stream
 from simgap.moe.budget import cuts, library_bytes
-from simgap.specs import LayerSpec, RunSpec, parse_bytes
+from simgap.specs import LayerSpec, RunSpec
 
 # The peak of the process above what it held after layers of the same kinds, so small that they count for little: these load the libraries.
 SCRIPT = """
