@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from simgap.checks import choice
-from simgap.gap.as_tensor import as_indices, as_tensor
+from simgap.gap.as_tensor import as_tensor
 from simgap.gap.calibration import LEVEL
 from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.overlap import Overlap, SignNull, verdict
-from simgap.gap.padding import compacted, expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
+from simgap.gap.routed_vectors import RoutedVectors
 from simgap.overlaps import (
     Moments,
     Signs,
@@ -38,7 +38,7 @@ from simgap.overlaps import (
     undefined_vectors,
 )
 from simgap.overlaps.memory import flattened, tokens_at
-from simgap.overlaps.rectified import refuse_rectified, some_columns
+from simgap.overlaps.rectified import one_signed_experts, one_signed_tokens, refuse_rectified
 from simgap.overlaps.sketches import unit_rows
 from simgap.overlaps.token_pairs import SAMPLED
 from simgap.settings import own_settings
@@ -47,8 +47,6 @@ from simgap.threads import pool
 # Tokens that are looked through at a time for one that is undefined.
 TOKENS_AT_ONCE = 1024
 KINDS = ("output", "normed")
-# Tokens that are looked at for rectified vectors.
-SEEN_TOKENS = 16
 REMEDY = 'pass the outputs, or hidden vectors after a LayerNorm as kind="normed"; simgap.metrics has the bare number'
 
 
@@ -89,20 +87,10 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = No
 
     Raises ValueError for shapes that do not fit, for values that are not finite, and where fewer than 2 experts were reached.
     """
-    data, unmasked = masked_vectors("vectors", vectors)
-    h = as_tensor("vectors", data)
     _check_kind(kind)
-    indices = as_indices("routing", routing)
-    shape = tuple(h.shape[:-1])
-    if h.ndim < 3 or indices.shape != shape or not h.numel():
-        raise ValueError(
-            f"vectors, routing: expected (..., k, width) and (..., k), not empty, got {tuple(h.shape)} and {tuple(indices.shape)}"
-        )
-    kept = kept_by_all(unmasked, None if mask is None else kept_by_mask(mask, shape))
-    # Numbered anew, so that an index of any size costs nothing; the highest stands for all up to it.
-    reached, numbered = compacted(indices_of_kept(indices.cpu(), kept).numpy())
-    if not len(reached):
-        raise ValueError(f"routing: expected indices from 0, or -1 for none, got none{'' if kept is None else ' that the mask keeps'}")
+    routed = RoutedVectors.of(vectors, routing, mask, repeats=True)
+    # The highest index stands for all up to it.
+    (reached, numbered), h = routed.experts(), routed.vectors
     compact = torch.from_numpy(numbered).to(h.device)
     with pool() as (task_map, _):
         means = means_by_routing(h, compact, len(reached), task_map)
@@ -111,7 +99,7 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = No
             # All finite, but a sum is not: one scale for all, which no cosine sees.
             means = means_by_routing(h * 2.0**-64, compact, len(reached), task_map)
     overlap = _of_vectors("vectors", means, _checked_draws(draws), reached.tolist(), kind)
-    refuse_truncated("vectors", data)
+    refuse_truncated("vectors", vectors)
     return overlap
 
 
@@ -134,24 +122,17 @@ def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: 
     Raises ValueError for k < 2, for no tokens, for shapes that do not fit, for values that are not finite, for rectified ones and where no
     token has two non-zero vectors.
     """
-    data, unmasked = masked_vectors("vectors", vectors)
-    h = as_tensor("vectors", data)
     _check_kind(kind)
     draws = _checked_draws(draws)
-    if h.ndim < 3 or h.shape[-2] < 2 or not h.numel():
-        raise ValueError(f"vectors: expected (..., k, width) with at least one token, k >= 2, width >= 1, got shape {tuple(h.shape)}")
-    shape = tuple(h.shape[:-1])
-    kept = kept_by_all(unmasked, None if mask is None else kept_by_mask(mask, shape))
-    k, width = h.shape[-2:]
+    routed = RoutedVectors.of(vectors, routing, mask, least=2)
+    h, kept = routed.vectors, routed.kept()
+    *sizes, k, width = h.shape
     experts, n_experts = None, 1
     if routing is not None:
-        indices = indices_of_kept(expert_indices(routing, shape).cpu(), kept)
-        refuse_repeated(indices)
-        kept = kept_by_all((indices >= 0).numpy())
-        reached, numbered = compacted(indices.numpy())
+        reached, numbered = routed.experts()
         experts, n_experts = numbered.reshape(-1, k), len(reached)
     dimensions = _dimensions(width, kind)
-    signs = Signs.of(experts if n_experts else None, (math.prod(shape[:-1]), k), width)
+    signs = Signs.of(experts, (math.prod(sizes), k), width)
     with pool() as (task_map, _):
         found = token_overlap(h, task_map, kept, signs)
         moments = found.moments
@@ -166,7 +147,7 @@ def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: 
             raise ValueError(f"vectors: no token has two non-zero vectors{left}")
         exists = np.ones((len(found.pairs), k), bool) if kept is None else kept.reshape(-1, k)
         if kind == "output":
-            _refuse_rectified_tokens(h, np.flatnonzero(found.pairs), None if kept is None else exists)
+            refuse_rectified("vectors", one_signed_tokens(h, np.flatnonzero(found.pairs), None if kept is None else exists), REMEDY)
         drawn = None
         if draws:
             drawn = flipped_token_overlaps(h, TokenPairs.of(experts, exists, n_experts), draws, task_map) / moments.pairs
@@ -177,7 +158,7 @@ def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: 
     else:
         others = elsewhere(h, TokenPairs.of(experts, exists, n_experts, max(2, SAMPLED // width)))
         overlap = replace(overlap, elsewhere=others.ratio, verdict=verdict(overlap.p, overlap.excess, "tokens", others))
-    refuse_truncated("vectors", data)
+    refuse_truncated("vectors", vectors)
     return overlap
 
 
@@ -231,14 +212,6 @@ def _factor(width: int, kind: str) -> float:
     return width / _dimensions(width, kind)
 
 
-def _refuse_rectified_tokens(h: Tensor, tokens: np.ndarray, exists: np.ndarray | None) -> None:
-    """ValueError where the vectors of some evenly spaced tokens are rectified; `exists` says which of them there are."""
-    picked = tokens[np.arange(SEEN_TOKENS) * max(0, len(tokens) - 1) // (SEEN_TOKENS - 1)] if len(tokens) > SEEN_TOKENS else tokens
-    rows = tokens_at(some_columns(h), picked)
-    rows = rows.flatten(0, 1) if exists is None else rows[torch.from_numpy(exists[picked]).to(h.device)]
-    refuse_rectified("vectors", rows, h.shape[-2], REMEDY)
-
-
 def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | None = None, kind: str = "output") -> Overlap:
     """Overlap of one vector to each expert; `numbers` are the experts' own, ascending, and those left out have no vector."""
     experts = list(range(len(vectors))) if numbers is None else numbers
@@ -260,8 +233,7 @@ def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | Non
             raise ValueError(f"{name}: fewer than 2 experts have a non-zero vector")
         dimensions = _dimensions(width, kind)
         if kind == "output":
-            some = some_columns(vectors)
-            refuse_rectified(name, some, len(some), REMEDY if numbers else "simgap.metrics has the bare number")
+            refuse_rectified(name, one_signed_experts(vectors), REMEDY if numbers else "simgap.metrics has the bare number")
         null = size_sums(vectors, task_map).cumulants
         if draws:
             defined = np.setdiff1d(np.arange(len(vectors)), undefined)

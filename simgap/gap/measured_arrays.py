@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +16,11 @@ from simgap.gap.as_tensor import as_tensor
 from simgap.gap.batch import gathered
 from simgap.gap.calibration import Comparison, calibrate
 from simgap.gap.memory_maps import refuse_truncated
-from simgap.gap.padding import expert_indices, indices_of_kept, kept_by_all, kept_by_mask, masked_vectors, refuse_repeated
+from simgap.gap.routed_vectors import RoutedVectors
 from simgap.nulls import NULLS_OF_ARRAYS, nulls_of_arrays
 from simgap.observe import observe
 from simgap.overlaps.memory import flattened
-from simgap.overlaps.rectified import one_signed
+from simgap.overlaps.rectified import one_signed_tokens
 from simgap.quantities import SITES, WEIGHT_KINDS, Quantity, chosen_names
 from simgap.results import Gap
 from simgap.selection import Selection, metric_of, metrics, select
@@ -29,8 +30,6 @@ from simgap.specs import LayerSpec, RunSpec
 from simgap.sums import cut
 from simgap.threads import pool
 
-# Tokens that are looked at for rectified vectors.
-SEEN_TOKENS = 16
 # Experts that an index may stand for where nothing says how many there are, since a mark for none, such as 65535, is no expert; and at all.
 MOST_EXPERTS, MOST_COUNTED = 4096, 1 << 31
 ROLES = WEIGHT_KINDS[:-1]
@@ -83,17 +82,16 @@ def measure_arrays(
 
 def _source(vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site: str, mask: Any, n_experts: Any) -> ArraySource:
     matrices = _matrices(weights)
-    if routing is None and (vectors is not None or mask is not None or not matrices):
-        raise ValueError("routing: expected (..., k) integers, which expert each vector came from, got none")
-    h, indices = None, torch.full((1, 0, 1), -1)
-    if routing is not None:
-        h, indices = _kept(vectors, routing, mask)
+    h, indices = torch.empty(0, 1, 0), torch.full((0, 1), -1)
+    if routing is not None or vectors is not None or mask is not None or not matrices:
+        routed = RoutedVectors.of_routing(routing, mask) if vectors is None else RoutedVectors.of(vectors, routing, mask)
+        h, indices = routed.of_tokens()
     experts = _count_of_experts(indices, matrices, n_experts)
-    width = 1 if h is None else h.shape[-1]
-    if site == "normed" and width < 2 and h is not None:
+    width = h.shape[-1]
+    if site == "normed" and width == 1:
         raise ValueError(f"vectors: LayerNormed vectors have a width of at least 2, got {width}")
-    d_ff, d_model = _widths(matrices) or (width, width)
-    if matrices and h is not None and width != (d_model if site == "output" else d_ff):
+    d_ff, d_model = _widths(matrices) or (max(1, width), max(1, width))
+    if matrices and width and width != (d_model if site == "output" else d_ff):
         expected = f"d_model = {d_model}" if site == "output" else f"d_ff = {d_ff}"
         raise ValueError(f"vectors: expected a width of {expected} as weights have, got {width}")
     spec = LayerSpec(
@@ -105,29 +103,8 @@ def _source(vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site:
         norm="layernorm" if site == "normed" else "none",
     )
     flat = {role: flattened(matrix) for role, matrix in matrices.items()}
-    return ArraySource(spec, indices, site, h, ArrayWeights(flat), "" if h is None else _rectified(h, indices))
-
-
-def _kept(vectors: Any, routing: Any, mask: Any) -> tuple[Tensor | None, Tensor]:
-    """Vectors (n, k, width), if there are, and indices (1, n, k) of the tokens that no mask leaves out whole."""
-    data, unmasked = masked_vectors("vectors", vectors)
-    h = None if data is None else as_tensor("vectors", data)
-    if h is not None and (h.ndim < 3 or not h.numel()):
-        raise ValueError(f"vectors: expected (..., k, width), not empty, got {tuple(h.shape)}")
-    named = expert_indices(routing, None if h is None else tuple(h.shape[:-1]))
-    if named.ndim < 2 or not named.numel():
-        raise ValueError(f"routing: expected (..., k), not empty, got {tuple(named.shape)}")
-    kept = kept_by_all(unmasked, None if mask is None else kept_by_mask(mask, tuple(named.shape)))
-    indices = indices_of_kept(named, kept)
-    refuse_repeated(indices)
-    k = named.shape[-1]
-    indices, h = indices.reshape(-1, k), None if h is None else h.reshape(-1, *h.shape[-2:])
-    if kept is not None:
-        tokens = torch.from_numpy(kept.reshape(-1, k).any(1)).to(indices.device)
-        indices, h = indices[tokens], None if h is None else h[tokens.to(h.device)]
-    if not bool((indices >= 0).any()):
-        raise ValueError(f"routing: expected indices from 0, or -1 for none, got none{'' if kept is None else ' that the mask keeps'}")
-    return h, (indices if h is None else indices.to(h.device))[None]
+    one_signed = _rectified(h, indices.cpu().numpy() >= 0) if width else ""
+    return ArraySource(spec, indices[None], site, h if width else None, ArrayWeights(flat), one_signed)
 
 
 def _count_of_experts(indices: Tensor, matrices: Mapping[str, Tensor], given: Any) -> int:
@@ -174,11 +151,9 @@ def _widths(matrices: Mapping[str, Tensor]) -> tuple[int, int] | None:
     return next(iter(shapes.values()), None)
 
 
-def _rectified(h: Tensor, indices: Tensor) -> str:
-    """Why signs say nothing of the vectors of some evenly spaced tokens."""
-    there = (indices[0] >= 0).any(1).nonzero()[:, 0]
-    picked = there[torch.linspace(0, len(there) - 1, SEEN_TOKENS, device=there.device).long().unique()]
-    why = one_signed(h[picked][indices[0, picked] >= 0], h.shape[1])
+def _rectified(h: Tensor, there: np.ndarray) -> str:
+    """Why signs say nothing of the vectors of some tokens."""
+    why = one_signed_tokens(h, np.flatnonzero(there.any(1)), there)
     return why and f"rectified vectors overlap without being related, and signs say nothing of them: {why}"
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from simgap.gap.as_tensor import as_booleans, as_indices
+from simgap.gap.as_tensor import as_booleans
 from simgap.overlaps.token_overlap import token_name
 
 # Indices below this are numbered anew by a table of them all.
@@ -27,14 +27,6 @@ def masked_vectors(name: str, value: Any) -> tuple[Any, np.ndarray | None]:
         *token, slot = (int(place) for place in np.argwhere(whole != some)[0])
         raise ValueError(f"{name}: expected vectors masked whole or not at all, got token {token_name(token)} slot {slot} masked in part")
     return value.data, ~whole
-
-
-def expert_indices(routing: Any, shape: tuple[int, ...] | None) -> Tensor:
-    """A routing as int64, of the given shape (..., k), or of any; raises ValueError for another."""
-    indices = as_indices("routing", routing)
-    if shape is not None and tuple(indices.shape) != shape:
-        raise ValueError(f"routing: expected {shape}, the shape of vectors without their width, got {tuple(indices.shape)}")
-    return indices
 
 
 def kept_by_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:

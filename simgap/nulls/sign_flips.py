@@ -23,10 +23,9 @@ def of_cumulants(cumulants: tuple[float, float, float], pairs: int, factor: floa
 def of_vectors(vectors: Any, factor: float, work: Any) -> Prediction:
     """One vector to an expert, (E, N); zeros are left out."""
     from simgap.overlaps import size_sums
-    from simgap.overlaps.rectified import one_signed, some_columns
+    from simgap.overlaps.rectified import one_signed_experts
 
-    some = some_columns(vectors)
-    if why := one_signed(some, len(some)):
+    if why := one_signed_experts(vectors):
         return Prediction.missing(f"no law: rectified: {why}")
     sums = size_sums(vectors, work.task_map)
     if not sums.pairs:

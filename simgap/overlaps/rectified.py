@@ -3,23 +3,26 @@
 import math
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from simgap.overlaps.memory import tokens_at
 
 # Entries that have to agree before they are called rectified, and the share that may not.
 FEWEST, ODD = 64, 0.005
 # Mean cosine with (1, ..., 1): 0.56 for ReLU of a standard normal, 0.43 for GELU, 0.35 for SiLU; and how many standard deviations of it
 # under fair signs it has to be away from 0.
 ALIGNED, SIGMA = 0.25, 5.0
-# Columns that are looked at, and up to twice as many.
-SEEN_COLUMNS = 1 << 9
+# Columns that are looked at, and up to twice as many; and tokens.
+SEEN_COLUMNS, SEEN_TOKENS = 1 << 9, 16
 
 
-def refuse_rectified(name: str, rows: Float[Tensor, "n width"], free: int, remedy: str) -> None:
-    """ValueError for vectors that are rectified; remedy: what to do instead."""
-    if what := one_signed(rows, free):
+def refuse_rectified(name: str, why: str, remedy: str) -> None:
+    """ValueError where there is a reason to take vectors for rectified ones; remedy: what to do instead."""
+    if why:
         raise ValueError(
-            f"{name}: expected vectors whose signs could be either, got rectified ones (ReLU, SiLU, GELU): {what}, so that they overlap "
+            f"{name}: expected vectors whose signs could be either, got rectified ones (ReLU, SiLU, GELU): {why}, so that they overlap "
             f"without being related; {remedy}"
         )
 
@@ -27,6 +30,24 @@ def refuse_rectified(name: str, rows: Float[Tensor, "n width"], free: int, remed
 def some_columns(vectors: Float[Tensor, "*n width"]) -> Float[Tensor, "*n _"]:
     """About SEEN_COLUMNS evenly spaced columns, or all where there are fewer than twice as many."""
     return vectors[..., :: max(1, vectors.shape[-1] // SEEN_COLUMNS)]
+
+
+def one_signed_experts(vectors: Float[Tensor, "E width"]) -> str:
+    """`one_signed` of one vector to an expert, in some of their columns."""
+    return one_signed(some_columns(vectors), len(vectors))
+
+
+def one_signed_tokens(
+    vectors: Float[Tensor, "*tokens k width"], tokens: Int[np.ndarray, " n"], there: Bool[np.ndarray, "N k"] | None = None
+) -> str:
+    """`one_signed` of some of these tokens, evenly spaced and counted as in `tokens_at`, in some of their columns.
+
+    there: which vectors of each token, of all N, there are.
+    """
+    picked = tokens[np.arange(SEEN_TOKENS) * max(0, len(tokens) - 1) // (SEEN_TOKENS - 1)] if len(tokens) > SEEN_TOKENS else tokens
+    rows = tokens_at(some_columns(vectors), picked)
+    rows = rows.flatten(0, 1) if there is None else rows[torch.from_numpy(there[picked]).to(rows.device)]
+    return one_signed(rows, vectors.shape[-2])
 
 
 def one_signed(rows: Float[Tensor, "n width"], free: int) -> str:
