@@ -20,7 +20,7 @@ from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
 
 NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
 CHOICES = {"--weights": WEIGHT_KINDS, "--sites": SITES, "--readings": READINGS}
-# As in simgap.sweeps.engines, in the order of a help text.
+# Those of simgap.sweeps.engines, which takes longer to load than a help text may.
 ENGINES = ("inprocess", "local", "dask")
 HELP = {
     "d_model": "model width d",

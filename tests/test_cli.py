@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap import gap
+from simgap import cli, gap
 from simgap.cli import main
+from simgap.sweeps import engines
 
 SMALL = ["--d-model", "12", "--d-ff", "20", "--n-experts", "4", "--tokens", "30", "--trials", "5"]
 FULL = (
@@ -214,6 +215,10 @@ def test_closed_streams():
         )
         assert (run.returncode, run.stdout) == (status, shown)
         assert run.stderr == "simgap predict: error: cannot write to stdout: it is closed\n" * said
+
+
+def test_engines_that_can_be_typed_are_those_that_there_are():
+    assert cli.ENGINES == engines.ENGINES
 
 
 def test_help_is_quick_and_loads_nothing_heavy():
