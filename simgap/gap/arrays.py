@@ -23,6 +23,7 @@ from simgap.gap.calibration import LEVEL
 from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.overlap import Overlap, SignNull, verdict
 from simgap.gap.routed_vectors import RoutedVectors
+from simgap.gap.scales import summable
 from simgap.overlaps import (
     Moments,
     Signs,
@@ -96,8 +97,8 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = No
         means = means_by_routing(h, compact, len(reached), task_map)
         if not torch.isfinite(means).all():
             _refuse_not_finite(h, numbered >= 0)
-            # All finite, but a sum is not: one scale for all, which no cosine sees.
-            means = means_by_routing(h * 2.0**-64, compact, len(reached), task_map)
+            # All finite, but a sum is not.
+            means = means_by_routing(summable(h, compact), compact, len(reached), task_map)
     overlap = _of_vectors("vectors", means, _checked_draws(draws), reached.tolist(), kind)
     refuse_truncated("vectors", vectors)
     return overlap

@@ -17,6 +17,7 @@ from simgap.gap.batch import gathered
 from simgap.gap.calibration import Comparison, calibrate
 from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.routed_vectors import RoutedVectors
+from simgap.gap.scales import squarable, summable
 from simgap.nulls import NULLS_OF_ARRAYS, nulls_of_arrays
 from simgap.observe import observe
 from simgap.overlaps.memory import flattened
@@ -47,6 +48,7 @@ def measure_arrays(
     metrics: Sequence[str] | str | None = None,
     quantities: Sequence[str] | str | None = None,
     null: str = "law",
+    draws: int = 0,
 ) -> Gap[Comparison]:
     """Every metric of a layer of your own, each value with its null: a Gap of comparisons, which prints as a table.
 
@@ -57,15 +59,17 @@ def measure_arrays(
     d_model, d_ff)}, any of them. metrics, quantities: as of `measure`; by default overlaps and the gap, as far as these arrays have them.
 
     null: "law", the null that each metric has for arrays: signs for overlaps (law T0), balanced choices for routing, no law for cka.
-    "permuted": the vectors of each expert put on other tokens of its own, many times: what is left of a value is not of the tokens. A layer
-    is one trial, so that no value has an error of its own; z is in units of the null's spread, p two-sided. The spec of the Gap holds the
-    sizes of the layer; nothing else of it is known.
+    "permuted": the vectors of each expert put on other tokens of its own, `draws` times: what is left of a value is not of the tokens. No p
+    is smaller than 2/(draws + 1). draws: at least 2; 0 for 20 to 99, as many as are cheap. A layer is one trial, so that no value has an
+    error of its own; z is in units of the null's spread, p two-sided. The spec of the Gap holds the sizes of the layer; nothing else of it
+    is known.
 
     Raises ValueError for shapes that do not fit, values that are not finite, names that do not exist, and quantities that such arrays have
     not got.
     """
     choice("site", site, SITES)
     choice("null", null, NULLS_OF_ARRAYS)
+    count = _count_of_draws(draws, null)
     source = _source(vectors, routing, weights, site, mask, n_experts)
     selection = _selected(source, metrics, quantities)
     _check_memory(source, selection)
@@ -74,7 +78,7 @@ def measure_arrays(
         work = Work(task_map, workers)
         (sums,) = cut([observe(source, selection.observed, work)], [0], [1])
         measured = gathered(source.spec, run, sums, selection)
-        nulls = nulls_of_arrays(source, selection, null, work)
+        nulls = nulls_of_arrays(source, selection, null, work, count)
     for name, value in (("vectors", vectors), *((f"weights {role}", matrix) for role, matrix in (weights or {}).items())):
         refuse_truncated(name, value)
     return calibrate(replace(measured, routing=measured.routing if source.tokens else {}), Gap(source.spec, run, nulls))
@@ -86,6 +90,7 @@ def _source(vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site:
     if routing is not None or vectors is not None or mask is not None or not matrices:
         routed = RoutedVectors.of_routing(routing, mask) if vectors is None else RoutedVectors.of(vectors, routing, mask)
         h, indices = routed.of_tokens()
+        h = summable(h, indices)
     experts = _count_of_experts(indices, matrices, n_experts)
     width = h.shape[-1]
     if site == "normed" and width == 1:
@@ -121,6 +126,15 @@ def _count_of_experts(indices: Tensor, matrices: Mapping[str, Tensor], given: An
     return count
 
 
+def _count_of_draws(draws: Any, null: str) -> int:
+    count = whole_number("draws", draws, 0, "0: as many as are cheap")
+    if count == 1:
+        raise ValueError("draws: expected at least 2 permutations, of which there is a spread, or 0, got 1")
+    if count and null != "permuted":
+        raise ValueError(f"draws: expected null='permuted', of which they are the permutations, got null={null!r}")
+    return count
+
+
 def _matrices(weights: Mapping[str, Any] | None) -> dict[str, Tensor]:
     if weights is not None and not (isinstance(weights, Mapping) and weights):
         raise ValueError(f"weights: expected a mapping of {', '.join(ROLES)} to (E, ...) arrays, got {type(weights).__name__}")
@@ -134,7 +148,7 @@ def _matrices(weights: Mapping[str, Any] | None) -> dict[str, Tensor]:
             raise ValueError(f"weights {role}: expert {expert} holds a value that is not finite")
         if len(matrix) != len(next(iter(matrices.values()))):
             raise ValueError(f"weights {role}: expected as many experts as in the other matrices, got {len(matrix)}")
-    return matrices
+    return squarable(matrices)
 
 
 def _widths(matrices: Mapping[str, Tensor]) -> tuple[int, int] | None:

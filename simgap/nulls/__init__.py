@@ -42,12 +42,13 @@ def null_of(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
     return Prediction.missing("no law") if file is None else file.null(spec, run, quantity)
 
 
-def nulls_of_arrays(source: Any, selection: Selection, null: str, work: Work) -> dict[Quantity, Prediction]:
-    """What chance gives a user's own arrays, by the null of this name. A metric whose file has none for arrays has no law."""
+def nulls_of_arrays(source: Any, selection: Selection, null: str, work: Work, draws: int = 0) -> dict[Quantity, Prediction]:
+    """What chance gives a user's own arrays, by the null of this name. A metric whose file has none for arrays has no law. draws: of a null
+    that is drawn; 0 for as many as are cheap."""
     if null == "permuted":
         from simgap.nulls.permuted import permuted
 
-        found = permuted(source, selection.observed, work)
+        found = permuted(source, selection.observed, work, draws)
         return {q: found.get(q, Prediction.missing("null = permuted: not of derived values")) for q in selection.asked}
 
     def of(quantity: Quantity) -> Prediction:

@@ -17,15 +17,16 @@ ROUND_OFF = 1e-9
 HYPOTHESES = ("a vector has nothing to do with the token that it is on, its expert alone",)
 
 
-def permuted(source: Any, observed: tuple[Quantity, ...], work: Work) -> dict[Quantity, Prediction]:
-    """What is observed, permuted: each draw, their mean and spread. source: one that can be permuted, so often as its shape decides."""
+def permuted(source: Any, observed: tuple[Quantity, ...], work: Work, draws: int = 0) -> dict[Quantity, Prediction]:
+    """What is observed, permuted: each draw, their mean and spread. source: one that can be permuted. draws: how often, at least 2; 0 for
+    as often as is cheap at its size."""
     numbers = 0 if source.vectors is None else math.prod(source.vectors.shape)
-    count = draws_of_size(numbers, source.spec.n_experts, LEAST_DRAWS, MOST_DRAWS)
-    draws = [observe(source.permuted(number), observed, work).quantities for number in range(count)]
+    count = draws or draws_of_size(numbers, source.spec.n_experts, LEAST_DRAWS, MOST_DRAWS)
+    drawn = [observe(source.permuted(number), observed, work).quantities for number in range(count)]
     hypotheses = (*HYPOTHESES, f"{count} permutations")
     nulls = {}
     for quantity in observed:
-        values = np.array([draw[quantity].means[0] for draw in draws])
+        values = np.array([draw[quantity].means[0] for draw in drawn])
         mean, sd = float(values.mean()), float(values.std(ddof=1))
         if not sd > ROUND_OFF * abs(mean):
             why = "null = permuted: not every permutation has such a pair" if math.isnan(mean) else "null = permuted: it moves nothing here"

@@ -1,5 +1,8 @@
 """Every metric on a user's own arrays: the values of the three functions and of a simulated layer, nulls by name, refusals."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +95,54 @@ def test_cka_has_no_law_and_permuted_tokens_as_a_control():
     assert kept.why == "null = permuted: it moves nothing here"
 
 
+def test_as_many_permutations_as_are_asked_for():
+    """Experts that are alike on each token, far from all permutations: p is as small as it can be."""
+    h, routing = np.random.default_rng(0).standard_normal((N, 1, 16)).repeat(2, 1), drawn()[1]
+    text = "activation_mso token output"
+    few, more, many = (
+        sg.measure_arrays(h, routing, metrics="vector_overlap", null="permuted", draws=draws)[text] for draws in (5, 20, np.int64(400))
+    )
+    assert [one.p for one in (few, more, many)] == [2 / 6, 2 / 21, 2 / 401]
+    default = sg.measure_arrays(h, routing, metrics="vector_overlap", null="permuted")
+    assert default[text] == sg.measure_arrays(h, routing, metrics="vector_overlap", null="permuted", draws=99)[text]
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e-200, 1e200, 1e308])
+def test_no_size_of_all_entries_changes_what_is_said(size):
+    """Sums and squares of float64 leave its range; no overlap is without a value, nor is an expert left out for it."""
+    h, routing = drawn()
+    h /= np.abs(h).max()
+    weights = np.random.default_rng(1).uniform(-1, 1, (E, 32, WIDTH))
+    metrics = ["weight_overlap", "mean_overlap", "vector_overlap", "cka", "gap"]
+    plain, scaled = (
+        sg.measure_arrays(c * h, routing, weights={"up": c * weights, "down": c * weights.mT}, metrics=metrics) for c in (1.0, size)
+    )
+    assert list(plain.values) == list(scaled.values)
+    # Numbers of 1e-310 have 14 digits less than others, and a few of them one.
+    close = 1e-9 if size > 1e-300 else 1e-4
+    for quantity, one in plain.values.items():
+        assert scaled[quantity].mean == pytest.approx(one.mean, rel=close, abs=close), quantity
+        assert scaled[quantity].dropped == one.dropped == 0
+        assert scaled[quantity].z == (None if one.z is None else pytest.approx(one.z, rel=close, abs=close))
+
+
+def test_an_experts_own_size_is_no_fault():
+    """One matrix far smaller than the others, another far larger."""
+    weights = np.random.default_rng(1).standard_normal((E, 32, WIDTH))
+    factors = np.array([1.0, 1e-250, 1e250, 1.0, 1.0, 1.0])[:, None, None]
+    plain, scaled = (sg.measure_arrays(weights={"up": each})["weight_mso up"] for each in (weights, factors * weights))
+    assert (scaled.mean, scaled.null, scaled.dropped) == (pytest.approx(plain.mean, rel=1e-12), pytest.approx(plain.null, rel=1e-12), 0)
+
+
+def test_what_padding_holds_scales_nothing():
+    h, routing = drawn()
+    routing[::3, 1] = -1
+    plain = sg.measure_arrays(h, routing)
+    for value in (1e308, np.inf, np.nan):
+        h[::3, 1] = value
+        assert {q: one.mean for q, one in sg.measure_arrays(h, routing).values.items()} == {q: one.mean for q, one in plain.values.items()}
+
+
 def test_p_and_spread_are_those_of_the_cumulants():
     """Two-sided p of the law that the three functions take the upper tail of; at the normed site too, and over two matrices."""
     h, routing = drawn()
@@ -130,6 +181,18 @@ def test_what_is_left_out_is_counted_and_named():
     assert "idle experts 3" in text
     plain = m.as_dict()["quantities"]["activation_mso token output"]
     assert (plain["mean"], plain["null"]) == (m["activation_mso token output"].mean, m["activation_mso token output"].null)
+
+
+def test_what_is_not_known_of_a_layer_is_not_said():
+    """The spec holds defaults where arrays say nothing; no table, frame or plain value shows one."""
+    h, routing = drawn()
+    m = sg.measure_arrays(
+        h, routing, weights={"up": np.random.default_rng(1).standard_normal((E, 32, WIDTH))}, metrics=["mean_overlap", "gap"]
+    )
+    unknown = {"silu", "init", "kaiming_normal", "norm_affine", "linear", "gaussian", "inputs"}
+    shown = json.dumps(m.as_dict()) + str(m) + m._repr_html_() + m.to_frame().to_csv()
+    assert not unknown & set(re.findall(r"[a-z_]+", shown))
+    assert unknown <= set(re.findall(r"[a-z_]+", repr(m.spec)))
 
 
 def test_rectified_means_and_matrices_have_no_null_either():
@@ -201,6 +264,10 @@ def test_it_prints_what_its_nulls_are():
         (lambda h, r: sg.measure_arrays(h, r, n_experts=True), "n_experts: expected a whole number, at least 6, got True"),
         (lambda h, r: sg.measure_arrays(h, r, site="outputs"), "site: expected"),
         (lambda h, r: sg.measure_arrays(h, r, null="round"), "null: expected one of law, permuted"),
+        (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=1), "draws: expected at least 2 permutations"),
+        (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=-1), "draws: expected a whole number, at least 0"),
+        (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=True), "draws: expected a whole number, at least 0"),
+        (lambda h, r: sg.measure_arrays(h, r, draws=20), "draws: expected null='permuted', of which they are"),
         (lambda h, r: sg.measure_arrays(h, r, quantities="activation_mso all output"), "it needs every expert on every token"),
         (lambda h, r: sg.measure_arrays(h, r, quantities="activation_mso token pre"), "vectors at pre are not given"),
         (lambda h, r: sg.measure_arrays(h, r, quantities="gap"), "weights up are not given"),
