@@ -1,5 +1,6 @@
 """A user's own arrays as a Source: what the experts gave on the tokens that reached them, and what their matrices are."""
 
+import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.seeding import stream
+from simgap.seeding import derived, stream
 from simgap.sources import Block, counts
 from simgap.specs import LayerSpec
 from simgap.threads import Map
@@ -72,8 +73,18 @@ class ArraySource:
                 rows[self.site] = _plain(self.vectors[first : first + tokens]).reshape(1, n * k, -1)
             yield Block(first, nothing, part, nothing, rows, part.reshape(1, n * k), index, None)
 
+    @cached_property
+    def content(self) -> int:
+        """A seed that belongs to the vectors: to which of their entries are larger than the one before, which no padding, layout, format or
+        common factor changes. 0 without vectors."""
+        if self.vectors is None:
+            return 0
+        held = self.vectors[self.indices[0].to(self.vectors.device) >= 0].flatten()
+        rises = np.packbits((held[1:] > held[:-1]).cpu().numpy())
+        return derived(0, f"vectors {hashlib.blake2b(rises.tobytes()).hexdigest()}")
+
     def permuted(self, number: int) -> "ArraySource":
-        """Each expert's vectors on other tokens of its own, in the order of one draw of many."""
+        """Each expert's vectors on other tokens of its own, in the order of one draw of many; other vectors are put in other orders."""
         if self.vectors is None:
             return self
         owner, rows = self.indices.reshape(-1).cpu().numpy(), self.vectors.reshape(-1, self.vectors.shape[-1])
@@ -81,7 +92,7 @@ class ArraySource:
         ends = np.searchsorted(owner[by_owner], np.arange(self.spec.n_experts + 1))
         for expert in np.flatnonzero(np.diff(ends)).tolist():
             own = by_owner[ends[expert] : ends[expert + 1]]
-            order[own] = stream(0, "permutation", trial=number, expert=expert).permutation(own)
+            order[own] = stream(self.content, "permutation", trial=number, expert=expert).permutation(own)
         return replace(self, vectors=rows[torch.from_numpy(order).to(rows.device)].view_as(self.vectors))
 
 

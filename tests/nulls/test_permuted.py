@@ -40,8 +40,7 @@ def test_plainly_is_what_is_observed():
 @own_settings
 def test_the_rate_of_the_null(monkeypatch):
     """400 arrays, fixed beforehand, in which two experts each have one large coordinate on a token: their overlap is a matter of few
-    tokens, and skewed. p is within 5 sigma of its level, though
-    all arrays have the same permutations; the twin, Student's t, calls far too many extreme."""
+    tokens, and skewed. p is within 5 sigma of its level; the twin, Student's t, calls far too many extreme."""
     monkeypatch.setattr(permuted, "MOST_DRAWS", DRAWS)
     monkeypatch.setattr(permuted, "observe", plainly)
     g, p, student = np.random.default_rng(0), [], []
