@@ -1,7 +1,7 @@
 """A user's own overlap beside what signs alone would make of it, and the words for it."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -27,6 +27,41 @@ BLIND["tokens"] = BLIND["unnamed"] = BLIND["means"]
 
 
 @dataclass(frozen=True)
+class SecondNull:
+    """Another null of the same overlap, that supposes something else; prints as what follows "the overlap is".
+
+    name: of the null. null, null_sd, excess, z, p: as of `Overlap`. supposes: what is left to chance; unseen: what it cannot tell from
+    chance; both in a few words. law: its number. draws: how many p is taken from, 0 for an approximation. doubt: why p is not to be relied
+    on, "" where it is.
+    """
+
+    name: str
+    null: float
+    null_sd: float
+    excess: float
+    z: float
+    p: float
+    supposes: str
+    unseen: str
+    law: str
+    draws: int = 0
+    doubt: str = ""
+
+    def __str__(self) -> str:
+        doubt = f" ({self.doubt})" if self.doubt else ""
+        return (
+            f"{self.excess:.3g} times its null {self.null:.3g} {self.name} ({self.supposes}; it cannot see {self.unseen}), "
+            f"z {self.z:.1f}, {p_in_words(self.p, self.draws)}{doubt}"
+        )
+
+
+def p_in_words(p: float, draws: int) -> str:
+    if draws:
+        return f"p {'<= ' if p <= 1 / (draws + 1) else ''}{p:.2g} by {draws} draws"
+    return f"p < {LEAST_P:.0e}" if p <= LEAST_P else f"p {p:.2g}, approximately"
+
+
+@dataclass(frozen=True)
 class Overlap:
     """A mean squared overlap beside its null; prints as one sentence.
 
@@ -37,7 +72,8 @@ class Overlap:
     (1 + #) / (draws + 1) where signs were drawn, # of them with at least this mean.
     dropped: vectors left out because they are zero or belong to an expert that no token reached; dropped_at names the first.
     round_null: 1/width, what a round space would give. draws: signs drawn for p, 0 for the approximation. elsewhere: the overlap of the
-    same pairs of experts on *different* tokens over its null, where it was asked for. verdict: what follows, in words.
+    same pairs of experts on *different* tokens over its null, where it was asked for. verdict: what follows, in words. beside: other nulls
+    of the same overlap, where they were asked for.
     """
 
     mean: float
@@ -54,29 +90,24 @@ class Overlap:
     draws: int = 0
     elsewhere: float | None = None
     verdict: str = ""
+    beside: tuple[SecondNull, ...] = ()
 
     def __str__(self) -> str:
         sem = "" if self.sem is None else f" ± {self.sem:.1g}"
         lost = f"; {self.dropped} undefined vectors left out ({self.dropped_at})" if self.dropped else ""
+        others = "".join(f"; {other}" for other in self.beside)
         return (
             f"overlap {self.mean:.4g}{sem} over {self.pairs} pairs is {self.excess:.3g} times its null {self.null:.3g} (independent, "
-            f"sign-symmetric in this basis; {self.round_null:.3g} in a round space), z {self.z:.1f} sd of the null, {self._p}: "
-            f"{self.verdict}{lost}"
+            f"sign-symmetric in this basis; {self.round_null:.3g} in a round space), z {self.z:.1f} sd of the null, "
+            f"{p_in_words(self.p, self.draws)}{others}: {self.verdict}{lost}"
         )
-
-    @property
-    def _p(self) -> str:
-        if self.draws:
-            least = 1 / (self.draws + 1)
-            return f"p {'<= ' if self.p <= least else ''}{self.p:.2g} by {self.draws} draws"
-        return f"p < {LEAST_P:.0e}" if self.p <= LEAST_P else f"p {self.p:.2g}, approximately"
 
     def _repr_html_(self) -> str:
         return notebook.text(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field by its name, in plain Python values."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        """Every field by its name, in plain Python values; the other nulls as a list of such."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"beside": [asdict(other) for other in self.beside]}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.gap.overlap import LEAST_P, SignNull, exceeds, verdict
+from simgap.gap.overlap import LEAST_P, SecondNull, SignNull, exceeds, verdict
 from simgap.overlaps import Elsewhere
 
 
@@ -82,9 +82,28 @@ def test_a_dict_of_every_field():
     found = sg.weight_mso(np.random.default_rng(0).standard_normal((4, 30)))
     plain = found.as_dict()
     assert json.loads(json.dumps(plain)) == plain
-    assert sg.Overlap(**plain) == found
+    assert sg.Overlap(**plain | {"beside": ()}) == found
     assert list(plain) == [field.name for field in dataclasses.fields(found)]
+    assert plain.pop("beside") == []
     assert all(type(value) in (int, float, str, type(None)) for value in plain.values())
+
+
+def second(**changes):
+    whole = {"name": "renumbered", "null": 0.016, "null_sd": 0.002, "excess": 1.25, "z": 2.0, "p": 0.04, "law": "T8"}
+    return SecondNull(**(whole | {"supposes": "units in any order", "unseen": "what they share in another order"} | changes))
+
+
+def test_other_nulls_stand_before_the_verdict():
+    found = overlap(beside=(second(), second(name="other", draws=99, p=0.01, doubt="few of them")))
+    assert str(found) == (
+        "overlap 0.02 ± 0.001 over 100 pairs is 2 times its null 0.01 (independent, sign-symmetric in this basis; 0.005 in a round space), "
+        "z 10.0 sd of the null, p 1e-06, approximately; 1.25 times its null 0.016 renumbered (units in any order; it cannot see what they "
+        "share in another order), z 2.0, p 0.04, approximately; 1.25 times its null 0.016 other (units in any order; it cannot see what "
+        "they share in another order), z 2.0, p <= 0.01 by 99 draws (few of them): why"
+    )
+    plain = found.as_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert [SecondNull(**one) for one in plain["beside"]] == list(found.beside)
 
 
 @pytest.mark.parametrize("kind", ["weights", "means", "tokens", "unnamed"])
