@@ -1,0 +1,80 @@
+"""A user's own weights with each expert's hidden units in any order: law T8."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from simgap.theory import renumbered
+from simgap.theory.sign_flips import upper_p
+
+SUPPOSES = "hidden units in any order (no common ancestor)"
+# A spread of a cosine below this is round-off: no order changes anything.
+ROUND_OFF = 1e-12
+
+
+@dataclass(frozen=True)
+class Renumbered:
+    """The null of each pair of experts, and of their mean, from their sums (`simgap.overlaps.OrderSums`)."""
+
+    sums: Any
+
+    @property
+    def overlaps(self) -> Float[np.ndarray, " pairs"]:
+        return np.minimum(self.sums.cosines**2, 1.0)
+
+    @cached_property
+    def moments(self) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:
+        """Mean and standard deviation of each pair's cosine over all orders, exactly."""
+        mean, _ = renumbered.sum_moments(0, 0, 0, self.sums.totals, self.sums.units)
+        # Units less their mean have the same spread, and sum to 0.
+        _, variance = renumbered.sum_moments(self.sums.traces, 0, 0, 0, self.sums.units)
+        sd = np.sqrt(np.maximum(variance, 0.0))
+        return mean, np.where(sd > ROUND_OFF, sd, 0.0)
+
+    @property
+    def nulls(self) -> Float[np.ndarray, " pairs"]:
+        """Mean overlap of each pair over all orders, exactly."""
+        mean, sd = self.moments
+        return renumbered.mean_overlap(mean, sd**2, 1)
+
+    @property
+    def kurtosis(self) -> Float[np.ndarray, " pairs"]:
+        """Of each pair's cosine, above the normal law's, to leading order."""
+        return renumbered.excess_kurtosis(self.sums.spreads[0], self.sums.spreads[1], self.sums.units)
+
+    @property
+    def pair_p(self) -> Float[np.ndarray, " pairs"]:
+        """Upper tail of each pair's overlap: by the orders drawn, or of a normal cosine, which is not to be relied on where the kurtosis
+        exceeds MOST_KURTOSIS."""
+        if self.sums.drawn is not None:
+            return (1 + self.sums.above) / (1 + len(self.sums.drawn))
+        mean, sd = self.moments
+        return np.maximum(renumbered.pair_p(self.overlaps, mean, sd), renumbered.least_p(self.sums.units, 2))
+
+    @cached_property
+    def cumulants(self) -> tuple[float, float, float]:
+        """Mean, exactly, variance and third cumulant of the mean overlap over all pairs, for normal cosines; where orders were drawn, the
+        variance is theirs. Pairs are independent two by two; what three add around a triangle is little (`triangle_moment`)."""
+        mean, sd = self.moments
+        first, second, third = (float(each.sum()) for each in renumbered.overlap_cumulants(mean, sd**2))
+        drawn, pairs = self.sums.drawn, len(mean)
+        variance = second / pairs**2 if drawn is None or len(drawn) < 2 else float(drawn.var(ddof=1))
+        return first / pairs, variance, third / pairs**3
+
+    def p(self, overlap: float) -> float:
+        """Upper tail of a mean overlap over all pairs: by the orders drawn, or approximately."""
+        if self.sums.drawn is not None:
+            # Equal up to round-off counts as equal.
+            return (1 + int((self.sums.drawn >= overlap * (1 - 1e-9)).sum())) / (1 + len(self.sums.drawn))
+        mean, sd = self.moments
+        approximate = renumbered.pair_p(overlap, mean[0], sd[0]) if len(mean) == 1 else upper_p(overlap, *self.cumulants)
+        return max(float(approximate), renumbered.least_p(self.sums.units, len(self.sums.experts)))
+
+    @property
+    def dominated(self) -> bool:
+        """Whether few large units rule the spread, so that an approximate p is not to be relied on: pairs count by their variance."""
+        weights = self.moments[1] ** 4
+        return float(weights @ self.kurtosis) > renumbered.MOST_KURTOSIS * float(weights.sum())
