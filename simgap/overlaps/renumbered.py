@@ -79,7 +79,7 @@ def _near_one(parts: Sequence[Tensor]) -> list[Tensor]:
     """The parts, or copies that are times a power of two to each expert, which no cosine sees."""
     if all(part.dtype != torch.float64 for part in parts):
         return list(parts)
-    largest = torch.stack([torch.stack(torch.aminmax(flattened(part), dim=1)) for part in parts]).double().abs().amax((0, 1)).cpu().numpy()
+    largest = torch.stack([torch.stack(torch.aminmax(flattened(part), dim=1)).double() for part in parts]).abs().amax((0, 1)).cpu().numpy()
     exponents = np.where(largest > 0, np.frexp(largest)[1], 0)
     if np.abs(exponents).max() < FAR:
         return list(parts)
