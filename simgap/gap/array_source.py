@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from simgap.overlaps import units_first
+from simgap.overlaps.memory import flattened
 from simgap.seeding import derived, stream
 from simgap.sources import Block, counts
 from simgap.specs import LayerSpec
@@ -18,15 +20,24 @@ from simgap.threads import Map
 
 @dataclass(frozen=True)
 class ArrayWeights:
-    """matrices: of each role, every expert's flattened, all in one order."""
+    """whole: of each role, every expert's: "up" and "gate" (E, d_ff, d_model), "down" (E, d_model, d_ff)."""
 
-    matrices: dict[str, Float[Tensor, "E _"]]
+    whole: dict[str, Float[Tensor, "E _ _"]]
     trials: tuple[int, ...] = (0,)
     hidden_blocks: int = 1
 
+    @cached_property
+    def matrices(self) -> dict[str, Float[Tensor, "E _"]]:
+        """Of each role, every expert's flattened, all in one order."""
+        return {role: flattened(matrix) for role, matrix in self.whole.items()}
+
     @property
     def roles(self) -> tuple[str, ...]:
-        return tuple(self.matrices)
+        return tuple(self.whole)
+
+    def by_unit(self, kind: str) -> list[Float[Tensor, "E f _"]]:
+        """The matrix of a role, or all of them, a row to a hidden unit."""
+        return [units_first(self.whole[role], 2 if role == "down" else 1) for role in (self.roles if kind == "all" else (kind,))]
 
     def pieces(self, role: str, block: int, rows: range, columns: range) -> tuple[Iterator[Float[Tensor, "1 E m"]], range, range]:
         flat = self.matrices[role][None]

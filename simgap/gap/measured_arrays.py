@@ -20,7 +20,6 @@ from simgap.gap.routed_vectors import RoutedVectors
 from simgap.gap.scales import squarable, summable
 from simgap.nulls import NULLS_OF_ARRAYS, nulls_of_arrays
 from simgap.observe import observe
-from simgap.overlaps.memory import flattened
 from simgap.overlaps.rectified import one_signed_tokens
 from simgap.quantities import SITES, WEIGHT_KINDS, Quantity, chosen_names
 from simgap.results import Gap
@@ -60,9 +59,9 @@ def measure_arrays(
 
     null: "law", the null that each metric has for arrays: signs for overlaps (law T0), balanced choices for routing, no law for cka.
     "permuted": the vectors of each expert put on other tokens of its own, `draws` times: what is left of a value is not of the tokens. No p
-    is smaller than 2/(draws + 1). draws: at least 2; 0 for 20 to 99, as many as are cheap. A layer is one trial, so that no value has an
-    error of its own; z is in units of the null's spread, p two-sided. The spec of the Gap holds the sizes of the layer; nothing else of it
-    is known.
+    is smaller than 2/(draws + 1). draws: at least 2; 0 for 20 to 99, as many as are cheap. "renumbered": each expert's hidden units in any
+    order (law T8): of weights, and no law for the rest. A layer is one trial, so that no value has an error of its own; z is in units of
+    the null's spread, p two-sided. The spec of the Gap holds the sizes of the layer; nothing else of it is known.
 
     Raises ValueError for shapes that do not fit, values that are not finite, names that do not exist, and quantities that such arrays have
     not got.
@@ -107,9 +106,8 @@ def _source(vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site:
         gated="gate" in matrices,
         norm="layernorm" if site == "normed" else "none",
     )
-    flat = {role: flattened(matrix) for role, matrix in matrices.items()}
     one_signed = _rectified(h, indices.cpu().numpy() >= 0) if width else ""
-    return ArraySource(spec, indices[None], site, h if width else None, ArrayWeights(flat), one_signed)
+    return ArraySource(spec, indices[None], site, h if width else None, ArrayWeights(matrices), one_signed)
 
 
 def _count_of_experts(indices: Tensor, matrices: Mapping[str, Tensor], given: Any) -> int:

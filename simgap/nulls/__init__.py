@@ -13,7 +13,7 @@ from simgap.sources import Work
 from simgap.specs import LayerSpec, RunSpec
 
 __all__ = ["NULLS_OF_ARRAYS", "Prediction", "null_by_name", "null_of", "nulls_of_arrays", "reads_whole_spec"]
-NULLS_OF_ARRAYS = ("law", "permuted")
+NULLS_OF_ARRAYS = ("law", "permuted", "renumbered")
 
 
 @cache
@@ -50,6 +50,10 @@ def nulls_of_arrays(source: Any, selection: Selection, null: str, work: Work, dr
 
         found = permuted(source, selection.observed, work, draws)
         return {q: found.get(q, Prediction.missing("null = permuted: not of derived values")) for q in selection.asked}
+    if null == "renumbered":
+        from simgap.nulls.renumbered import of_weights
+
+        return of_weights(source, selection.asked, work)
 
     def of(quantity: Quantity) -> Prediction:
         function = getattr(_null_file(metric_of()[quantity]), "of_arrays", None)

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from simgap.nulls.prediction import Prediction
+from simgap.quantities import Quantity
 from simgap.theory import renumbered
 from simgap.theory.sign_flips import upper_p
 
 SUPPOSES = "hidden units in any order (no common ancestor)"
+NO_LAW = "null = renumbered: no law: other orders of the hidden units are a null of weights"
+DRAW = "weight_mso(units=, draws=) draws orders instead"
 # A spread of a cosine below this is round-off: no order changes anything.
 ROUND_OFF = 1e-12
 
@@ -78,3 +82,24 @@ class Renumbered:
         """Whether few large units rule the spread, so that an approximate p is not to be relied on: pairs count by their variance."""
         weights = self.moments[1] ** 4
         return float(weights @ self.kurtosis) > renumbered.MOST_KURTOSIS * float(weights.sum())
+
+
+def of_weights(source: Any, asked: tuple[Quantity, ...], work: Any) -> dict[Quantity, Prediction]:
+    """The null of each quantity of a user's weights, and why the others have none."""
+    return {q: _of(source.weights.by_unit(q.site), work) if q.metric == "weight_mso" else Prediction.missing(NO_LAW) for q in asked}
+
+
+def _of(parts: Any, work: Any) -> Prediction:
+    from simgap.overlaps import order_sums
+
+    if parts[0].shape[1] < 2:
+        return Prediction.missing("null = renumbered: one hidden unit has no other order")
+    found = Renumbered(order_sums(parts, task_map=work.task_map))
+    if not len(found.overlaps):
+        return Prediction.missing("fewer than 2 experts have a non-zero vector")
+    mean, variance, third = found.cumulants
+    if found.dominated:
+        why = f"few large units rule the spread, which no law knows; {DRAW}"
+        return Prediction(mean, None, "exact", None, renumbered.ID, (*renumbered.HYPOTHESES, why), supposes=SUPPOSES)
+    skew = third / variance**1.5 if variance > 0 else None
+    return Prediction(mean, variance**0.5, "exact", "leading", renumbered.ID, renumbered.HYPOTHESES, skew=skew, supposes=SUPPOSES)

@@ -3,6 +3,7 @@
 from simgap.overlaps.mean_vectors import add_sums, means_by_routing
 from simgap.overlaps.pair_overlap import between, cos2_of_gram, gram, gram_of_pieces, pair_cos2, total, waves
 from simgap.overlaps.pair_tables import cross_gram, over_pairs, over_tables
+from simgap.overlaps.renumbered import OrderSums, order_sums, units_first
 from simgap.overlaps.sign_flips import flipped_overlaps, flipped_token_overlaps, size_sums
 from simgap.overlaps.sketches import Signs
 from simgap.overlaps.token_overlap import Moments, TokenOverlap, token_cos2, token_cos2_torch, token_overlap, undefined_vectors
@@ -21,6 +22,8 @@ __all__ = [
     "gram_of_pieces",
     "means_by_routing",
     "Moments",
+    "order_sums",
+    "OrderSums",
     "over_pairs",
     "over_tables",
     "pair_cos2",
@@ -33,5 +36,6 @@ __all__ = [
     "TokenPairs",
     "total",
     "undefined_vectors",
+    "units_first",
     "waves",
 ]
