@@ -71,18 +71,25 @@ DESIGNS: dict[str, Draw] = {
 }
 
 
+Rejections = Callable[[str, int, int, int], dict[str, list[int]]]
+
+
 def compute(preset: str, bench: Bench) -> list[Record]:
+    return counted([(design, experts) for design in DESIGNS for experts in EXPERTS], REPETITIONS[preset], rejections, bench)
+
+
+def counted(cells: Sequence[tuple[str, int]], repetitions: int, rejections: Rejections, bench: Bench) -> list[Record]:
+    """A record of each design and number of experts, kept as soon as it is there."""
     file = Records(bench.out / f"{bench.artefact}.jsonl")
     records = []
-    cells = [(design, experts) for design in DESIGNS for experts in EXPERTS]
     for design, experts in tqdm(cells, desc=bench.artefact, unit="cell", disable=bench.quiet or None):
-        key = f"{design} {experts} {REPETITIONS[preset]} {bench.seed}"
+        key = f"{design} {experts} {repetitions} {bench.seed}"
         record = file.find(key, bench.origin)
         if record is None:
             start = time.perf_counter()
-            labels = {"design": design, "experts": experts, "repetitions": REPETITIONS[preset]}
+            labels = {"design": design, "experts": experts, "repetitions": repetitions}
             record = {"key": key, "artefact": bench.artefact, "labels": labels}
-            record["values"] = rejections(design, experts, REPETITIONS[preset], bench.seed)
+            record["values"] = rejections(design, experts, repetitions, bench.seed)
             record |= {"seconds": round(time.perf_counter() - start, 2), "provenance": bench.origin}
             file.append(record)
         records.append(record)
