@@ -14,6 +14,7 @@ import pytest
 import simgap.theory.dual_map  # noqa: F401
 from simgap import own_activations
 from simgap.cli import main
+from simgap.gap import arrays
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -103,7 +104,7 @@ def test_links_lead_somewhere(page):
             assert not anchor or anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], anchor
 
 
-@pytest.mark.parametrize("module", [own_activations, sys.modules["simgap.theory.dual_map"]], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [own_activations, sys.modules["simgap.theory.dual_map"], arrays], ids=lambda module: module.__name__)
 def test_examples_in_docstrings(module):
     found = doctest.testmod(module)
     assert found.attempted > 1

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.__main__ import artefacts
 from experiments.cells import Bench
-from experiments.null_rates import gap_and_ratio, signs
+from experiments.null_rates import gap_and_ratio, renumbered, signs
 from experiments.null_rates.gap_and_ratio import KEPT, LEVELS, NORMAL, QUANTITIES, REPETITIONS, verdict
 
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
@@ -88,3 +88,33 @@ def test_the_kept_rates_of_signs():
     }
     assert [place for place, words in said.items() if "too often" in words and place[1] != signs.BY_PAIR] == []
     assert sum("too often" in words for (_, name), words in said.items() if name == signs.BY_PAIR) >= 3
+
+
+def test_units_numbered_independently_have_the_p_that_is_stated(tmp_path, monkeypatch):
+    """A subset of what is kept, at 100 repetitions: in a space that signs and a round space do not know."""
+    monkeypatch.setattr(renumbered, "EXPERTS", (8,))
+    monkeypatch.setattr(renumbered, "DESIGNS", {"rotated, a common mean": renumbered.DESIGNS["rotated, a common mean"]})
+    assert artefacts()["null_rates"]["renumbered"] == renumbered
+    records = renumbered.compute("smoke", Bench(tmp_path, "renumbered", quiet=True, origin=ORIGIN))
+    (values,) = [record["values"] for record in records]
+    for level, place in zip(LEVELS, (1, 2), strict=True):
+        for name in (renumbered.ALL, renumbered.TRUSTED, renumbered.PAIR):
+            assert verdict(values[name][place], values[name][0], level) == "as stated", name
+        for name in (renumbered.SIGNS, renumbered.ROUND):
+            assert verdict(values[name][place], values[name][0], level) == "too often", name
+    assert [path.name for path in renumbered.render(records, tmp_path)] == ["renumbered.md", "renumbered.csv"]
+
+
+def test_the_kept_rates_of_renumbered_units():
+    """What is relied on is nowhere too small at 5 sigma; few large units, which are named, make p far too small."""
+    records = [json.loads(line) for line in renumbered.KEPT.read_text().splitlines()]
+    found = {(record["labels"]["design"], record["labels"]["experts"]): record["values"] for record in records}
+    assert set(found) == {(design, experts) for design in renumbered.DESIGNS for experts in renumbered.EXPERTS}
+    assert {record["labels"]["repetitions"] for record in records} == {1000}
+    for cell, values in found.items():
+        n, *counts = values[renumbered.TRUSTED]
+        for count, level in zip(counts, LEVELS, strict=True):
+            assert n == 0 or verdict(count, n, level) == "as stated", cell
+    extreme = found["rows lognormal, sd 1.5", 8]
+    assert extreme[renumbered.TRUSTED][0] == 0
+    assert verdict(extreme[renumbered.ALL][2], 1000, 0.001) == "too often"
