@@ -1,5 +1,6 @@
 """A user's own weights with each expert's hidden units in any order: law T8."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,8 @@ NO_LAW = "null = renumbered: no law: other orders of the hidden units are a null
 DRAW = "weight_mso(units=, draws=) draws orders instead"
 # A spread of a cosine below this is round-off: no order changes anything.
 ROUND_OFF = 1e-12
+# Pairs that are looked at by themselves.
+MOST_ALONE = 64
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,18 @@ class Renumbered:
 
     @property
     def pair_p(self) -> Float[np.ndarray, " pairs"]:
-        """Upper tail of each pair's overlap: by the orders drawn, or of a normal cosine, which is not to be relied on where the kurtosis
-        exceeds MOST_KURTOSIS."""
+        """Upper tail of each pair's overlap: by the orders drawn, or of a normal cosine but not below what few pairs of units give that
+        happen to meet; not to be relied on where the kurtosis exceeds MOST_KURTOSIS."""
         if self.sums.drawn is not None:
             return (1 + self.sums.above) / (1 + len(self.sums.drawn))
         mean, sd = self.moments
-        return np.maximum(renumbered.pair_p(self.overlaps, mean, sd), renumbered.least_p(self.sums.units, 2))
+        scale = np.where(sd > 0, sd, np.inf)
+        cosines = self.sums.cosines
+        deviation = np.abs(cosines - mean) * np.where((cosines < 0) == (cosines < mean), 1, -1) / scale
+        p = np.maximum(
+            renumbered.pair_p(self.overlaps, mean, sd), renumbered.meeting_p(deviation, self.sums.largest / scale, self.sums.units)
+        )
+        return np.maximum(p, renumbered.least_p(self.sums.units, 2))
 
     @cached_property
     def cumulants(self) -> tuple[float, float, float]:
@@ -73,9 +82,20 @@ class Renumbered:
         if self.sums.drawn is not None:
             # Equal up to round-off counts as equal.
             return (1 + int((self.sums.drawn >= overlap * (1 - 1e-9)).sum())) / (1 + len(self.sums.drawn))
-        mean, sd = self.moments
-        approximate = renumbered.pair_p(overlap, mean[0], sd[0]) if len(mean) == 1 else upper_p(overlap, *self.cumulants)
+        approximate = self.pair_p[0] if len(self.overlaps) == 1 else self._approximate_p(overlap)
         return max(float(approximate), renumbered.least_p(self.sums.units, len(self.sums.experts)))
+
+    def _approximate_p(self, overlap: float) -> float:
+        """From three cumulants, but not below what the pairs that exceed their null most give by themselves, times that of the rest."""
+        mean, sd = self.moments
+        cumulants = np.stack(renumbered.overlap_cumulants(mean, sd**2))
+        least = ROUND_OFF * float(cumulants[1].sum())
+        first = np.argsort(self.nulls - self.overlaps)[:MOST_ALONE]
+        own = np.concatenate([[0.0], np.cumsum(np.log(self.pair_p[first]))])
+        taken = np.concatenate([np.zeros((1, 4)), np.cumsum(np.stack([self.overlaps, *cumulants])[:, first].T, 0)])
+        rest = np.array([overlap * len(mean), *cumulants.sum(1)]) - taken
+        tails = [upper_p(*each) if each[2] > least else 1.0 for each in rest]
+        return max(math.exp(alone) * tail for alone, tail in zip(own, tails, strict=True))
 
     @property
     def dominated(self) -> bool:

@@ -31,9 +31,9 @@ class OrderSums:
     """Of the P pairs i < j of the experts that are not zero, in their order, what law T8 is made of; every expert's weights of length 1.
 
     experts: the numbers of those that are not zero. units: f. cosines: (P,), of the flattened weights as they are numbered. totals:
-    <sum_i w_i, sum_j w'_j>. traces: tr(G G'), G = sum_i w_i w_i' of units less their mean. spreads: (2, P), of the two experts, f sum_i
-    |w_i|^4 / (sum_i |w_i|^2)^2 of such units. drawn: mean overlaps of all pairs in orders drawn anew; above: how many of these have at
-    least a pair's overlap.
+    <sum_i w_i, sum_j w'_j>. The others are of units less their mean. traces: tr(G G'), G = sum_i w_i w_i'. spreads: (2, P), of the two
+    experts, f sum_i |w_i|^4 / (sum_i |w_i|^2)^2. largest: of <w_i, w'_i> over units of one number, in the direction of the cosine. drawn:
+    mean overlaps of all pairs in orders drawn anew; above: how many of these have at least a pair's overlap.
     """
 
     experts: Int[np.ndarray, " experts"]
@@ -42,6 +42,7 @@ class OrderSums:
     totals: Float[np.ndarray, " pairs"]
     traces: Float[np.ndarray, " pairs"]
     spreads: Float[np.ndarray, "2 pairs"]
+    largest: Float[np.ndarray, " pairs"]
     drawn: Float[np.ndarray, " draws"] | None = None
     above: Int[np.ndarray, " pairs"] | None = None
 
@@ -71,7 +72,9 @@ def order_sums(parts: Sequence[Float[Tensor, "E f _"]], draws: int = 0, task_map
     lengths = norms[left] * norms[right]
     cosines = products[left, right] / lengths
     drawn, above = _drawn(parts, norms, (left, right), cosines**2, draws, task_map) if draws else (None, None)
-    of_pairs = (cosines, totals[left, right] / lengths, traces[left, right] / lengths / lengths, spreads[np.stack([left, right])])
+    low, high = (table[left, right] / lengths for table in _ends(parts, means, task_map))
+    largest = np.where(cosines < 0, -low, high)
+    of_pairs = (cosines, totals[left, right] / lengths, traces[left, right] / lengths / lengths, spreads[np.stack([left, right])], largest)
     return OrderSums(defined, units, *of_pairs, drawn, above)
 
 
@@ -158,6 +161,24 @@ def _by_units(parts: Sequence[Tensor], means: Float[Tensor, "E D"], task_map: Ma
     traces = np.zeros((experts, experts))
     traces[np.triu_indices(experts, 1)] = list(task_map(of, pairs))
     return traces
+
+
+def _ends(parts: Sequence[Tensor], means: Float[Tensor, "E D"], task_map: Map) -> tuple[Float[np.ndarray, "E E"], Float[np.ndarray, "E E"]]:
+    """The smallest and the largest <w_i, w'_i> over units i, less their means, of all pairs."""
+    experts, units, _ = parts[0].shape
+    size = max(1, min(UNITS, AT_ONCE // (experts * experts)))
+    span = max(1, AT_ONCE // (experts * size))
+
+    def of(start: int) -> tuple[Tensor, Tensor]:
+        rows = slice(start, min(start + size, units))
+        table = torch.zeros(rows.stop - start, experts, experts, dtype=torch.float64, device=means.device)
+        for number, columns, first in _stretches(parts, span):
+            wide = parts[number][:, rows, columns.start : columns.stop].double() - means[:, None, first : first + len(columns)]
+            table.baddbmm_(wide.permute(1, 0, 2), wide.permute(1, 2, 0))
+        return table.amin(0), table.amax(0)
+
+    low, high = zip(*waves(task_map, experts * experts)(of, range(0, units, size)), strict=True)
+    return torch.stack(low).amin(0).cpu().numpy(), torch.stack(high).amax(0).cpu().numpy()
 
 
 def _drawn(

@@ -13,6 +13,8 @@ HYPOTHESES = (
 )
 # Excess kurtosis of T up to which p is right to a factor of about 2 at 0.001: its first correction is 2 phi(z) (z^3 - 3 z)/24 times that.
 MOST_KURTOSIS = 0.25
+# Numbers of pairs of units that are looked at, of all from 0 up.
+GRID = 65
 
 
 def sum_moments(trace: Any, rows: Any, columns: Any, total: Any, units: Any, *, ctx: Context = FLOAT) -> tuple[Any, Any]:
@@ -51,7 +53,8 @@ def triangle_moment(trace: Any, units: Any, *, ctx: Context = FLOAT) -> Any:
 
 
 def excess_kurtosis(spread: Any, other: Any, units: Any, *, ctx: Context = FLOAT) -> Any:
-    """Of T to leading order, for units less their mean whose directions have nothing to do with their sizes: 3 (s - 1)(s' - 1)/f.
+    """Of T to leading order in the numbers of units and of columns, for units less their mean whose directions have nothing to do with
+    their sizes: 3 (s - 1)(s' - 1)/f.
 
     spread: s = f sum_i |w_i|^4 / (sum_i |w_i|^2)^2, 1 for units of one size and f for one that has all. T is nearly normal where this is
     small; few large units on both sides make it jump with the few that meet.
@@ -68,6 +71,26 @@ def pair_p(overlap: Any, mean: Any, sd: Any) -> Any:
     varies = sd > 0
     scale = np.where(varies, sd, 1.0)
     return plain(np.where(varies, np.minimum(ndtr((mean - size) / scale) + ndtr((-mean - size) / scale), 1.0), 1.0))
+
+
+def meeting_p(deviation: Any, jump: Any, units: int) -> Any:
+    """A p that no normal law may go below, for T so many standard deviations above its mean: the largest over m of (f - m)!/f! P(Z >=
+    deviation - m jump), the chance that m given pairs of units meet, times the tail of the rest.
+
+    jump: by how many standard deviations the largest of the pairs of units that meet in the order that there is moves T; it stands for
+    all. One unit that two experts share moves T by sqrt(d/f), and they meet in it by chance once in f. Numbers, or arrays of one shape.
+    """
+    import numpy as np
+    from scipy.special import gammaln, log_ndtr
+
+    deviation, jump = np.atleast_1d(np.asarray(deviation, np.float64)), np.atleast_1d(np.asarray(jump, np.float64))
+    moves = jump > 0
+    step = np.where(moves, jump, 1.0)
+    most = np.where(moves, np.clip(np.ceil(deviation / step), 0, units), 0)
+    # All m, where they are fewer than GRID.
+    m = np.round(np.linspace(0, 1, GRID)[:, None] * most)
+    logs = gammaln(units - m + 1) - gammaln(units + 1) + log_ndtr(m * step - deviation)
+    return np.exp(logs.max(0))
 
 
 def least_p(units: int, experts: int) -> float:

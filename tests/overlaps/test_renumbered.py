@@ -49,6 +49,12 @@ def test_every_order_of_the_units(experts, units, width, way, monkeypatch):
         mean, square = moments(sums)
         assert mean[number] == pytest.approx(math.fsum(cosines) / len(cosines), rel=1e-10)
         assert square[number] == pytest.approx(math.fsum(c * c for c in cosines) / len(cosines), rel=1e-10)
+        less = [
+            math.fsum(a * b for a, b in zip(row, other, strict=True))
+            for row, other in zip(w[i] - w[i].mean(0), w[j] - w[j].mean(0), strict=True)
+        ]
+        norm = np.linalg.norm(w[i]) * np.linalg.norm(w[j])
+        assert sums.largest[number] == pytest.approx((max(*less) if sums.cosines[number] > 0 else -min(*less)) / norm, rel=1e-9)
         assert sums.cosines[number] ** 2 == pytest.approx(reference.cos2(w[i].ravel(), w[j].ravel()), rel=1e-12)
 
 
@@ -61,6 +67,10 @@ def test_both_ways_and_any_blocks_agree(experts, monkeypatch):
         monkeypatch.setattr(module, name, value)
     for found in (module._by_columns([w], means, in_order), module._by_units([w], means, in_order)):
         assert np.triu(found, 1) == pytest.approx(np.triu(expected, 1), rel=1e-11)
+    ends = module._ends([w], means, in_order)
+    table = torch.einsum("efd,gfd->feg", *[w - w.mean(1, keepdim=True)] * 2).numpy()
+    assert ends[0] == pytest.approx(table.min(0), rel=1e-11)
+    assert ends[1] == pytest.approx(table.max(0), rel=1e-11)
     sizes = ((w - w.mean(1, keepdim=True)) ** 2).sum(2).numpy()
     assert spreads == pytest.approx(33 * (sizes**2).sum(1) / sizes.sum(1) ** 2, rel=1e-12)
 
@@ -71,7 +81,7 @@ def test_matrices_of_an_expert_are_rows_of_one():
     whole = order_sums([torch.from_numpy(w)])
     down = torch.from_numpy(np.ascontiguousarray(w[..., 5:].swapaxes(1, 2)))
     parts = order_sums([torch.from_numpy(w[..., :2].copy()), torch.from_numpy(w[..., 2:5].copy()), units_first(down, 2)])
-    for name in ("cosines", "totals", "traces", "spreads"):
+    for name in ("cosines", "totals", "traces", "spreads", "largest"):
         assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-11)
     # With the units of one matrix along the other axis it is another null.
     wrong = order_sums([units_first(torch.from_numpy(w), 2)])
@@ -82,7 +92,7 @@ def test_matrices_of_an_expert_are_rows_of_one():
 def test_other_formats_are_what_their_numbers_are(dtype):
     w = torch.from_numpy(weights(3, 5, 40)).to(dtype)
     found, expected = order_sums([w]), order_sums([w.double()])
-    for name in ("cosines", "totals", "traces", "spreads"):
+    for name in ("cosines", "totals", "traces", "spreads", "largest"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-11)
 
 
@@ -130,7 +140,7 @@ def test_threads_change_no_bit(monkeypatch):
     alone = order_sums([w], draws=5)
     with pool(2) as (task_map, _):
         shared = order_sums([w], draws=5, task_map=task_map)
-    for name in ("cosines", "totals", "traces", "spreads", "drawn", "above"):
+    for name in ("cosines", "totals", "traces", "spreads", "largest", "drawn", "above"):
         assert (getattr(alone, name) == getattr(shared, name)).all()
 
 

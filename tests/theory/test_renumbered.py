@@ -10,7 +10,16 @@ import scipy.stats
 
 from simgap.theory.context import Context
 from simgap.theory.floats import FLOAT
-from simgap.theory.renumbered import excess_kurtosis, least_p, mean_overlap, overlap_cumulants, pair_p, sum_moments, triangle_moment
+from simgap.theory.renumbered import (
+    excess_kurtosis,
+    least_p,
+    mean_overlap,
+    meeting_p,
+    overlap_cumulants,
+    pair_p,
+    sum_moments,
+    triangle_moment,
+)
 
 SIGMA = 5.0
 W = [(1, 2), (3, -1), (0, 4), (5, 5)]
@@ -83,6 +92,16 @@ def test_where_no_order_changes_anything():
 def test_no_p_is_smaller_than_one_order_among_all():
     assert least_p(4, 2) == pytest.approx(1 / math.factorial(4), rel=1e-12)
     assert least_p(3, 4) == pytest.approx(6.0**-3, rel=1e-12)
+
+
+def test_few_units_that_meet_by_chance():
+    """By loops over m; one shared unit meets once in f, however far it moves T; many small ones change nothing."""
+    for deviation, jump, f in ((16.0, 16.0, 16), (5.0, 2.0, 9), (110.0, 4.9, 512), (3.29, 0.3, 64), (-1.0, 0.5, 8)):
+        terms = [math.factorial(f - m) / math.factorial(f) * scipy.stats.norm.sf(deviation - m * jump) for m in range(min(f, 64) + 1)]
+        assert meeting_p(deviation, jump, f)[0] == pytest.approx(max(terms), rel=1e-9)
+    assert meeting_p(16.0, 16.0, 16)[0] == pytest.approx(0.5 / 16, rel=1e-9)
+    assert meeting_p(3.29, 0.3, 64)[0] == pytest.approx(scipy.stats.norm.sf(3.29), rel=1e-9)
+    assert meeting_p(np.array([3.0, 3.0]), np.array([-1.0, 0.0]), 5) == pytest.approx(np.full(2, scipy.stats.norm.sf(3.0)), rel=1e-9)
 
 
 def drawn(rows, others, draws, rng):
