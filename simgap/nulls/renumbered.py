@@ -18,6 +18,8 @@ NO_LAW = "null = renumbered: no law: other orders of the hidden units are a null
 DRAW = "weight_mso(units=, draws=) draws orders instead"
 # A spread of a cosine below this is round-off: no order changes anything.
 ROUND_OFF = 1e-12
+# A p that asks for an explanation.
+SMALL = 1e-3
 # Pairs that are looked at by themselves.
 MOST_ALONE = 64
 
@@ -118,8 +120,10 @@ def _of(parts: Any, work: Any) -> Prediction:
     if not len(found.overlaps):
         return Prediction.missing("fewer than 2 experts have a non-zero vector")
     mean, variance, third = found.cumulants
-    if found.dominated:
-        why = f"few large units rule the spread, which no law knows; {DRAW}"
+    overlap = float(found.overlaps.mean())
+    # Small by the cumulants alone, and not where few units may meet by chance.
+    if found.dominated or upper_p(overlap, *found.cumulants) < SMALL < found.p(overlap):
+        why = f"few units rule the spread, which no law knows; {DRAW}"
         return Prediction(mean, None, "exact", None, renumbered.ID, (*renumbered.HYPOTHESES, why), supposes=SUPPOSES)
     skew = third / variance**1.5 if variance > 0 else None
     return Prediction(mean, variance**0.5, "exact", "leading", renumbered.ID, renumbered.HYPOTHESES, skew=skew, supposes=SUPPOSES)

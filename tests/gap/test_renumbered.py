@@ -185,8 +185,14 @@ def test_other_quantities_have_no_such_null():
     assert m["weight_mso up"].p is not None
     for name in ("activation_mso token output", "gap"):
         assert m[name].why == "null = renumbered: no law: other orders of the hidden units are a null of weights"
+
+
+def test_every_matrix_has_no_p_where_few_units_rule():
     large = independent()
     large[:, 0] *= 20
-    dominated = sg.measure_arrays(weights={"up": large}, null="renumbered")["weight_mso up"]
-    assert dominated.null is not None
-    assert dominated.p is None
+    one = np.random.default_rng(11).standard_normal((2, 16, 8000))
+    one[1, 0] = one[0, 0]
+    for weights in (large, one):
+        found = sg.measure_arrays(weights={"up": weights}, null="renumbered")["weight_mso up"]
+        assert found.null is not None
+        assert found.p is None
