@@ -61,13 +61,10 @@ class Renumbered:
         if self.sums.drawn is not None:
             return (1 + self.sums.above) / (1 + len(self.sums.drawn))
         mean, sd = self.moments
-        scale = np.where(sd > 0, sd, np.inf)
-        cosines = self.sums.cosines
-        deviation = np.abs(cosines - mean) * np.where((cosines < 0) == (cosines < mean), 1, -1) / scale
-        p = np.maximum(
-            renumbered.pair_p(self.overlaps, mean, sd), renumbered.meeting_p(deviation, self.sums.largest / scale, self.sums.units)
-        )
-        return np.maximum(p, renumbered.least_p(self.sums.units, 2))
+        scale, side = np.where(sd > 0, sd, np.inf), np.where(self.sums.cosines < 0, -1, 1)
+        above = side * (self.sums.cosines - mean) / scale
+        p = renumbered.pair_p(self.overlaps, mean, sd), renumbered.meeting_p(above, self.sums.largest / scale, self.sums.units)
+        return np.maximum(np.maximum(*p), renumbered.least_p(self.sums.units, 2))
 
     @cached_property
     def cumulants(self) -> tuple[float, float, float]:
