@@ -12,11 +12,11 @@ import torch
 from experiments.cells import Bench, Record
 from experiments.null_rates.gap_and_ratio import LEVELS, SIGMA, verdict
 from experiments.null_rates.signs import counted
-from simgap import weight_mso
 from simgap.nulls.renumbered import Renumbered
-from simgap.overlaps import order_sums
+from simgap.overlaps import order_sums, size_sums
 from simgap.report.table import Table
 from simgap.theory import mso_p
+from simgap.theory.sign_flips import upper_p
 
 KEPT = Path(__file__).parent / "data" / "renumbered.jsonl"
 EXPERTS = (2, 8)
@@ -36,10 +36,9 @@ def rows(spread: float) -> Draw:
 
 
 def rotated(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
-    """Large directions that are no coordinates, the same of all experts, and a common mean; none leans to one side."""
+    """Large directions that are no coordinates, the same of all experts, and a common mean."""
     basis = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
-    weights = (rng.standard_normal(shape) * COLUMNS) @ basis + rng.standard_normal(WIDTH)
-    return weights - weights.mean(2, keepdims=True)
+    return (rng.standard_normal(shape) * COLUMNS) @ basis + rng.standard_normal(WIDTH)
 
 
 DESIGNS: dict[str, Draw] = {
@@ -63,13 +62,14 @@ def rejections(design: str, experts: int, repetitions: int, seed: int) -> dict[s
     p: dict[str, list[float]] = {name: [] for name in (ALL, TRUSTED, PAIR, SIGNS, ROUND)}
     for _ in range(repetitions):
         weights = DESIGNS[design](rng, (experts, UNITS, WIDTH))
-        found, by_signs = Renumbered(order_sums([torch.from_numpy(weights)])), weight_mso(weights)
-        p[ALL].append(found.p(by_signs.mean))
+        found, signs = Renumbered(order_sums([torch.from_numpy(weights)])), size_sums(torch.from_numpy(weights.reshape(experts, -1)))
+        overlap = float(found.overlaps.mean())
+        p[ALL].append(found.p(overlap))
         if not found.dominated:
             p[TRUSTED].append(p[ALL][-1])
         p[PAIR].append(float(found.pair_p[0]))
-        p[SIGNS].append(by_signs.p)
-        p[ROUND].append(float(mso_p(by_signs.mean, UNITS * WIDTH, by_signs.pairs, 1, experts, "upper")))
+        p[SIGNS].append(upper_p(overlap * signs.pairs, *signs.cumulants))
+        p[ROUND].append(float(mso_p(overlap, UNITS * WIDTH, signs.pairs, 1, experts, "upper")))
     return {name: [len(values), *(int((np.array(values) < level).sum()) for level in LEVELS)] for name, values in p.items()}
 
 
