@@ -14,7 +14,7 @@ def observe(
     quantities: Sequence[Quantity],
     work: Work,
     block_tokens: int = TOKEN_BLOCK,
-    progress: Callable[[float], object] = lambda _: None,
+    progress: Callable[[float], object] | None = None,
 ) -> GroupSums:
     """The sums of these quantities over the trials of a source, and what its router did.
 
@@ -30,9 +30,11 @@ def observe(
             state.add(block)
         # The next block is computed without this one in memory.
         del block
-        progress(1 / steps)
+        if progress is not None:
+            progress(1 / steps)
     values: dict[Quantity, Values] = {}
     for state in states:
         values |= state.finish()
-    progress(1 / steps)
+    if progress is not None:
+        progress(1 / steps)
     return GroupSums(values, source.taken, dropped_tokens(source.indices))

@@ -38,10 +38,12 @@ def pool(workers: int | None = None) -> Iterator[tuple[Map, int]]:
     """
     with torch_settings() as threads:
         workers = min(workers or threads, cores())
-        if workers == 1:
-            yield in_order, 1
-            return
-        yield functools.partial(_side_by_side, workers), workers
+        yield shared_by(workers), workers
+
+
+def shared_by(workers: int) -> Map:
+    """A map over tasks by so many threads, for use inside a `pool`: in order by one, else side by side."""
+    return in_order if workers == 1 else functools.partial(_side_by_side, workers)
 
 
 def _side_by_side(workers: int, function: Callable, *items: Iterable) -> list:

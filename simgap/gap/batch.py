@@ -2,46 +2,26 @@
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from simgap.checks import format_bytes
-from simgap.machine import freed_at_once, kept_for_reuse
-from simgap.moe import (
-    Draw,
-    Weights,
-    budget_bytes,
-    group_bytes,
-    group_numbers,
-    group_size,
-    group_trials,
-    kept_bytes,
-    open_inputs,
-    plan_block,
-    plan_stream,
-    shape,
-    simulate,
-    stream_bytes,
-    task_bytes,
-)
-from simgap.moe.budget import cuts
+from simgap import machine
+from simgap.gap.plan import DEFAULT, Plan, check_memory, plan_of
+from simgap.moe import Draw, Layer, Streaming, Weights, open_inputs, plan_block, plan_stream, shape, simulate
 from simgap.observe import observe
 from simgap.quantities import ROUTED, Quantity
 from simgap.results import Gap
-from simgap.selection import Selection, metric_of, metrics, select
+from simgap.selection import Selection, metric_of, metrics
 from simgap.settings import own_settings
-from simgap.sources import TOKEN_BLOCK, Needs, Work
+from simgap.sources import Work
 from simgap.specs import LayerSpec, RunSpec
 from simgap.stats import Estimate
 from simgap.sums import GroupSums, Sums, cut
-from simgap.threads import Map, if_large, in_order, pool
-
-DEFAULT = select()
+from simgap.threads import if_large, in_order, pool, shared_by
 
 
 @dataclass(frozen=True)
@@ -91,19 +71,6 @@ def measure_batch(requests: Sequence[Request], selection: Selection = DEFAULT) -
     return sums_of(requests, selection)
 
 
-def memory_needed(spec: LayerSpec, run: RunSpec, selection: Selection = DEFAULT) -> tuple[int, int]:
-    """Bytes of one trial held whole, and the least that will do where its weights can be streamed. Raises ValueError where the budget or
-    the machine has less than that."""
-    needs, kept, whole = selection.needs(spec), kept_of(spec, run, selection), why_whole(spec, None)
-    held = group_bytes(spec, run, 1, needs.sites, needs.every) + needs.bytes
-    if not whole:
-        least, beside = least_streamed(spec, run, needs), kept_of(spec, run, selection, streamed=True)
-    if whole or held + kept <= least + beside:
-        least, beside = held, kept
-    check_memory(spec, run, least, beside, whole)
-    return held + kept, least + beside
-
-
 def sums_of(
     requests: Sequence[Request],
     selection: Selection,
@@ -113,135 +80,62 @@ def sums_of(
     """`measure_batch`, with the prepare and progress of `measure`: prepare for a lone request, as weights do not say whose they are."""
     if not requests:
         return []
-    if len({batch_key(request.spec, request.run) for request in requests}) > 1:
+    if len(requests) > 1 and len({batch_key(request.spec, request.run) for request in requests}) > 1:
         raise ValueError("requests: expected one batch key, got several")
-    check_device(requests[0].run.device)
     # Like beside like, because neighbours of one init and of one activation are done by one call.
     specs = [request.spec for request in requests]
     order = sorted(range(len(specs)), key=lambda at: (specs[at].init, specs[at].init_correlation, specs[at].activation))
     asked = [requests[at] for at in order]
-    groups = _measured(asked, selection, prepare, progress or (lambda _: None))
+    groups = _measured(asked, selection, prepare, progress)
     layers = cut(groups, [request.first for request in asked], [request.trials for request in asked])
     return [sums for _, sums in sorted(zip(order, layers, strict=True), key=lambda pair: pair[0])]
 
 
 def _measured(
-    requests: list[Request], selection: Selection, prepare: Callable[[Weights], Weights] | None, progress: Callable[[float], object]
+    requests: list[Request],
+    selection: Selection,
+    prepare: Callable[[Weights], Weights] | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> list[GroupSums]:
     """The sums of all trials of the requests, one after the other, in groups that fit the budget and share the threads."""
-    count = sum(request.trials for request in requests)
-    run = replace(requests[0].run, trials=count)
-    spec = requests[0].spec
-    needs = selection.needs(spec)
-    one_trial = needs.bytes + max(
-        group_bytes(inputs_of, run, 1, needs.sites, needs.every) for inputs_of in {r.spec.inputs: r.spec for r in requests}.values()
-    )
-    whole = next(filter(None, (why_whole(request.spec, prepare) for request in requests)), "")
-    kept = kept_of(spec, run, selection)
-    streamed = False
-    if one_trial + kept > budget_bytes(run) and not whole:
-        # Refused before anything is drawn.
-        least, beside = least_streamed(spec, run, needs), kept_of(spec, run, selection, streamed=True)
-        streamed = least + beside < one_trial + kept
-        one_trial, kept = (least, beside) if streamed else (one_trial, kept)
-    budget = budget_bytes(run) - kept
-    most = check_memory(spec, run, one_trial, kept, whole)
+    first = requests[0].run
+    # Without its seed, which no plan depends on.
+    run = RunSpec(first.tokens, sum(request.trials for request in requests), 0, first.device, first.dtype, first.memory)
+    specs = tuple({(request.spec.inputs, request.spec.init == "orthogonal"): request.spec for request in requests}.values())
+    plan = plan_of(specs, run, selection, prepare is not None, machine.memory())
     draws = [Draw(request.spec, request.run.seed, trial) for request in requests for trial in range(request.first, request.run.trials)]
-    groups = [range(t, t + 1) for t in range(count)] if streamed else group_trials(spec, run, needs.every, most)
-    largest = max(map(len, groups))
-    at_once = 1 if streamed else budget // (one_trial * largest)
     tokens_of = open_inputs(draws)
-    quantities = selection.of(spec)
+    if not plan.tight:
+        machine.kept_for_reuse()
+    with pool() as (task_map, workers), machine.freed_at_once() if plan.tight else nullcontext():
+        # Groups side by side, where there are enough of them and memory for it; else the threads share one group after the other.
+        beside = min(workers, plan.at_once) if len(plan.groups) >= workers and run.device == "cpu" else 1
+        threads = 1 if beside > 1 else min(workers, plan.threads)
 
-    # What is freed must be there for what comes next where the budget has room for little else.
-    tight = streamed or 2 * one_trial * largest > budget
-    if not tight:
-        kept_for_reuse()
-    with pool() as (task_map, workers), freed_at_once() if tight else nullcontext():
-        side_by_side = max(1, min(workers, at_once, len(groups))) if run.device == "cpu" else 1
-        if len(groups) < workers:
-            side_by_side = 1
-        # Threads that work on one group together: as many as there is memory for.
-        able = 1 + (budget - one_trial * largest) // task_bytes(spec, run, largest, needs.every)
-
-        def measured(group: range, threads: int = 1) -> GroupSums:
-            with _share(task_map, workers, threads) as shared:
-                layer = simulate(draws[group.start : group.stop], run, tokens_of, prepare, shared, streamed)
-            tokens = TOKEN_BLOCK
-            if streamed:
-                plan = plan_stream(spec, run, needs.sites, needs.every, workers, layer.longest_list, budget - needs.bytes)
-                check_memory(spec, run, plan.bytes + needs.bytes, kept)
-                tokens, threads = plan.tokens, plan.workers
-            elif not needs.every:
-                # Only now is it known how unevenly the router loads the experts: smaller blocks where the usual ones would not fit.
-                keeps = needs.bytes * len(group)
-                plan = plan_block(spec, run, len(group), needs.sites, budget // side_by_side - keeps, layer.longest_list)
-                check_memory(spec, run, plan.bytes + keeps, kept)
-                tokens = plan.tokens
-            with _share(task_map, workers, threads) as shared:
-                sums = observe(layer, quantities, Work(shared, threads), tokens, progress if streamed else lambda _: None)
-            if not streamed:
+        def measured(group: range) -> GroupSums:
+            layer = simulate(draws[group.start : group.stop], run, tokens_of, prepare, shared_by(threads), plan.streamed)
+            tokens, at_once = plan.tokens, threads
+            if tokens is None:
+                cuts = _cut(specs[0], run, plan, layer, workers, beside)
+                tokens, at_once = cuts.tokens, cuts.workers if plan.streamed else threads
+            sums = observe(layer, plan.quantities, Work(shared_by(at_once), at_once), tokens, progress if plan.streamed else None)
+            if progress is not None and not plan.streamed:
                 progress(len(group))
             return sums
 
-        if side_by_side > 1:
-            return list(if_large(task_map, group_numbers(spec, run, needs.every) * run.trials)(measured, groups))
-        return [measured(group, 1 if streamed else min(workers, able)) for group in groups]
+        return list((if_large(task_map, plan.numbers) if beside > 1 else in_order)(measured, plan.groups))
 
 
-@contextmanager
-def _share(task_map: Map, workers: int, threads: int) -> Iterator[Map]:
-    """A map over so many threads: that of a pool of `workers`, or where these are more, one of a pool of its own."""
-    if threads >= workers:
-        yield task_map
-    elif threads == 1:
-        yield in_order
+def _cut(spec: LayerSpec, run: RunSpec, plan: Plan, layer: Layer, workers: int, beside: int) -> Streaming:
+    """The blocks of tokens of a group, now that it is known how unevenly the router loads the experts: smaller ones where the usual ones
+    would not fit."""
+    trials, sites = len(layer.trials), plan.needs.sites
+    if plan.streamed:
+        cuts = plan_stream(spec, run, sites, plan.needs.every, workers, layer.longest_list, plan.budget - plan.needs.bytes)
     else:
-        with pool(threads) as (fewer, _):
-            yield fewer
-
-
-def kept_of(spec: LayerSpec, run: RunSpec, selection: Selection, streamed: bool = False) -> int:
-    """Bytes that are kept of all trials of a run."""
-    group = 1 if streamed else group_size(spec, run, selection.needs(spec).every)
-    return kept_bytes(spec, run.trials, len(selection.of(spec)) * (2 if spec.n_shared_experts else 1), group)
-
-
-def why_whole(spec: LayerSpec, prepare: object) -> str:
-    """Why a layer's weights must all be held at once; nothing where they can be streamed."""
-    if spec.init == "orthogonal":
-        return "orthogonal weights are drawn whole and not streamed"
-    return "" if prepare is None else "prepared weights are held and not streamed"
-
-
-def least_streamed(spec: LayerSpec, run: RunSpec, needs: Needs) -> int:
-    """The least bytes that a streamed trial could do with, were its router to load all experts alike."""
-    *_, tokens = cuts(run.tokens)
-    longest = -(-tokens * spec.top_k // spec.n_experts)
-    return needs.bytes + stream_bytes(spec, run, needs.sites, needs.every, tokens, longest, 1)
-
-
-def check_device(device: str) -> None:
-    """ValueError where torch has no such device."""
-    kind, _, number = device.partition(":")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {device!r} asked for, but torch {torch.__version__} sees no CUDA device here; use device = 'cpu'")
-    if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
-        raise ValueError(f"device: {device!r} asked for, but there are {torch.cuda.device_count()} CUDA devices")
-
-
-def check_memory(spec: LayerSpec, run: RunSpec, needed: int, kept: int = 0, why: str = "") -> int:
-    """How many times so many bytes fit the budget, or the machine, beside what is `kept` of all trials; ValueError where they do not, and
-    why less would not do."""
-    budget = budget_bytes(run)
-    if needed + kept <= budget:
-        return int((budget - kept) // needed)
-    limit = f"the {'machine has' if budget < run.memory_bytes else 'budget is'} {format_bytes(budget)}"
-    if needed <= budget < 2 * kept:
-        raise ValueError(f"trials: what is kept of {run.trials} trials needs {format_bytes(kept)}, {limit}")
-    size = f"{spec.parameters:.3g} parameters, {run.tokens} tokens, {run.dtype}"
-    needs = f"memory: one trial of this layer ({size}) needs {'' if why else 'at least '}{format_bytes(needed + kept)}"
-    raise ValueError(f"{needs}, {limit}{f'; {why}' if why else ''}")
+        cuts = plan_block(spec, run, trials, sites, plan.budget // beside - plan.needs.bytes * trials, layer.longest_list)
+    check_memory(spec, run, plan.budget + plan.kept, cuts.bytes + plan.needs.bytes * trials, plan.kept)
+    return cuts
 
 
 def gathered(spec: LayerSpec, run: RunSpec, sums: Sums, selection: Selection = DEFAULT) -> Gap[Estimate]:

@@ -65,9 +65,9 @@ def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int | Non
     return [range(start, stop) for start, stop in pairwise(ends)]
 
 
-def budget_bytes(run: RunSpec) -> int:
+def budget_bytes(run: RunSpec, machine_bytes: int) -> int:
     """The budget, or what this process may use of the machine where that is less."""
-    return min(run.memory_bytes, machine.memory()) if run.device == "cpu" else run.memory_bytes
+    return min(run.memory_bytes, machine_bytes) if run.device == "cpu" else run.memory_bytes
 
 
 def group_bytes(
@@ -194,7 +194,7 @@ def plan_stream(
     comes out of that room. A pass over the weights takes about as long to draw them as 1,024 tokens take to use them, and tasks share both.
     longest: the busiest expert's padded list in blocks of so many tokens.
     """
-    limit = budget_bytes(run) if budget is None else budget
+    limit = budget_bytes(run, machine.memory()) if budget is None else budget
     kept_by_libraries = library_bytes(spec, run)
 
     def cost(plan: Streaming) -> float:

@@ -107,7 +107,7 @@ def plan_cells(
 
 def _costs(spec: LayerSpec, run: RunSpec, selection: Selection) -> tuple[tuple[float, int, int], int, str]:
     """A cell's seconds, least and liked bytes, those of its trials among them, and why the budget cannot hold it."""
-    from simgap.gap.batch import kept_of, memory_needed
+    from simgap.gap.plan import kept_of, memory_needed
     from simgap.moe.budget import group_size
 
     seconds = estimated_seconds(spec, run, selection)

@@ -110,7 +110,8 @@ def _failed(cell: Cell, error: Exception) -> Outcome:
 def _batch(cells: Sequence[Cell], selection: Selection) -> list[Outcome]:
     import torch
 
-    from simgap.gap.batch import Request, check_device, check_sums, estimates, measure_batch
+    from simgap.gap.batch import Request, check_sums, estimates, measure_batch
+    from simgap.gap.plan import check_device
     from simgap.moe.canary import canary
 
     device = cells[0].run.device

@@ -10,8 +10,10 @@ import pytest
 
 import simgap as sg
 from simgap.gap import batch as subject
-from simgap.gap.batch import Request, batch_key, cost_key, estimates, gathered, measure_batch, memory_needed
-from simgap.moe import draws_of, open_inputs, simulate
+from simgap.gap.batch import Request, batch_key, cost_key, estimates, gathered, measure_batch
+from simgap.gap.plan import memory_needed, plan_of
+from simgap.moe import draws_of, group_numbers, open_inputs, simulate
+from simgap.moe.budget import GROUP_SIZE
 from simgap.observe import observe
 from simgap.quantities import Quantity
 from simgap.selection import ranges, select
@@ -212,9 +214,10 @@ def test_memory_needed_is_where_a_layer_begins_to_be_streamed_and_to_be_refused(
 def test_many_groups_and_one_have_the_same_bits(monkeypatch, rows):
     requests = mixed("few hidden units, shared", rows)
     expected = [sums.to_plain() for sums in measure_batch(requests)]
-    numbers = subject.group_numbers(requests[0].spec, requests[0].run, True)
+    numbers = group_numbers(requests[0].spec, requests[0].run, True)
     for size in (numbers, 3 * numbers):
-        monkeypatch.setitem(subject.group_trials.__globals__["GROUP_SIZE"], "cpu", size)
+        monkeypatch.setitem(GROUP_SIZE, "cpu", size)
+        plan_of.cache_clear()
         assert [sums.to_plain() for sums in measure_batch(requests)] == expected
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.gap.batch import Request, measure_batch, memory_needed
+from simgap.gap.batch import Request, measure_batch
+from simgap.gap.plan import memory_needed
 from simgap.kernels.gram import SIDE
 from simgap.moe import draw_weights, draws_of
 from simgap.overlaps import between, pair_cos2

@@ -10,7 +10,7 @@ import torch
 
 import simgap as sg
 from simgap.gap import batch as module
-from simgap.gap.batch import memory_needed
+from simgap.gap.plan import memory_needed
 from simgap.moe import draw_weights, draws_of, group_bytes, open_inputs, plan_stream, simulate
 from simgap.moe.experts import run_experts
 from simgap.selection import select

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import simgap as sg
-from simgap.gap.batch import Request, measure_batch, memory_needed
+from simgap.gap.batch import Request, measure_batch
+from simgap.gap.plan import memory_needed
 from simgap.quantities import READINGS, SITES
 from simgap.selection import select
 from simgap.specs import ACTIVATIONS, AFFINES, INITS, InputKind, RouterKind

@@ -6,14 +6,15 @@ import sys
 import pytest
 
 import simgap as sg
-from simgap.gap.batch import Request, measure_batch, memory_needed
+from simgap.gap.batch import Request, measure_batch
+from simgap.gap.plan import memory_needed
 
 # In a process of its own, because the checks of shapes that tests switch on hold memory too.
 SCRIPT = """
 import tracemalloc
 import torch
 import simgap as sg
-from simgap.gap.batch import kept_of
+from simgap.gap.plan import kept_of
 from simgap.moe.budget import GROUP_SIZE
 from simgap.selection import select
 torch.set_num_threads(1)

@@ -18,6 +18,7 @@ import json, re, sys
 import torch
 import simgap as sg
 from simgap.gap import batch as module
+from simgap.gap.plan import memory_needed
 def memory(name):
     return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 torch.set_num_threads(2)
@@ -26,7 +27,7 @@ def kept(plan):
     return lambda *arguments: plans.append(plan(*arguments)) or plans[-1]
 module.plan_stream, module.plan_block = kept(module.plan_stream), kept(module.plan_block)
 small = sg.LayerSpec(d_model=64, d_ff=2100, n_experts=4)
-for budget in ("2GiB", module.memory_needed(small, sg.RunSpec(tokens=20, trials=1))[1]):
+for budget in ("2GiB", memory_needed(small, sg.RunSpec(tokens=20, trials=1))[1]):
     sg.measure(small, tokens=20, trials=1, memory=budget)
 sg.measure(sg.LayerSpec(d_model=2, d_ff=2, n_experts=600), tokens=4, trials=1, readings=("mean",))
 for fields, tokens, budget, more in json.loads(sys.argv[1]):
