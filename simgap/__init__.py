@@ -62,7 +62,9 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"simgap.{name}")
     if name in _ROOMS:
-        return getattr(import_module(_ROOMS[name]), name)
+        # Kept, so that it is looked up once.
+        globals()[name] = value = getattr(import_module(_ROOMS[name]), name)
+        return value
     raise AttributeError(f"module 'simgap' has no attribute {name!r}")
 
 

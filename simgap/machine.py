@@ -38,7 +38,12 @@ def cores(root: str = "/") -> int:
 
 def memory(root: str = "/") -> int:
     """Bytes that this process may use: those of the machine, or the limit of its control groups where that is less."""
-    return min(_physical_bytes(), *_memory_limits(root))
+    limits = _memory_limits(root)
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return min(limits)
+    return min(pages * size, *limits) if pages > 0 and size > 0 else min(limits)
 
 
 @contextmanager
@@ -57,10 +62,11 @@ def freed_at_once() -> Iterator[None]:
     try:
         yield
     finally:
-        kept_for_reuse()
+        _keep(library)
         library.malloc_trim(0)
 
 
+@functools.cache
 def kept_for_reuse() -> None:
     """From now on arrays of up to 32 MiB come out of memory that the C library keeps, 64 MiB of it to a thread (glibc).
 
@@ -69,8 +75,12 @@ def kept_for_reuse() -> None:
     """
     library = None if _is_set_by_user() else _c_library()
     if library is not None:
-        library.mallopt(MMAP_THRESHOLD, MOST_KEPT)
-        library.mallopt(TRIM_THRESHOLD, 2 * MOST_KEPT)
+        _keep(library)
+
+
+def _keep(library: Any) -> None:
+    library.mallopt(MMAP_THRESHOLD, MOST_KEPT)
+    library.mallopt(TRIM_THRESHOLD, 2 * MOST_KEPT)
 
 
 def _is_set_by_user() -> bool:
@@ -86,14 +96,6 @@ def _c_library() -> Any:
     except (OSError, AttributeError, TypeError):
         return None
     return library
-
-
-def _physical_bytes() -> int:
-    try:
-        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return sys.maxsize
-    return pages * size if pages > 0 and size > 0 else sys.maxsize
 
 
 # Limits are read once: a pool asks at every call, a plan at every cell.

@@ -1,17 +1,17 @@
 """One road for every number: metrics see a source block by block, and give the sums of their quantities."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from simgap.metrics.routing import dropped_tokens
 from simgap.quantities import Quantity
-from simgap.selection import by_metric, metrics, needs_of
+from simgap.selection import by_metric, needs_of
 from simgap.sources import TOKEN_BLOCK, Source, Work
 from simgap.sums import GroupSums, Values
 
 
 def observe(
     source: Source,
-    quantities: Sequence[Quantity],
+    quantities: tuple[Quantity, ...],
     work: Work,
     block_tokens: int = TOKEN_BLOCK,
     progress: Callable[[float], object] | None = None,
@@ -22,7 +22,7 @@ def observe(
     trial for vectors that are not finite.
     """
     needs = needs_of(source.spec, quantities)
-    states = [metrics()[name].start(source, part, work) for name, part in by_metric(quantities).items()]
+    states = [metric.start(source, part, work) for metric, part in by_metric(quantities)]
     looks = bool(needs.sites or needs.routing)
     steps = 1 + (-(-source.tokens // block_tokens) if looks else 0)
     for block in source.blocks(needs.sites, needs.every, work.task_map, block_tokens) if looks else ():

@@ -42,14 +42,14 @@ def stream(seed: int, role: Role, trial: int = 0, expert: int = 0, block: int = 
 
 def words(labels: Iterable[Label]) -> UInt64[np.ndarray, "S 3"]:
     """The words that seed the SFC64 of each label's stream: for a kernel that draws from many streams at once."""
-    digests = b"".join(_hashed(_text(*label), 24) for label in labels)
+    digests = b"".join(hashlib.blake2b(_text(*label), digest_size=24).digest() for label in labels)
     return np.frombuffer(digests, np.uint64).reshape(-1, 3)
 
 
 def derived(seed: int, name: str) -> int:
     """A seed of 63 bits that belongs to this seed and name, and with probability 1 - 2^-63 to no other: one root for many layers, whose
     streams would otherwise begin alike."""
-    return int.from_bytes(_hashed(f"simgap seed {seed} {name}".encode(), 8)) >> 1
+    return int.from_bytes(hashlib.blake2b(f"simgap seed {seed} {name}".encode(), digest_size=8).digest()) >> 1
 
 
 class _Words(ISeedSequence):
@@ -59,14 +59,10 @@ class _Words(ISeedSequence):
         self.text = text
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
-        return np.frombuffer(_hashed(self.text, n_words * np.dtype(dtype).itemsize), dtype)
+        return np.frombuffer(hashlib.blake2b(self.text, digest_size=n_words * np.dtype(dtype).itemsize).digest(), dtype)
 
 
 def _text(seed: int, role: Role, trial: int, expert: int, block: int) -> bytes:
     if role not in ROLES:
         raise ValueError(f"role: expected one of {', '.join(sorted(ROLES))}, got {role!r}")
     return f"simgap {seed} {role} {trial} {expert} {block}".encode()
-
-
-def _hashed(text: bytes, size: int) -> bytes:
-    return hashlib.blake2b(text, digest_size=size).digest()

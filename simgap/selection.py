@@ -36,12 +36,13 @@ def ranges() -> dict[str, tuple[Quantity, tuple[float, float]]]:
     return {str(q.on(side)): (q.on(side), metric.RANGE) for q, metric in observed for side in metric.SIDES}
 
 
-def by_metric(quantities: Sequence[Quantity]) -> dict[str, tuple[Quantity, ...]]:
-    """The quantities of each metric that has any of them."""
+@functools.lru_cache(maxsize=256)
+def by_metric(quantities: tuple[Quantity, ...]) -> tuple[tuple[Any, tuple[Quantity, ...]], ...]:
+    """The metrics of these quantities, each with those that are its own."""
     parts: dict[str, list[Quantity]] = {}
     for quantity in quantities:
         parts.setdefault(metric_of()[quantity], []).append(quantity)
-    return {name: tuple(part) for name, part in parts.items()}
+    return tuple((metrics()[name], tuple(part)) for name, part in parts.items())
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,10 @@ class Selection:
         return [q.on(side) for side in sides for q in self.asked if side in metrics()[metric_of()[q]].SIDES]
 
 
-def needs_of(spec: LayerSpec, quantities: Sequence[Quantity]) -> Needs:
-    needs = [metrics()[name].needs(spec, part) for name, part in by_metric(quantities).items()]
+@functools.lru_cache(maxsize=256)
+def needs_of(spec: LayerSpec, quantities: tuple[Quantity, ...]) -> Needs:
+    """What the metrics of these quantities look at in a layer."""
+    needs = [metric.needs(spec, part) for metric, part in by_metric(quantities)]
     sites = {site for one in needs for site in one.sites}
     return Needs(
         sites=tuple(site for site in SITES if site in sites),
@@ -122,8 +125,15 @@ def select(
             raise ValueError("metrics, quantities: expected one of the two, got both")
         if not isinstance(quantities, str | Sequence) or not quantities:
             raise ValueError(f"quantities: expected names such as 'weight_mso up', got {quantities!r}")
-        named = [quantities] if isinstance(quantities, str) else quantities
-        return _selection(frozenset(quantity for name in named for quantity in _begun_by(name)), True, null)
+        asked: set[Quantity] = set()
+        for name in [quantities] if isinstance(quantities, str) else quantities:
+            begun = _begun_by(name) if isinstance(name, str) else ()
+            if not begun:
+                paths = [quantity.path for quantity in known]
+                options = sorted({" ".join(path[:n]) for path in paths for n in range(1, len(path) + 1)})
+                raise ValueError(f"quantities: none is called {name!r}{nearest(str(name), options)}")
+            asked.update(begun)
+        return _selection(frozenset(asked), True, null)
     names = _metrics(metrics)
 
     def wanted(quantity: Quantity) -> bool:
@@ -143,21 +153,14 @@ def _metrics(names: Sequence[str] | str | None) -> set[str]:
     chosen = [names] if isinstance(names, str) else list(names)
     for name in chosen:
         if name not in known:
-            if isinstance(name, str) and _texts_begun_by(name):
+            if isinstance(name, str) and _begun_by(name):
                 raise ValueError(f"metrics: {name!r} names quantities, not a metric; write quantities = {chosen!r}")
             raise ValueError(f"metrics: expected some of {', '.join(known)}, got {name!r}{nearest(str(name), list(known))}")
     return set(chosen)
 
 
-def _texts_begun_by(name: str) -> list[Quantity]:
+@functools.lru_cache(maxsize=256)
+def _begun_by(name: str) -> tuple[Quantity, ...]:
+    """The quantities whose text begins with these words."""
     parts = tuple(name.split())
-    return [quantity for quantity in metric_of() if parts and quantity.path[: len(parts)] == parts]
-
-
-def _begun_by(name: object) -> list[Quantity]:
-    begun = _texts_begun_by(name) if isinstance(name, str) else []
-    if not begun:
-        paths = [quantity.path for quantity in metric_of()]
-        options = sorted({" ".join(path[:n]) for path in paths for n in range(1, len(path) + 1)})
-        raise ValueError(f"quantities: none is called {name!r}{nearest(str(name), options)}")
-    return begun
+    return tuple(quantity for quantity in metric_of() if parts and quantity.path[: len(parts)] == parts)

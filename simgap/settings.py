@@ -5,18 +5,14 @@ are to be the same everywhere must not see them. All of it is put back when simg
 thread; what torch keeps for the whole process is changed once for all that is under way at the same time.
 """
 
-import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 # What numpy says of floating-point errors by default: that a tail underflows to 0 is expected, and nothing else is.
 FLOATING_POINT: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
@@ -24,28 +20,6 @@ AUTOCAST_DEVICES = ("cpu", "cuda")
 # Where torch 2.9 and later keep the precision of float32 products: a setting of "none" takes that of the one before it in its row.
 PRECISIONS = ((("generic", "all"), ("cuda", "all"), ("cuda", "matmul")), (("generic", "all"), ("mkldnn", "all"), ("mkldnn", "matmul")))
 SMALLEST_NORMAL = sys.float_info.min
-
-
-def numpy_settings(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of the public face that uses numpy, deaf to the caller's np.seterr and np.errstate."""
-
-    @functools.wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        with np.errstate(**FLOATING_POINT):
-            return function(*args, **kwargs)
-
-    return called
-
-
-def own_settings(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of the public face that uses torch, deaf to all that `torch_settings` replaces."""
-
-    @functools.wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        with torch_settings():
-            return function(*args, **kwargs)
-
-    return called
 
 
 @contextmanager
@@ -64,6 +38,12 @@ def torch_settings() -> Iterator[int]:
         _here.inside = True
         stack.callback(setattr, _here, "inside", False)
         yield threads
+
+
+# Decorators of the public face: a function that uses torch is deaf to all that is replaced, one that uses numpy alone to the caller's
+# np.seterr and np.errstate.
+own_settings = torch_settings()
+numpy_settings = np.errstate(**FLOATING_POINT)
 
 
 def _enter_thread(stack: ExitStack) -> None:

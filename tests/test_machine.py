@@ -201,10 +201,16 @@ def test_a_user_who_has_set_malloc_is_let_be(monkeypatch, name, value):
     library = Library()
     monkeypatch.setattr(machine, "_c_library", lambda: library)
     monkeypatch.setenv(name, value)
-    with machine.freed_at_once():
-        machine.kept_for_reuse()
-    monkeypatch.setattr(machine, "_c_library", lambda: None)
-    monkeypatch.delenv(name)
-    with machine.freed_at_once():
-        machine.kept_for_reuse()
+    for _ in range(2):
+        # It is told once.
+        machine.kept_for_reuse.cache_clear()
+        with machine.freed_at_once():
+            machine.kept_for_reuse()
+        monkeypatch.setattr(machine, "_c_library", lambda: None)
+        monkeypatch.delenv(name, raising=False)
     assert library.told == []
+    monkeypatch.setattr(machine, "_c_library", lambda: library)
+    machine.kept_for_reuse.cache_clear()
+    machine.kept_for_reuse()
+    machine.kept_for_reuse()
+    assert library.told == [(-3, 32 << 20), (-1, 64 << 20)]

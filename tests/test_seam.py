@@ -13,6 +13,7 @@ import simgap.metrics
 import simgap.nulls
 from simgap import selection
 from simgap.cli import main
+from simgap.gap.plan import plan_of
 
 TOY = '''
 """The largest first entry of an output: a toy."""
@@ -69,7 +70,9 @@ SPEC = sg.LayerSpec(d_model=4, d_ff=6, n_experts=3, top_k=2)
 
 
 def forget():
-    for cached in (selection.metrics, selection.metric_of, selection.ranges, selection._selection, simgap.nulls._null_file):
+    for cached in (selection.metrics, selection.metric_of, selection.ranges, selection._selection, selection._begun_by):
+        cached.cache_clear()
+    for cached in (selection.by_metric, selection.needs_of, plan_of, simgap.nulls._null_file):
         cached.cache_clear()
     for name in ("simgap.metrics.toy", "simgap.nulls.toy"):
         sys.modules.pop(name, None)

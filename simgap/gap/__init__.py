@@ -48,5 +48,6 @@ _HOME = {name: f"simgap.gap.{room}" for room, names in _ROOMS.items() for name i
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        globals()[name] = value = getattr(import_module(_HOME[name]), name)
+        return value
     raise AttributeError(f"module 'simgap.gap' has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Measure a layer: draw it, run it, and reduce it to overlaps, one value to a trial."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from simgap.gap.batch import Request, gathered, sums_of
 from simgap.moe import Weights
@@ -61,18 +61,15 @@ def measure(
         raise ValueError(f"prepare: expected a function of the weights, got {type(prepare).__name__}")
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
     selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights)
-    with _told(progress, run.trials) as tell:
+    with nullcontext(progress or None) if callable(progress) or not progress else _bar(run.trials) as tell:
         (sums,) = sums_of([Request(spec, run)], selection, prepare, tell)
     return gathered(spec, run, sums, selection)
 
 
 @contextmanager
-def _told(progress: Callable[[float], object] | bool | None, trials: int) -> Iterator[Callable[[float], object]]:
-    """What is to be called with the trials just finished."""
-    if callable(progress):
-        yield progress
-        return
+def _bar(trials: int) -> Iterator[Callable[[float], object]]:
+    """A bar on stderr, as what is to be called with the trials just finished."""
     from tqdm import tqdm
 
-    with tqdm(total=trials, disable=not progress, leave=False, bar_format=TRIALS_BAR) as bar:
+    with tqdm(total=trials, leave=False, bar_format=TRIALS_BAR) as bar:
         yield bar.update
