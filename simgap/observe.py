@@ -24,17 +24,17 @@ def observe(
     needs = needs_of(source.spec, quantities)
     states = [metric.start(source, part, work) for metric, part in by_metric(quantities)]
     looks = bool(needs.sites or needs.routing)
-    steps = 1 + (-(-source.tokens // block_tokens) if looks else 0)
+    share = 0.0 if progress is None else 1 / (1 + (-(-source.tokens // block_tokens) if looks else 0))
     for block in source.blocks(needs.sites, needs.every, work.task_map, block_tokens) if looks else ():
         for state in states:
             state.add(block)
         # The next block is computed without this one in memory.
         del block
         if progress is not None:
-            progress(1 / steps)
+            progress(share)
     values: dict[Quantity, Values] = {}
     for state in states:
         values |= state.finish()
     if progress is not None:
-        progress(1 / steps)
+        progress(share)
     return GroupSums(values, source.taken, dropped_tokens(source.indices))

@@ -8,7 +8,7 @@ import re
 import stat
 import time
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from simgap.checks import choice, nearest, parse_bytes, whole_number
@@ -155,8 +155,9 @@ class LayerSpec(Named):
     norm_affine_std: float = 0.1
     init: Init = "kaiming_normal"
     init_correlation: float = 0.9
-    router: RouterSpec = field(default_factory=RouterSpec)
-    inputs: InputSpec = field(default_factory=InputSpec)
+    # One for all layers, since they are frozen.
+    router: RouterSpec = field(default_factory=cache(RouterSpec))
+    inputs: InputSpec = field(default_factory=cache(InputSpec))
 
     def __post_init__(self) -> None:
         for name, kind in (("router", RouterSpec), ("inputs", InputSpec)):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -63,7 +63,7 @@ def every_reading(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
 def _mean_readings(layer: Layer) -> dict[str, float]:
     """Overlaps of one trial's mean vectors: at each site, of the inputs, and of what a tied or residual expert would put out."""
     experts = layer.spec.n_experts
-    indices = layer.routing.indices[0]
+    indices = layer.indices[0]
     x = layer.x[0][:, None, :].expand(-1, indices.shape[1], -1)
     sites: dict[str, list[torch.Tensor]] = {"pre": [], "hidden": []}
     for block in layer.blocks(tuple(sites)):
@@ -72,7 +72,7 @@ def _mean_readings(layer: Layer) -> dict[str, float]:
     means = {site: means_by_routing(torch.cat(parts), indices, experts)[None] for site, parts in sites.items()}
     means["inputs"] = means_by_routing(x, indices, experts)[None]
     means["output"] = layer.output_of_means(means["hidden"]).double()
-    tied = Layer(layer.draws, _tied(cast(Weights, layer.weights)), layer.x, layer.routing)
+    tied = replace(layer, weights=_tied(cast(Weights, layer.weights)))
     means["tied"] = tied.output_of_means(means["hidden"]).double()
     means["residual"] = means["output"] + means["inputs"]
     means["concatenated"] = torch.cat([means["hidden"], means["output"]], -1)

@@ -1,6 +1,5 @@
 """Overlap of vectors on a token: of the experts that are active on it, or of all experts."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +30,6 @@ class TokenGroup:
     own (s,): how many of the first ones a trial fills, where the table is as wide as its widest trial needs; None where all do.
     """
 
-    side: str
-    reading: str
     index: Int[Any, "s n m"]
     flat: Int[Any, "N m"]
     lead: int | None
@@ -60,7 +57,7 @@ class State:
 
     def add(self, block: Block) -> None:
         """Compare the vectors of a block of tokens, one task to a quantity."""
-        groups = {(group.side, group.reading): group for group in self._groups(block)}
+        groups = self._groups(block)
         tasks = [(q.on(side), groups[side, q.reading]) for q in self.asked for side in (ROUTED, SHARED) if (side, q.reading) in groups]
         numbers = sum(group.index.numel() * block.rows[q.site].shape[-1] for q, group in tasks)
         results = if_large(self.work.task_map, numbers)(lambda task: self._compared(block, *task), tasks)
@@ -81,28 +78,23 @@ class State:
                 self.values[quantity].skip(t, Skipped(1, (f"trial {self.source.trials[t]}: {named}",)))
         return self.values
 
-    def _groups(self, block: Block) -> Iterator[TokenGroup]:
-        """The token and all readings of a block, shared experts apart."""
+    def _groups(self, block: Block) -> dict[tuple[str, str], TokenGroup]:
+        """What is compared on the tokens of a block, by side and reading."""
         import torch
 
         readings, shared = {quantity.reading for quantity in self.asked}, self.source.spec.n_shared_experts
-        k = block.index.shape[-1] - shared
-        rows = next(iter(block.rows.values())).shape[1]
-
-        def group(side: str, reading: str, index: Any, lead: int | None = None, own: list[int] | None = None) -> TokenGroup:
-            s, n, m = index.shape
-            flat = torch.where(index < 0, -1, index + torch.arange(s, device=index.device)[:, None, None] * rows).reshape(s * n, m)
-            return TokenGroup(side, reading, index, flat, lead, _expected_pairs(index, lead), own)
-
+        k, rows, groups = block.index.shape[-1] - shared, next(iter(block.rows.values())).shape[1], {}
         if "token" in readings:
-            yield group(ROUTED, "token", block.index[..., :k])
+            groups[ROUTED, "token"] = _group(block.index[..., :k], rows)
             if shared:
                 own = (self.source.indices >= 0).sum(-1).amax(1).tolist()
-                yield group(SHARED, "token", block.index, k, own)
+                groups[SHARED, "token"] = _group(block.index, rows, k, own)
         if "all" in readings and block.every is not None:
-            yield group(ROUTED, "all", block.every)
+            groups[ROUTED, "all"] = _group(block.every, rows)
             if shared:
-                yield group(SHARED, "all", torch.cat([block.every, block.index[..., k:]], -1), self.source.spec.n_experts)
+                together = torch.cat([block.every, block.index[..., k:]], -1)
+                groups[SHARED, "all"] = _group(together, rows, self.source.spec.n_experts)
+        return groups
 
     def _compared(
         self, block: Block, quantity: Quantity, group: TokenGroup
@@ -124,14 +116,16 @@ class State:
         return cos2 * pairs, pairs.sum(1), undefined
 
 
-def _expected_pairs(index: Int[Any, "s n m"], lead: int | None) -> Int[np.ndarray, " s"]:
-    """Pairs of existing vectors in each trial, defined or not."""
-    exists = (index >= 0).sum(-1)
-    if lead is None:
-        return (exists * (exists - 1) // 2).sum(1).cpu().numpy()
-    inside = (index[..., :lead] >= 0).sum(-1)
-    return (inside * (exists - inside)).sum(1).cpu().numpy()
+def _group(index: Int[Any, "s n m"], rows: int, lead: int | None = None, own: list[int] | None = None) -> TokenGroup:
+    """The vectors of a block, of which each trial has so many rows."""
+    import torch
+
+    (s, n, m), exists = index.shape, index >= 0
+    flat = torch.where(exists, index + torch.arange(0, s * rows, rows, device=index.device)[:, None, None], -1).reshape(s * n, m)
+    there = exists.sum(-1)
+    leading = None if lead is None else exists[..., :lead].sum(-1)
+    pairs = there * (there - 1) // 2 if leading is None else leading * (there - leading)
+    return TokenGroup(index, flat, lead, pairs.sum(1).cpu().numpy(), own)
 
 
-def start(source: Source, asked: tuple[Quantity, ...], work: Work) -> State:
-    return State(source, asked, work)
+start = State

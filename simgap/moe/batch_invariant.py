@@ -15,7 +15,7 @@ What IEEE 754 rounds exactly (+, -, *, /, sqrt) needs none of this, nor do reduc
 The tests put rows of all shapes at many places, on every instruction set that the machine can be told to use.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -41,43 +41,42 @@ def rounded_up(n: int) -> int:
 def matmul(left: Float[Tensor, "*b m k"], right: Float[Tensor, "*b k n"]) -> Float[Tensor, "*b m n"]:
     """left right, for every matrix of a batch."""
     flat = [matrix.reshape(-1, *matrix.shape[-2:]) for matrix in (left, right)]
-    return sum_of_products([(flat[0], flat[1])]).view(*left.shape[:-1], right.shape[-1])
+    return sum_of_products(flat[0], [flat[1]]).view(*left.shape[:-1], right.shape[-1])
 
 
-def sum_of_products(parts: Iterable[tuple[Tensor, Tensor]], transposed: bool = False, out: Tensor | None = None) -> Float[Tensor, "b m n"]:
-    """The sum of rows weight, or of rows weight', over all parts, in their order: one part at least, all results of one shape.
+def sum_of_products(
+    rows: Float[Tensor, "b m k"], weights: Iterable[Tensor], transposed: bool = False, out: Tensor | None = None
+) -> Float[Tensor, "b m n"]:
+    """rows W, or rows W' where `transposed`, of a W that comes in blocks of its terms: the sum of their products, in their order.
 
-    rows: (b, m, k). weight: (b, k, n), or (b, n, k) where `transposed`. out: memory for the result, which is filled and returned; else the
-    result may be a view with rows further apart than they are wide. What lies aligned is read where it lies, all else is copied with zeros
-    around it. What autograd records is not done in place, and `out` is then let be.
+    weights: blocks (b, k', n), or (b, n, k') where `transposed`, whose terms k' come to k together; each is done with when the next is
+    asked for. out: memory for the result, which is filled and returned; else the result may be a view with rows further apart than they are
+    wide. What lies aligned is read where it lies, all else is copied with zeros around it. What autograd records is not done in place, and
+    `out` is then let be. Raises ValueError for no blocks, or none of at least one term.
     """
-    total, shape = None, (0, 0, 0)
-    for rows, weight in parts:
-        shape = (*rows.shape[:2], weight.shape[1] if transposed else weight.shape[2])
-        for left, right in _stretches(rows, weight, transposed):
+    total, columns, read, most = None, 0, 0, CONTRACTION[rows.dtype]
+    for weight in weights:
+        columns, terms = (weight.shape[1], weight.shape[2]) if transposed else (weight.shape[2], weight.shape[1])
+        for start in range(0, terms, most):
+            stop = min(start + most, terms)
+            left = aligned(rows[..., read + start : read + stop])
+            right = aligned(weight[..., start:stop]).mT if transposed else aligned(weight[:, start:stop])
             if total is not None:
                 total = torch.baddbmm(total, left, right) if recorded(total, left, right) else total.baddbmm_(left, right)
             elif out is not None and _is_aligned(out) and out.is_contiguous() and not recorded(left, right):
                 total = torch.bmm(left, right, out=out)
             else:
                 total = torch.bmm(left, right)
+        read += terms
     if total is None:
-        raise ValueError("parts: expected at least one, of at least one term")
-    found = total[:, : shape[1], : shape[2]]
+        raise ValueError("weights: expected at least one block, of at least one term")
+    found = total[:, : rows.shape[1], :columns]
     return found if out is None or total is out or recorded(found) else out.copy_(found)
 
 
 def recorded(*tensors: Tensor) -> bool:
     """Whether autograd takes note of what is done with these."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def _stretches(rows: Tensor, weight: Tensor, transposed: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """The factors, CONTRACTION terms at a time, aligned."""
-    terms = CONTRACTION[rows.dtype]
-    for start in range(0, rows.shape[2], terms):
-        left = aligned(rows[..., start : start + terms])
-        yield left, aligned(weight[..., start : start + terms]).mT if transposed else aligned(weight[:, start : start + terms])
 
 
 def aligned(matrix: Float[Tensor, "b p q"]) -> Float[Tensor, "b P Q"]:

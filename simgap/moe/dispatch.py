@@ -7,20 +7,21 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from simgap.kernels.dispatch import list_tokens, rank_tokens
+from simgap.kernels.dispatch import list_tokens
 from simgap.moe.batch_invariant import rounded_up
+from simgap.sources import counts
 
 
 @dataclass(frozen=True)
 class Dispatch:
     """Where the vectors of a block of tokens lie. Rows are numbered expert by expert, C to each: row e C + c.
 
-    tokens (s, E, C): which token each row computes. taken (s, E, C): the row stands for a token routed to the expert (padding does not).
-    index (s, n, k): the row of each active expert of each token, -1 for none.
+    tokens (s, E, C): which token each row computes. owner (s, E C): the expert whose token a row stands for, -1 for padding. index
+    (s, n, k): the row of each active expert of each token, -1 for none.
     """
 
     tokens: Int[Tensor, "s E C"]
-    taken: Bool[Tensor, "s E C"]
+    owner: Int[Tensor, "s R"]
     index: Int[Tensor, "s n k"]
 
 
@@ -31,7 +32,7 @@ def everywhere(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
     taken = torch.zeros(s, len(tokens), n_experts + 1, dtype=torch.bool, device=indices.device)
     taken[:, :n].scatter_(2, torch.where(indices < 0, n_experts, indices), True)
     index = torch.where(indices < 0, -1, indices * len(tokens) + torch.arange(n, device=indices.device)[:, None])
-    return Dispatch(tokens.expand(s, n_experts, -1), taken[..., :n_experts].mT, index)
+    return Dispatch(tokens.expand(s, n_experts, -1), owners(taken[..., :n_experts].mT, 0), index)
 
 
 def owners(taken: Bool[Tensor, "s E C"], first: int) -> Int[Tensor, "s R"]:
@@ -52,14 +53,10 @@ def routed_only(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
     if indices.device.type != "cpu":
         return routed_only_torch(indices, n_experts)
     table = np.ascontiguousarray(indices.numpy())
-    s = len(table)
-    rank, load = np.zeros_like(table), np.zeros((s, n_experts), np.int64)
-    rank_tokens(table, rank, load)
-    longest = rounded_up(int(load.max()))
-    tokens, index = np.zeros((s, n_experts, longest), np.int64), np.empty_like(table)
-    list_tokens(table, rank, tokens, index)
-    taken = np.arange(longest) < load[:, :, None]
-    return Dispatch(torch.from_numpy(tokens), torch.from_numpy(taken), torch.from_numpy(index))
+    shape = (len(table), n_experts, rounded_up(int(counts(indices, n_experts).max())))
+    tokens, owner, index = np.zeros(shape, np.int64), np.full(shape, -1), np.empty_like(table)
+    list_tokens(table, tokens, owner, index)
+    return Dispatch(torch.from_numpy(tokens), torch.from_numpy(owner).flatten(1), torch.from_numpy(index))
 
 
 def routed_only_torch(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch:
@@ -80,4 +77,4 @@ def routed_only_torch(indices: Int[Tensor, "s n k"], n_experts: int) -> Dispatch
     tokens = torch.zeros(s, slots + 1, dtype=torch.int64, device=indices.device)
     tokens.scatter_(1, torch.where(row < 0, slots, row), order // k)
     taken = torch.arange(longest, device=indices.device) < load[:, :n_experts, None]
-    return Dispatch(tokens[:, :slots].reshape(s, n_experts, longest), taken, index)
+    return Dispatch(tokens[:, :slots].reshape(s, n_experts, longest), owners(taken, 0), index)

@@ -26,9 +26,9 @@ def fill_normal(out: np.ndarray, generator: np.random.Generator, std: float = 1.
 
 
 def fill_rows(out: np.ndarray, labels: list[Label], std: float = 1.0) -> None:
-    """Fill each row of a contiguous (S, m) float array with N(0, std^2) from the stream of its label: `fill_normal`, row by row."""
+    """Fill each row of an (S, m) float array, each contiguous, with N(0, std^2) from the stream of its label: `fill_normal`, row by row."""
     if out.dtype == np.float32:
-        fill_normals(words(labels), _flat(out).reshape(out.shape), np.float32(std))
+        fill_normals(words(labels), out, np.float32(std))
         return
     for row, label in zip(out, labels, strict=True):
         fill_normal(row, stream(*label), std)

@@ -75,7 +75,7 @@ def run_experts(
         if spec.norm != "none":
             last = found["normed"] = _normed(spec, weights, held, last)
         if "output" in sites:
-            found["output"] = down(last, weights.blocks("down", held))
+            found["output"] = sum_of_products(last, weights.blocks("down", held))
         return {site: found[site].view(s, -1, length, found[site].shape[-1]) for site in sites if site in found}
 
     if at_once >= count:
@@ -101,23 +101,11 @@ def experts_at_once(spec: LayerSpec, trials: int, count: int) -> int:
     return count if trials > 1 else max(1, min(count, TASK_WEIGHTS // (spec.d_ff * spec.d_model)))
 
 
-def down(hidden: Float[Tensor, "b m f"], blocks: Iterator[Float[Tensor, "b h d"]]) -> Float[Tensor, "b m d"]:
-    """hidden W_down', summed over blocks of hidden units in their order."""
-
-    def parts() -> Iterator[tuple[Tensor, Tensor]]:
-        start = 0
-        for weight in blocks:
-            yield hidden[..., start : start + weight.shape[1]], weight
-            start += weight.shape[1]
-
-    return sum_of_products(parts())
-
-
 def _up(rows: Float[Tensor, "b m d"], blocks: Iterator[Float[Tensor, "b h d"]], d_ff: int) -> Float[Tensor, "b m f"]:
     """rows W', block of hidden units by block; contiguous."""
     found, parts, start = rows.new_empty(*rows.shape[:2], d_ff), [], 0
     for weight in blocks:
-        parts.append(sum_of_products([(rows, weight)], transposed=True, out=found[..., start : start + weight.shape[1]]))
+        parts.append(sum_of_products(rows, [weight], transposed=True, out=found[..., start : start + weight.shape[1]]))
         start += weight.shape[1]
     return torch.cat(parts, -1) if recorded(parts[0]) else found
 

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from simgap.moe.batch_invariant import rounded_up, sum_of_products
 from simgap.moe.dispatch import everywhere, owners, padded_positions, routed_only
-from simgap.moe.experts import down, experts_at_once, run_experts
+from simgap.moe.experts import experts_at_once, run_experts
 from simgap.moe.group import Draw
 from simgap.moe.inputs import DrawTokens
-from simgap.moe.routers import Routing, route
+from simgap.moe.routers import route
 from simgap.moe.streamed import StreamedWeights, stream_weights
 from simgap.moe.weights import Weights, draw_weights
 from simgap.sources import TOKEN_BLOCK, Block, counts
@@ -25,17 +26,15 @@ Prepare = Callable[[Weights], Weights]
 
 @dataclass(frozen=True)
 class Layer:
-    """A group of draws: weights, tokens x (s, n, d_model) and their routing, held; activations come block by block."""
+    """A group of draws and a spec that has the shape of them all: weights, tokens x (s, n, d_model) and their routing, experts and gates
+    (s, n, k), held; activations come block by block."""
 
+    spec: LayerSpec
     draws: Sequence[Draw]
     weights: Weights | StreamedWeights
     x: Float[Tensor, "s n d"]
-    routing: Routing
-
-    @property
-    def spec(self) -> LayerSpec:
-        """One that has the shape of them all."""
-        return self.draws[0].spec
+    indices: Int[Tensor, "s n k"]
+    gates: Float[Tensor, "s n k"]
 
     @property
     def trials(self) -> tuple[int, ...]:
@@ -44,10 +43,6 @@ class Layer:
     @property
     def tokens(self) -> int:
         return self.x.shape[1]
-
-    @property
-    def indices(self) -> Int[Tensor, "s n k"]:
-        return self.routing.indices
 
     @cached_property
     def taken(self) -> Int[np.ndarray, "s E"]:
@@ -64,14 +59,14 @@ class Layer:
 
     def _block(self, tokens: slice, sites: Collection[str], every: bool, task_map: Map) -> Block:
         spec = self.spec
-        x, indices, gates = self.x[:, tokens], self.indices[:, tokens], self.routing.weights[:, tokens]
+        x, indices, gates = self.x[:, tokens], self.indices[:, tokens], self.gates[:, tokens]
         if not sites:
             return Block(tokens.start, x, indices, gates, {}, indices[:, :0, 0], indices[..., :0], None)
         s = len(x)
         plan = (everywhere if every else routed_only)(indices, spec.n_experts)
         routed = run_experts(self.draws, self.weights, slice(0, spec.n_experts), x, plan.tokens, sites, task_map)
         rows = {site: value.flatten(1, 2) for site, value in routed.items()}
-        index, owner = plan.index, owners(plan.taken, 0)
+        index, owner = plan.index, plan.owner
         if spec.n_shared_experts:
             positions = padded_positions(x.shape[1], x.device)
             experts = slice(spec.n_experts, spec.n_experts + spec.n_shared_experts)
@@ -87,7 +82,7 @@ class Layer:
     def longest_list(self, tokens: int = TOKEN_BLOCK) -> int:
         """The longest list of tokens that one expert gets in one block of so many tokens, as it is padded."""
         starts = range(0, self.x.shape[1], tokens)
-        return max(routed_only(self.routing.indices[:, t : t + tokens], self.spec.n_experts).tokens.shape[-1] for t in starts)
+        return max(rounded_up(int(counts(self.indices[:, t : t + tokens], self.spec.n_experts).max())) for t in starts)
 
     def output_of_means(self, means: Float[Tensor, "s E f"], task_map: Map = in_order) -> Float[Tensor, "s E d"]:
         """W_down of each expert's mean hidden vector: its mean output, since W_down is linear, without the outputs themselves."""
@@ -97,7 +92,7 @@ class Layer:
         def task(start: int) -> Tensor:
             part = slice(start, min(start + at_once, experts))
             rows = means[:, part].to(self.x.dtype).flatten(0, 1)[:, None, :]
-            return down(rows, self.weights.blocks("down", part)).view(s, -1, self.spec.d_model)
+            return sum_of_products(rows, self.weights.blocks("down", part)).view(s, -1, self.spec.d_model)
 
         return torch.cat(list(task_map(task, range(0, experts, at_once))), 1)
 
@@ -133,7 +128,8 @@ def simulate(
         if prepare is not None:
             weights = checked(prepare(weights), weights)
     x = draw_tokens(draws, run.tokens, run.dtype).to(run.device)
-    return Layer(draws, weights, x, route(draws, x, weights.router))
+    routing = route(draws, x, weights.router)
+    return Layer(draws[0].spec, draws, weights, x, routing.indices, routing.weights)
 
 
 def checked(prepared: object, drawn: Weights) -> Weights:

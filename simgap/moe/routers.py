@@ -26,7 +26,7 @@ class Routing:
 def route(draws: Sequence[Draw], x: Float[Tensor, "s n d"], router: Float[Tensor, "s E d"] | None) -> Routing:
     """Routing of the tokens x of a group. k is top_k, or under expert_choice the most experts that a token got; beside a wider table, a
     narrower one is padded."""
-    products = None if router is None else sum_of_products([(x, router)], transposed=True)
+    products = None if router is None else sum_of_products(x, [router], transposed=True)
     parts = kinds(draws, lambda spec: (spec.router.kind, spec.router.kind == "expert_choice" and spec.router.capacity))
     if len(parts) == 1:
         return _route_alike(draws, x, products)
@@ -51,7 +51,8 @@ def _route_alike(draws: Sequence[Draw], x: Float[Tensor, "s n d"], products: Flo
 
     if products is None:
         raise ValueError(f"router: a {kind} router needs its weights, got None")
-    logits = products / _each(draws, "temperature", x)
+    hot = any(draw.spec.router.temperature != 1 for draw in draws)
+    logits = products / _each(draws, "temperature", x) if hot else products
     if kind == "noisy":
         logits = logits + _each(draws, "noise", x) * _noise(draws, x)
     if kind == "expert_choice":

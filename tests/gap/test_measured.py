@@ -57,7 +57,7 @@ def test_every_quantity_against_the_oracle(name):
     draws = draws_of(spec, run.seed, [0])
     layer = simulate(draws, run, open_inputs(draws))
     vectors = every_vector(spec, layer.weights, layer.x[0].numpy())
-    indices, experts = layer.routing.indices[0].numpy(), spec.n_experts
+    indices, experts = layer.indices[0].numpy(), spec.n_experts
     checked = 0
     for site, every in vectors.items():
         routed = every[:, :experts]

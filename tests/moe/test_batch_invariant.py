@@ -56,7 +56,7 @@ def test_a_row_of_a_product_has_the_same_bits_everywhere(dtype, transposed):
     several = {
         (k, n): len(found)
         for k, n in shapes(60, seed=1)
-        if len(found := patterns(lambda left, right: sum_of_products([(left, right)], transposed), k, n, dtype, transposed)) > 1
+        if len(found := patterns(lambda left, right: sum_of_products(left, [right], transposed), k, n, dtype, transposed)) > 1
     }
     assert not several
 
@@ -78,11 +78,30 @@ def test_a_product_is_the_product(dtype, transposed):
         left, right = normal(2, 19, k, dtype=dtype, seed=3), normal(2, k, n, dtype=dtype, seed=4)
         exact = torch.bmm(left.double(), right.double())
         out = torch.empty(2, 19, n, dtype=dtype)
-        found = sum_of_products([(left, right.mT.contiguous() if transposed else right)], transposed, out)
+        found = sum_of_products(left, [right.mT.contiguous() if transposed else right], transposed, out)
         assert found is out
         # A sum of k products of standard normal numbers errs by less than k units in the last place of its terms' absolute sum.
         bound = torch.finfo(dtype).eps * k * torch.bmm(left.double().abs(), right.double().abs())
         assert ((found.double() - exact).abs() <= bound).all()
+
+
+def test_blocks_of_a_weight_are_added_in_order():
+    left, W = normal(2, 4, 11, seed=3), normal(2, 11, 5, seed=4)
+    first = sum_of_products(left[..., :4], iter([W[:, :4]]))
+    kept = first.clone()
+    blocks = [W[:, i : i + 4] for i in (0, 4, 8)]
+    parts = [torch.bmm(left[..., i : i + 4], W[:, i : i + 4]) for i in (0, 4, 8)]
+    assert torch.allclose(sum_of_products(left, iter(blocks)), sum(parts), rtol=0, atol=1e-5)
+    assert torch.equal(sum_of_products(left, [block.mT for block in blocks], transposed=True), sum_of_products(left, blocks))
+    # A first block alone is not touched by what a second adds.
+    assert torch.equal(first, kept)
+    assert torch.allclose(first, parts[0], rtol=0, atol=1e-5)
+    # Cancelling halves of 2^24 keep the small term only if they are added first.
+    one = torch.zeros(1, 1, 12)
+    one[..., 0], one[..., 4], one[..., 8] = 2.0**25, -(2.0**25), 1.0
+    assert sum_of_products(one, iter(torch.ones(1, 12, 1).split(4, 1))).item() == 1.0
+    with pytest.raises(ValueError, match="weights: expected at least one block"):
+        sum_of_products(one, iter([]))
 
 
 def test_what_lies_aligned_is_read_where_it_lies():

@@ -44,10 +44,10 @@ TABLES = {
 
 
 def check_slots(plan, table):
-    """Every slot's row lies in its expert's rows, holds the slot's token, is marked as taken, and belongs to no other slot."""
+    """Every slot's row lies in its expert's rows, holds the slot's token, is owned by the expert, and belongs to no other slot."""
     s, n, k = table.shape
     length = plan.tokens.shape[-1]
-    assert plan.tokens.shape == plan.taken.shape == (s, E, length)
+    assert (plan.tokens.shape, plan.owner.shape) == ((s, E, length), (s, E * length))
     assert plan.index.shape == (s, n, k)
     for trial in range(s):
         used = set()
@@ -58,10 +58,10 @@ def check_slots(plan, table):
                 if expert >= 0:
                     assert row // length == expert
                     assert int(plan.tokens[trial].flatten()[row]) == token
-                    assert bool(plan.taken[trial].flatten()[row])
+                    assert int(plan.owner[trial, row]) == expert
                     assert row not in used
                     used.add(row)
-        assert int(plan.taken[trial].sum()) == len(used)
+        assert int((plan.owner[trial] >= 0).sum()) == len(used)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -78,7 +78,7 @@ def test_routed_only(name):
         # Tokens in their order, then padding that points at a token which exists.
         own = [t for t in range(table.shape[1]) if expert in table[trial, t].tolist()]
         assert plan.tokens[trial, expert, :load].tolist() == own
-        assert plan.taken[trial, expert].tolist() == [True] * load + [False] * (length - load)
+        assert plan.owner[trial].view(E, length)[expert].tolist() == [expert] * load + [-1] * (length - load)
     assert int(plan.tokens.min()) >= 0
     assert int(plan.tokens.max()) < table.shape[1]
 
@@ -89,12 +89,13 @@ def test_everywhere(name):
     plan = everywhere(table, E)
     check_slots(plan, table)
     s, n, _ = table.shape
-    assert plan.tokens.shape == plan.taken.shape == (s, E, -(-n // ALIGNED) * ALIGNED)
+    assert plan.tokens.shape == (s, E, -(-n // ALIGNED) * ALIGNED)
+    owner = plan.owner.view(plan.tokens.shape)
     assert torch.equal(plan.tokens[..., :n], torch.arange(n).expand(s, E, n))
     assert not plan.tokens[..., n:].any()
-    assert not plan.taken[..., n:].any()
+    assert bool((owner[..., n:] == -1).all())
     for trial, expert, token in np.ndindex(s, E, n):
-        assert bool(plan.taken[trial, expert, token]) == (expert in table[trial, token].tolist())
+        assert int(owner[trial, expert, token]) == (expert if expert in table[trial, token].tolist() else -1)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -117,5 +118,5 @@ def test_both_plans_gather_the_same_vectors(name):
 def test_experts_without_tokens_keep_rows():
     plan = routed_only(empty_table(), E)
     assert plan.tokens.shape == (2, E, ALIGNED)
-    assert not plan.taken.any()
+    assert bool((plan.owner == -1).all())
     assert bool((plan.index == -1).all())

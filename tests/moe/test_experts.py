@@ -10,7 +10,7 @@ import torch
 from simgap.moe import experts as subject
 from simgap.moe import weights as layout
 from simgap.moe.dispatch import everywhere, routed_only
-from simgap.moe.experts import down, run_experts
+from simgap.moe.experts import run_experts
 from simgap.moe.group import draws_of
 from simgap.moe.weights import draw_weights
 from simgap.specs import ACTIVATIONS, LayerSpec
@@ -124,25 +124,6 @@ def test_sums_over_blocks_of_hidden_units(monkeypatch, block, gated, dtype):
     assert largest_error(spec, weights, x, tokens, found) < tolerance(dtype, f=13)
 
 
-def test_down_adds_its_blocks_in_order():
-    generator = np.random.default_rng(3)
-    hidden, W = (torch.from_numpy(generator.standard_normal(shape).astype("float32")) for shape in ((2, 4, 11), (2, 11, 5)))
-    first = down(hidden[..., :4], iter([W[:, :4]]))
-    kept = first.clone()
-    blocked = down(hidden, iter([W[:, i : i + 4] for i in (0, 4, 8)]))
-    parts = [torch.bmm(hidden[..., i : i + 4], W[:, i : i + 4]) for i in (0, 4, 8)]
-    assert torch.allclose(blocked, parts[0] + parts[1] + parts[2], rtol=0, atol=1e-5)
-    # A first block alone is not touched by what a second adds.
-    assert torch.equal(first, kept)
-    assert torch.allclose(first, parts[0], rtol=0, atol=1e-5)
-    # Cancelling halves of 2^24 keep the small term only if they are added first.
-    one = torch.zeros(1, 1, 12)
-    one[..., 0], one[..., 4], one[..., 8] = 2.0**25, -(2.0**25), 1.0
-    assert down(one, iter(torch.ones(1, 12, 1).split(4, 1))).item() == 1.0
-    with pytest.raises(ValueError, match="parts: expected at least one"):
-        down(one, iter([]))
-
-
 @pytest.mark.bits
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("d_model", "d_ff"), [(256, 2100), (2100, 256), (1024, 64)])
@@ -176,11 +157,12 @@ def test_one_large_layer_is_split_over_its_experts(monkeypatch, at_once, threads
     weights, x = draw_weights(draws_of(spec, 1, [0]), "float64"), tokens_of(N, D, "float64", s=1)
     tokens = torch.arange(N).expand(1, 5, -1)
     monkeypatch.setattr(subject, "TASK_WEIGHTS", at_once * D * F)
-    started = []
-    monkeypatch.setattr(subject, "down", lambda *arguments: started.append(1) or down(*arguments))
+    started, up = [], subject._up
+    monkeypatch.setattr(subject, "_up", lambda *arguments: started.append(1) or up(*arguments))
     with pool(threads) as (task_map, _):
         found = run_experts(draws_of(spec, 0, weights.trials), weights, slice(0, 5), x, tokens, SITES, task_map)
-    assert len(started) == -(-5 // at_once)
+    # W_gate and W_up of each.
+    assert len(started) == 2 * -(-5 // at_once)
     assert largest_error(spec, weights, x, tokens, found) < tolerance("float64")
 
 

@@ -67,7 +67,7 @@ def test_blocks_cover_every_token_once(all_pairs, shared, router):
     layer = simulated(spec, tokens)
     blocks = list(layer.blocks(SITES, all_pairs))
     assert [block.indices.shape[1] for block in blocks] == [TOKEN_BLOCK, 6]
-    assert torch.equal(torch.cat([block.indices for block in blocks], 1), layer.routing.indices)
+    assert torch.equal(torch.cat([block.indices for block in blocks], 1), layer.indices)
     for block, start, some in ((blocks[0], 0, (0, 1, 500, TOKEN_BLOCK - 1)), (blocks[1], TOKEN_BLOCK, range(6))):
         assert set(block.rows) == set(SITES)
         for site in SITES:
@@ -99,7 +99,7 @@ def test_the_output_of_means_is_the_mean_of_outputs(shared, dtype):
     spec = dataclasses.replace(SPEC, n_shared_experts=shared)
     layer = simulated(spec, 40, dtype=dtype)
     (block,) = layer.blocks(("normed", "output"), every=True)
-    chosen = layer.routing.indices.numpy()
+    chosen = layer.indices.numpy()
     for trial in range(2):
         vectors = {}
         for site in ("normed", "output"):
@@ -133,7 +133,7 @@ def test_prepared_weights_are_used():
     layer = simulated(SPEC, 20, prepare=lambda w: dataclasses.replace(w, down=2 * w.down, router=-w.router))
     plain = simulated(SPEC, 20)
     assert torch.equal(layer.weights.down, 2 * plain.weights.down)
-    assert not torch.equal(layer.routing.indices, plain.routing.indices)
+    assert not torch.equal(layer.indices, plain.indices)
     (block,) = layer.blocks(("output",))
     assert check_slots(layer, block, 0, range(20), "output") < 1e-13
 
@@ -245,6 +245,6 @@ def test_the_same_bits_on_one_thread_and_on_two(torch_threads, trials, all_pairs
             layer = simulated(spec, 130, trials, "float32", task_map=task_map)
             (block,) = layer.blocks(SITES, all_pairs, task_map)
         assert workers <= threads
-        bits.append([layer.weights.up, layer.x, layer.routing.weights, block.index, *(block.rows[site] for site in sorted(block.rows))])
+        bits.append([layer.weights.up, layer.x, layer.gates, block.index, *(block.rows[site] for site in sorted(block.rows))])
     assert all(torch.equal(one, two) for one, two in zip(*bits, strict=True))
     assert len(bits[0]) >= 7
