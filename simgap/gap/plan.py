@@ -43,7 +43,7 @@ class Plan:
 # A small layer is measured in less time than it takes to plan it. Whatever the machine's limit is now is a part of the question.
 @functools.lru_cache(maxsize=256)
 def plan_of(specs: tuple[LayerSpec, ...], run: RunSpec, selection: Selection, prepared: bool, machine_bytes: int) -> Plan:
-    """The plan for `run.trials` trials of layers of one batch key. specs: one of each that has inputs or a need to be whole of its own.
+    """The plan for `run.trials` trials of layers of one batch key. specs: one for each cost that some of them have.
 
     Raises ValueError for a device that is absent, and where one trial, or what is kept of all, does not fit.
     """

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ Prepare = Callable[[Weights], Weights]
 @dataclass(frozen=True)
 class Layer:
     """A group of draws and a spec that has the shape of them all: weights, tokens x (s, n, d_model) and their routing, experts and gates
-    (s, n, k), held; activations come block by block."""
+    (s, n, k), and the tokens that each expert takes (s, E), held; activations come block by block."""
 
     spec: LayerSpec
     draws: Sequence[Draw]
@@ -35,6 +34,7 @@ class Layer:
     x: Float[Tensor, "s n d"]
     indices: Int[Tensor, "s n k"]
     gates: Float[Tensor, "s n k"]
+    taken: Int[np.ndarray, "s E"]
 
     @property
     def trials(self) -> tuple[int, ...]:
@@ -43,10 +43,6 @@ class Layer:
     @property
     def tokens(self) -> int:
         return self.x.shape[1]
-
-    @cached_property
-    def taken(self) -> Int[np.ndarray, "s E"]:
-        return counts(self.indices, self.spec.n_experts)
 
     def blocks(self, sites: Collection[str], every: bool = False, task_map: Map = in_order, tokens: int = TOKEN_BLOCK) -> Iterator[Block]:
         """The tokens, so many at a time, each with the vectors at the given sites; `every` computes every expert on every token.
@@ -129,7 +125,8 @@ def simulate(
             weights = checked(prepare(weights), weights)
     x = draw_tokens(draws, run.tokens, run.dtype).to(run.device)
     routing = route(draws, x, weights.router)
-    return Layer(draws[0].spec, draws, weights, x, routing.indices, routing.weights)
+    spec = draws[0].spec
+    return Layer(spec, draws, weights, x, routing.indices, routing.weights, counts(routing.indices, spec.n_experts))
 
 
 def checked(prepared: object, drawn: Weights) -> Weights:

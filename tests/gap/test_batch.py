@@ -10,7 +10,7 @@ import pytest
 
 import simgap as sg
 from simgap.gap import batch as subject
-from simgap.gap.batch import Request, batch_key, cost_key, estimates, gathered, measure_batch
+from simgap.gap.batch import Request, batch_key, check_sums, cost_key, estimates, gathered, measure_batch
 from simgap.gap.plan import memory_needed, plan_of
 from simgap.moe import draws_of, group_numbers, open_inputs, simulate
 from simgap.moe.budget import GROUP_SIZE
@@ -152,7 +152,7 @@ def test_trials_added_later_have_the_bits_of_one_run(rows, name):
             whole.followed_by(after)
     shifted = dataclasses.replace(earlier[0], first=7)
     with pytest.raises(ValueError, match=r"sums: expected trials 0 to .*, got trials 7 to"):
-        gathered(requests[0].spec, begun[0].run, shifted)
+        check_sums(requests[0].spec, begun[0].run, shifted)
 
 
 def test_followed_by_refuses_another_layer(rows):
@@ -166,7 +166,7 @@ def test_followed_by_refuses_another_layer(rows):
         with pytest.raises(ValueError, match="other: expected the same quantities of as many experts"):
             few.followed_by(more)
     with pytest.raises(ValueError, match=r"sums: expected trials 0 to .* of 5 experts, got .* of 4 experts"):
-        gathered(sg.LayerSpec(d_model=8, d_ff=16, n_experts=5, top_k=2), mixed("plain", rows, 1)[0].run, few)
+        check_sums(sg.LayerSpec(d_model=8, d_ff=16, n_experts=5, top_k=2), mixed("plain", rows, 1)[0].run, few)
 
 
 @pytest.mark.parametrize("change", [{}, {"init": "upcycled", "norm": "rmsnorm"}, {"router": "expert_choice", "n_shared_experts": 1}])
