@@ -115,9 +115,9 @@ def select(
     """
     known = metric_of()
     sites, readings, weights = (
-        chosen_names("sites", sites, SITES),
-        chosen_names("readings", readings, READINGS),
-        chosen_names("weights", weights, WEIGHT_KINDS),
+        # Without a word of the user's all of them are meant.
+        every if names is every else chosen_names(argument, names, every)
+        for argument, names, every in (("sites", sites, SITES), ("readings", readings, READINGS), ("weights", weights, WEIGHT_KINDS))
     )
     choice("null", null, NULLS)
     if quantities is not None:

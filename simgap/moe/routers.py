@@ -51,8 +51,7 @@ def _route_alike(draws: Sequence[Draw], x: Float[Tensor, "s n d"], products: Flo
 
     if products is None:
         raise ValueError(f"router: a {kind} router needs its weights, got None")
-    hot = any(draw.spec.router.temperature != 1 for draw in draws)
-    logits = products / _each(draws, "temperature", x) if hot else products
+    logits = products / _each(draws, "temperature", x)
     if kind == "noisy":
         logits = logits + _each(draws, "noise", x) * _noise(draws, x)
     if kind == "expert_choice":
