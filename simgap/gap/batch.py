@@ -12,7 +12,7 @@ import numpy as np
 
 from simgap import machine
 from simgap.gap.plan import DEFAULT, Plan, check_memory, plan_of
-from simgap.moe import Draw, Layer, Streaming, Weights, open_inputs, plan_block, plan_stream, shape, simulate
+from simgap.moe import Draw, Layer, Streaming, Weights, even_groups, open_inputs, plan_block, plan_stream, shape, simulate
 from simgap.observe import observe
 from simgap.quantities import ROUTED, Quantity
 from simgap.results import Gap
@@ -115,7 +115,7 @@ def _measured(
         machine.kept_for_reuse()
     with pool() as (task_map, workers), machine.freed_at_once() if plan.tight else nullcontext():
         # Groups side by side, where there are enough of them and memory for it; else the threads share one group after the other.
-        beside = min(workers, plan.at_once) if len(plan.groups) >= workers and run.device == "cpu" else 1
+        beside = min(workers, plan.at_once) if plan.groups >= workers and run.device == "cpu" else 1
         threads = 1 if beside > 1 else min(workers, plan.threads)
 
         def measured(group: range) -> GroupSums:
@@ -129,7 +129,7 @@ def _measured(
                 progress(len(group))
             return sums
 
-        return list((if_large(task_map, plan.numbers) if beside > 1 else in_order)(measured, plan.groups))
+        return list((if_large(task_map, plan.numbers) if beside > 1 else in_order)(measured, even_groups(run.trials, plan.groups)))
 
 
 def _cut(spec: LayerSpec, run: RunSpec, plan: Plan, layer: Layer, workers: int, beside: int) -> Streaming:

@@ -8,7 +8,7 @@ import torch
 
 from simgap import machine
 from simgap.checks import format_bytes
-from simgap.moe import budget_bytes, group_bytes, group_numbers, group_size, group_trials, kept_bytes, stream_bytes, task_bytes
+from simgap.moe import budget_bytes, group_bytes, group_count, group_numbers, group_size, kept_bytes, stream_bytes, task_bytes
 from simgap.moe.budget import cuts
 from simgap.quantities import Quantity
 from simgap.selection import Selection, select
@@ -22,14 +22,15 @@ DEFAULT = select()
 class Plan:
     """quantities: what there is in the layer of those that are observed, and what they look at, `needs`.
 
-    groups: the trials that are computed together; streamed: one by one, their weights drawn as they are used. at_once: groups that fit side
-    by side. threads: those that fit on one group. tokens: to a block of a held group; None where that depends on its routing. budget: bytes
-    for the groups, beside what is `kept` of all trials; tight: they have little room. numbers: in the largest arrays of all trials.
+    groups: how many there are of trials that are computed together; streamed: one to a trial, whose weights are drawn as they are used.
+    at_once: groups that fit side by side. threads: those that fit on one group. tokens: to a block of a held group; None where that depends
+    on its routing. budget: bytes for the groups, beside what is `kept` of all trials; tight: they have little room. numbers: in the largest
+    arrays of all trials.
     """
 
     quantities: tuple[Quantity, ...]
     needs: Needs
-    groups: tuple[range, ...]
+    groups: int
     streamed: bool
     at_once: int
     threads: int
@@ -40,7 +41,7 @@ class Plan:
     numbers: int
 
 
-# A small layer is measured in less time than it takes to plan it. Whatever the machine's limit is now is a part of the question.
+# Asked at every measurement, and a part of a small layer's time. What the machine has now is a part of the question.
 @functools.lru_cache(maxsize=256)
 def plan_of(specs: tuple[LayerSpec, ...], run: RunSpec, selection: Selection, prepared: bool, machine_bytes: int) -> Plan:
     """The plan for `run.trials` trials of layers of one batch key. specs: one for each cost that some of them have.
@@ -60,19 +61,19 @@ def plan_of(specs: tuple[LayerSpec, ...], run: RunSpec, selection: Selection, pr
         one_trial, kept = (least, beside) if streamed else (one_trial, kept)
     check_memory(spec, run, budget, one_trial, kept, whole)
     budget -= kept
-    groups = [range(t, t + 1) for t in range(run.trials)] if streamed else group_trials(spec, run, needs.every, budget // one_trial)
-    largest = max(map(len, groups))
+    groups = run.trials if streamed else group_count(spec, run, needs.every, budget // one_trial)
+    largest = -(-run.trials // groups)
     at_once = 1 if streamed else budget // (one_trial * largest)
     tokens = TOKEN_BLOCK if needs.every and not streamed else None
     if tokens is None and not streamed:
         # Where even a router that sends all tokens to one expert leaves room for the usual blocks, nobody has to ask it.
         usual = min(run.tokens, TOKEN_BLOCK)
         most = max(group_bytes(each, run, largest, needs.sites, False, usual, usual) for each in specs)
-        tokens = usual if most + needs.bytes * largest <= budget // max(1, min(at_once, len(groups))) else None
+        tokens = usual if most + needs.bytes * largest <= budget // min(at_once, groups) else None
     return Plan(
         quantities=quantities,
         needs=needs,
-        groups=tuple(groups),
+        groups=groups,
         streamed=streamed,
         at_once=at_once,
         # The first has what is a group's own.

@@ -54,14 +54,22 @@ def group_size(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> int:
     return max(1, GROUP_SIZE[run.device.partition(":")[0]] // group_numbers(spec, run, all_pairs))
 
 
-def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int | None = None) -> list[range]:
-    """The trials of a run in groups that are computed together, at most `most` of them where the budget holds no more."""
-    numbers, size = group_numbers(spec, run, all_pairs), group_size(spec, run, all_pairs)
-    size = size if most is None else min(size, most)
-    # A power of two of nearly equal groups, two at least where they are worth sharing: any usual number of threads shares them evenly.
+def group_trials(spec: LayerSpec, run: RunSpec, all_pairs: bool) -> list[range]:
+    """The trials of a run in groups that are computed together."""
+    return even_groups(run.trials, group_count(spec, run, all_pairs, run.trials))
+
+
+def group_count(spec: LayerSpec, run: RunSpec, all_pairs: bool, most: int) -> int:
+    """How many groups a run has, where the budget holds no more than `most` trials of one."""
+    numbers, size = group_numbers(spec, run, all_pairs), min(group_size(spec, run, all_pairs), most)
+    # A power of two, two at least where they are worth sharing: any usual number of threads shares them evenly.
     least = 1 if numbers * run.trials >= PARALLEL_FROM else 0
-    count = min(run.trials, 1 << max(least, (-(-run.trials // size) - 1).bit_length()))
-    ends = [run.trials * group // count for group in range(count + 1)]
+    return min(run.trials, 1 << max(least, (-(-run.trials // size) - 1).bit_length()))
+
+
+def even_groups(trials: int, count: int) -> list[range]:
+    """So many nearly equal groups of trials."""
+    ends = [trials * group // count for group in range(count + 1)]
     return [range(start, stop) for start, stop in pairwise(ends)]
 
 

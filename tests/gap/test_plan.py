@@ -59,7 +59,7 @@ def test_blocks_that_need_no_look_at_the_router_are_those_that_a_look_would_give
     for memory in (held, held * 3 // 2, 4 * held, 20 * held, 200 * held):
         run = dataclasses.replace(RUN, memory=memory)
         plan = plan_of((spec,), run, TOKEN, False, ROOM)
-        trials, beside = max(map(len, plan.groups)), max(1, min(plan.at_once, len(plan.groups)))
+        trials, beside = -(-run.trials // plan.groups), min(plan.at_once, plan.groups)
         looked = plan_block(spec, run, trials, plan.needs.sites, plan.budget // beside - plan.needs.bytes * trials, lambda tokens: tokens)
         assert plan.tokens in (None, looked.tokens)
         known.add(plan.tokens)
