@@ -16,6 +16,8 @@ FEWEST, ODD = 64, 0.005
 ALIGNED, SIGMA = 0.25, 5.0
 # Columns that are looked at, and up to twice as many; and tokens.
 SEEN_COLUMNS, SEEN_TOKENS = 1 << 9, 16
+# Multiples of it, less their whole parts, are spread evenly, however many there are.
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def refuse_rectified(name: str, why: str, remedy: str) -> None:
@@ -28,8 +30,17 @@ def refuse_rectified(name: str, why: str, remedy: str) -> None:
 
 
 def some_columns(vectors: Float[Tensor, "*n width"]) -> Float[Tensor, "*n _"]:
-    """About SEEN_COLUMNS evenly spaced columns, or all where there are fewer than twice as many."""
-    return vectors[..., :: max(1, vectors.shape[-1] // SEEN_COLUMNS)]
+    """About SEEN_COLUMNS columns, one in each of as many equal stretches, or all where there are fewer than twice as many; a copy.
+
+    Not at one place of each: in weights that are flattened this would be one and the same column of a matrix, row after row.
+    """
+    width = vectors.shape[-1]
+    step = width // SEEN_COLUMNS
+    if step < 2:
+        return vectors
+    number = np.arange(width // step)
+    places = number * step + (number * GOLDEN % 1 * step).astype(np.int64)
+    return vectors[..., torch.from_numpy(places).to(vectors.device)]
 
 
 def one_signed_experts(vectors: Float[Tensor, "E width"]) -> str:
@@ -45,7 +56,7 @@ def one_signed_tokens(
     there: which vectors of each token, of all N, there are.
     """
     picked = tokens[np.arange(SEEN_TOKENS) * max(0, len(tokens) - 1) // (SEEN_TOKENS - 1)] if len(tokens) > SEEN_TOKENS else tokens
-    rows = tokens_at(some_columns(vectors), picked)
+    rows = some_columns(tokens_at(vectors, picked))
     rows = rows.flatten(0, 1) if there is None else rows[torch.from_numpy(there[picked]).to(rows.device)]
     return one_signed(rows, vectors.shape[-2])
 

@@ -62,7 +62,8 @@ def test_independent_experts_in_any_space_are_within_it():
     """Rotated outliers and a common mean, which signs exceed."""
     rng = np.random.default_rng(2)
     rotated = independent() * np.where(np.arange(D) < 2, 10, 1) @ np.linalg.qr(rng.standard_normal((D, D)))[0]
-    for w in (rotated, independent() + rng.standard_normal(D)):
+    mean = rng.standard_normal(D)
+    for w in (rotated, independent() + mean - mean.mean()):
         found = sg.weight_mso(w, units=1)
         assert found.p < 1e-3 < found.beside[0].p
         assert found.verdict.startswith("more than signs give, no more than units in any order do: a space that experts share")

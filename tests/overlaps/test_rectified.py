@@ -69,3 +69,12 @@ def test_what_is_padding_is_not_looked_at():
     assert sg.token_mso(vectors, mask=kept).pairs == 100
     with pytest.raises(ValueError, match="rectified"):
         sg.token_mso(vectors, mask=~kept)
+
+
+def test_one_column_of_a_matrix_that_leans_to_one_side_is_no_rectifier():
+    """Flattened, it comes once in each row, and a step of a row's length would see nothing else; all columns are still refused."""
+    weights = np.random.default_rng(3).standard_normal((4, 512, 512))
+    weights[:, :, 0] += 6
+    assert sg.weight_mso(weights).p < 1e-3
+    with pytest.raises(ValueError, match="got rectified ones"):
+        sg.weight_mso(np.abs(weights))
