@@ -33,6 +33,7 @@ from simgap.overlaps import (
     elsewhere,
     flipped_overlaps,
     flipped_token_overlaps,
+    is_centred,
     means_by_routing,
     over_pairs,
     size_sums,
@@ -92,8 +93,8 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = No
 
     kind: "output" for expert outputs, gated hidden vectors and others whose signs could be either; "normed" for hidden vectors after a
     LayerNorm without gain and bias, whose null is width/(width - 1) times as large (law N4). Rectified hidden vectors (ReLU, SiLU, GELU)
-    are refused: they share a mean and overlap far more without being related. So are not means less their own mean, to which no null here
-    applies.
+    are refused: they share a mean and overlap far more without being related. So are means that a common mean was taken out of, which
+    depend on each other (law T7): `measure_arrays(..., metrics="centred_overlap", null="isotropic")` takes it out itself.
 
     vectors: (..., k, width), the co-activated vectors of each token; the leading axes, one or several, number the tokens. routing: (..., k)
     integers, which expert each came from, -1 for none; an expert that a token names twice counts twice. mask: (...) or (..., k), True or 1
@@ -114,6 +115,9 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = No
             _refuse_not_finite(h, numbered >= 0)
             # All finite, but a sum is not.
             means = means_by_routing(summable(h, compact), compact, len(reached), task_map)
+    if is_centred(means, torch.from_numpy(np.bincount(numbered[numbered >= 0], minlength=len(reached))).to(means.device)):
+        remedy = 'measure_arrays(..., metrics="centred_overlap", null="isotropic") takes a common mean out itself'
+        raise ValueError(f"vectors: expected means that are independent, got such that a common mean was taken out of; {remedy}")
     overlap = _of_vectors("vectors", means, _checked_draws(draws), reached.tolist(), kind)
     refuse_truncated("vectors", vectors)
     return overlap

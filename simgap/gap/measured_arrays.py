@@ -58,6 +58,8 @@ def measure_arrays(
     d_model, d_ff)}, any of them. metrics, quantities: as of `measure`; by default overlaps and the gap, as far as these arrays have them.
 
     null: "law", the null that each metric has for arrays: signs for overlaps (law T0), balanced choices for routing, no law for cka.
+    "isotropic": overlaps in a round space, spread by the sizes of their entries (law T6). "separable": those of weights, beside matrices
+    whose rows and columns have the second moments that these have (law T9).
     "permuted": the vectors of each expert put on other tokens of its own, `draws` times: what is left of a value is not of the tokens. No p
     is smaller than 2/(draws + 1). draws: at least 2; 0 for 20 to 99, as many as are cheap. "renumbered": each expert's hidden units in any
     order (law T8): of weights, and no law for the rest. A layer is one trial, so that no value has an error of its own; z is in units of

@@ -71,7 +71,7 @@ class State:
         from simgap.overlaps.pair_tables import over_pairs
 
         values: dict[Quantity, Values] = {}
-        reduce, means = sides_of(self.source), self._means()
+        reduce, means = sides_of(self.source), self.means()
         for site in self.sites:
             vectors = means[site]
             numbers = max(vectors.numel(), len(vectors) * vectors.shape[1] ** 2)
@@ -79,7 +79,7 @@ class State:
                 accumulate(values, Quantity("activation_mso", "mean", site), by_side)
         return values
 
-    def _means(self) -> dict[str, Float[Any, "s E width"]]:
+    def means(self) -> dict[str, Float[Any, "s E width"]]:
         """Each expert's mean vector at every site. Idle experts get zeros."""
         import torch
 

@@ -13,7 +13,9 @@ from simgap.sources import Work
 from simgap.specs import LayerSpec, RunSpec
 
 __all__ = ["NULLS_OF_ARRAYS", "Prediction", "null_by_name", "null_of", "nulls_of_arrays", "reads_whole_spec"]
-NULLS_OF_ARRAYS = ("law", "permuted", "renumbered")
+NULLS_OF_ARRAYS = ("law", "isotropic", "separable", "permuted", "renumbered")
+# What these say nothing of.
+OTHERS = {"isotropic": "derived values, nor of other metrics than overlaps", "separable": "other values than overlaps of weights"}
 
 
 @cache
@@ -54,6 +56,10 @@ def nulls_of_arrays(source: Any, selection: Selection, null: str, work: Work, dr
         from simgap.nulls.renumbered import of_weights
 
         return of_weights(source, selection.asked, work)
+    if null in OTHERS:
+        # A function in the file of its name.
+        found = getattr(importlib.import_module(f"simgap.nulls.{null}"), null)(source, selection.observed, work)
+        return {q: found.get(q, Prediction.missing(f"null = {null}: not of {OTHERS[null]}")) for q in selection.asked}
 
     def of(quantity: Quantity) -> Prediction:
         function = getattr(_null_file(metric_of()[quantity]), "of_arrays", None)

@@ -7,6 +7,8 @@ from simgap.nulls.sign_flips import after_norm, of_vectors
 from simgap.quantities import SHARED, Quantity
 from simgap.specs import LayerSpec, RunSpec
 
+CENTRED = 'a common mean was taken out of them, so that they depend on each other; metrics="centred_overlap" wants them as they were'
+
 
 def null(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
     pairs = pairs_of(spec, run, quantity.side)
@@ -14,9 +16,20 @@ def null(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
 
 
 def of_arrays(source: Any, quantity: Quantity, work: Any) -> Prediction:
-    from simgap.overlaps import means_by_routing
+    means = means_of(source, work)
+    return Prediction.missing(f"no law: {means}") if isinstance(means, str) else of_vectors(means, after_norm(source), work)
+
+
+def means_of(source: Any, work: Any) -> Any:
+    """Mean vectors of the experts that a token reached, (E', width), or why no law is theirs."""
+    import torch
+
+    from simgap.overlaps import is_centred, means_by_routing
 
     if source.one_signed:
-        return Prediction.missing(f"no law: {source.one_signed}")
+        return source.one_signed
     means = means_by_routing(source.vectors, source.indices[0], source.spec.n_experts, work.task_map)
-    return of_vectors(means[~means.isnan().any(1)], after_norm(source), work)
+    reached = ~means.isnan().any(1)
+    if is_centred(means[reached], torch.from_numpy(source.taken[0]).to(means.device)[reached]):
+        return CENTRED
+    return means[reached]

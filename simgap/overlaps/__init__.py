@@ -1,6 +1,6 @@
 """Overlaps of arrays and tensors: the bare numbers that metrics and a user's own arrays are reduced to."""
 
-from simgap.overlaps.mean_vectors import add_sums, means_by_routing
+from simgap.overlaps.mean_vectors import add_sums, is_centred, means_by_routing
 from simgap.overlaps.pair_overlap import between, cos2_of_gram, gram, gram_of_pieces, pair_cos2, total, waves
 from simgap.overlaps.pair_tables import cross_gram, over_pairs, over_tables
 from simgap.overlaps.renumbered import OrderSums, order_sums, units_first
@@ -20,6 +20,7 @@ __all__ = [
     "flipped_token_overlaps",
     "gram",
     "gram_of_pieces",
+    "is_centred",
     "means_by_routing",
     "Moments",
     "order_sums",

@@ -11,6 +11,8 @@ from simgap.kernels.expert_sums import add_by_expert
 from simgap.overlaps.memory import AT_ONCE, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
 from simgap.threads import Map, if_large, in_order
 
+# A sum of experts' means that is so much shorter than the root of their squares is no accident, in so many dimensions and more.
+CENTRED, LEAST_WIDTH = 1e-3, 8
 # Parts that the tokens of a user's array are summed in, each by one task. Part of the order of summation.
 PARTS = 8
 
@@ -71,6 +73,16 @@ def means_by_routing(
     total = sum(shared(if_large(task_map, n * k * width), vectors)(task, range(0, n, step)), start=none)
     count = torch.bincount(experts.flatten() + 1, minlength=n_experts + 1)[1:]
     return torch.where(count[:, None] > 0, total / count[:, None], torch.nan)
+
+
+def is_centred(means: Float[Tensor, "E width"], counts: Int[Tensor, " E"]) -> bool:
+    """Whether a common mean was taken out of 3 experts' means or more, that of all experts or that of all vectors: their sum is 0, or that
+    by `counts`, how many vectors each is the mean of. Such means are not independent (law T7)."""
+    if len(means) < 3 or means.shape[1] < LEAST_WIDTH:
+        return False
+    scaled = means / means.abs().amax().clamp(min=1e-300)
+    weighted = scaled * (counts / counts.sum())[:, None]
+    return any(float(each.sum(0).norm()) < CENTRED * float(each.norm()) for each in (scaled, weighted))
 
 
 def _add(flat: np.ndarray, starts: Int[np.ndarray, "..."], experts: Int[Tensor, "..."], width: int, sums: Tensor) -> None:

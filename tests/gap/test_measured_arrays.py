@@ -263,7 +263,7 @@ def test_it_prints_what_its_nulls_are():
         (lambda h, r: sg.measure_arrays(h, r, n_experts=3), "n_experts: expected a whole number, at least 6, got 3"),
         (lambda h, r: sg.measure_arrays(h, r, n_experts=True), "n_experts: expected a whole number, at least 6, got True"),
         (lambda h, r: sg.measure_arrays(h, r, site="outputs"), "site: expected"),
-        (lambda h, r: sg.measure_arrays(h, r, null="round"), "null: expected one of law, permuted"),
+        (lambda h, r: sg.measure_arrays(h, r, null="round"), "null: expected one of law, isotropic, separable, permuted, renumbered"),
         (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=1), "draws: expected at least 2 permutations"),
         (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=-1), "draws: expected a whole number, at least 0"),
         (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=True), "draws: expected a whole number, at least 0"),

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simgap.overlaps import add_sums, means_by_routing
+from simgap.overlaps import add_sums, is_centred, means_by_routing
 from tests import reference
 
 DTYPES = (torch.float32, torch.float64)
@@ -159,3 +159,17 @@ def test_tokens_that_reach_nobody_change_no_bit(dtype):
     assert torch.equal(means_by_routing(vectors, padded, 4), means_by_routing(vectors[held], indices[held], 4))
     several = means_by_routing(vectors.view(9, 10, 2, 5), padded.view(9, 10, 2), 4)
     assert torch.equal(several, means_by_routing(vectors, padded, 4))
+
+
+@pytest.mark.parametrize("by_counts", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_common_mean_that_was_taken_out_is_seen(by_counts, dtype):
+    g = np.random.default_rng(0)
+    means, counts = 1e200 ** (dtype == torch.float64) * g.standard_normal((5, 16)), g.integers(1, 90, 5)
+    assert not is_centred(torch.from_numpy(means), torch.from_numpy(counts))
+    left = means - np.average(means, 0, counts if by_counts else None)
+    assert is_centred(torch.from_numpy(left).to(dtype).double(), torch.from_numpy(counts))
+    # Two may well be opposite, and in few dimensions a sum may be short.
+    assert not is_centred(torch.tensor([[1.0] * 16, [-1.0] * 16]), torch.tensor([1, 1]))
+    assert not is_centred(torch.from_numpy(left[:, :7]), torch.from_numpy(counts))
+    assert not is_centred(torch.zeros(5, 16), torch.from_numpy(counts))
