@@ -8,7 +8,7 @@ import pytest
 
 from experiments.__main__ import artefacts
 from experiments.cells import Bench
-from experiments.null_rates import gap_and_ratio, renumbered, signs
+from experiments.null_rates import by_name, gap_and_ratio, renumbered, signs
 from experiments.null_rates.gap_and_ratio import KEPT, LEVELS, NORMAL, QUANTITIES, REPETITIONS, verdict
 
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
@@ -118,3 +118,32 @@ def test_the_kept_rates_of_renumbered_units():
     extreme = found["rows lognormal, sd 1.5", 8]
     assert extreme[renumbered.TRUSTED][0] == 0
     assert verdict(extreme[renumbered.ALL][2], 1000, 0.001) == "too often"
+
+
+def test_nulls_by_name_have_the_p_that_is_stated_and_break_where_it_is_said(tmp_path, monkeypatch):
+    """A subset of what is kept, at 60 repetitions."""
+    monkeypatch.setattr(by_name, "EXPERTS", (8,))
+    kept = {"DESIGNS": ("isotropic", "weights, 95% zeros"), "BROKEN": ("separable", "weights in two blocks")}
+    for table, name in kept.items():
+        monkeypatch.setattr(by_name, table, {name: getattr(by_name, table)[name]})
+    assert artefacts()["null_rates"]["by_name"] == by_name
+    records = by_name.compute("smoke", Bench(tmp_path, "by_name", quiet=True, origin=ORIGIN))
+    right, broken = (record["values"]["weight_mso up"] for record in records)
+    assert [verdict(count, 60, level) for count, level in zip(right[0], LEVELS, strict=True)] == ["as stated"] * 2
+    assert verdict(broken[0][0], 60, 0.05) == "too often"
+    assert by_name.compute("smoke", Bench(tmp_path, "by_name", quiet=True, origin=ORIGIN)) == records
+    assert [path.name for path in by_name.render(records, tmp_path)] == ["by_name.md", "by_name.csv"]
+
+
+def test_the_kept_rates_of_nulls_by_name():
+    """Nothing too often but where hypotheses break, and there always."""
+    records = [json.loads(line) for line in by_name.KEPT.read_text().splitlines()]
+    cells = {(each["labels"]["null"], each["labels"]["design"], each["labels"]["experts"]): each["values"] for each in records}
+    assert set(cells) == {(*name, experts) for name in (*by_name.DESIGNS, *by_name.BROKEN) for experts in (3, 8)}
+    assert {each["labels"]["repetitions"] for each in records} == {250}
+    for (null, design, experts), values in cells.items():
+        for name, (counts, excess, rms) in values.items():
+            said = {verdict(count, 250, level) for count, level in zip(counts, LEVELS, strict=True)}
+            place = (null, design, experts, name, excess, rms)
+            assert ("too often" in said) == ((null, design) in by_name.BROKEN), place
+            assert (excess > 1.9) == ((null, design) in by_name.BROKEN), place
