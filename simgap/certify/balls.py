@@ -53,6 +53,9 @@ class Balls:
     def log(self, x: Any) -> Any:
         return x.log(analytic=self.analytic) if isinstance(x, acb) else self.number(x).log()
 
+    def log1p(self, x: Any) -> Any:
+        return self.log(1 + x)
+
     def erf(self, x: Any) -> Any:
         return self.number(x).erf()
 
@@ -90,6 +93,15 @@ class Balls:
     def pair_series(self, f: Callable[[Any], Any], g: Callable[[Any], Any], std: Any = 1, degree: int = 1, up_to: Any = 1) -> PairSeries:
         """`expect_pair` for every rho at once, from one set of Hermite coefficients: as narrow as the precision for |rho| <= up_to."""
         return pair_series(f, g, self.number(std), degree, self._watch, self.number(up_to))
+
+    def integral(self, f: Callable[[Any], Any], low: Any, high: Any) -> Any:
+        """A ball that holds the integral of f over [low, high]; f takes complex balls and is real on the real line."""
+
+        def integrand(x: Any, analytic: bool) -> Any:
+            with self._watch(analytic):
+                return f(x)
+
+        return acb.integral(integrand, self.number(low), self.number(high)).real
 
     @contextmanager
     def _watch(self, analytic: bool) -> Iterator[None]:

@@ -6,6 +6,7 @@ from types import FunctionType
 
 from simgap.settings import numpy_settings
 from simgap.theory.activations import Activation
+from simgap.theory.anisotropic import anisotropic_shares, anisotropic_spread, null_anisotropic_mso
 from simgap.theory.centred_means import null_centred_directions, null_centred_mso
 from simgap.theory.compression import compression_threshold, dual_slope
 from simgap.theory.correlation import correlation_t, false_positive_rate, implied_n, pearson_p
@@ -41,6 +42,9 @@ __all__ = [
     "null_subspace_overlap",
     "null_jacobian_alignment",
     "null_token_sd",
+    "null_anisotropic_mso",
+    "anisotropic_shares",
+    "anisotropic_spread",
     "null_centred_mso",
     "null_centred_directions",
     "overlap_distribution",

@@ -44,6 +44,9 @@ class Floats:
     def log(self, x: Any) -> Any:
         return np.log(_float(x))
 
+    def log1p(self, x: Any) -> Any:
+        return np.log1p(_float(x))
+
     def erf(self, x: Any) -> Any:
         # One by one, but scipy takes longer to import than every expectation here takes.
         return _erf(_float(x)).astype(np.float64) if np.ndim(x) else math.erf(x)

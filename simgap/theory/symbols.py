@@ -26,6 +26,9 @@ class Symbols:
     def log(self, x: Any) -> Any:
         return sp.log(x)
 
+    def log1p(self, x: Any) -> Any:
+        return sp.log(1 + x)
+
     def erf(self, x: Any) -> Any:
         return sp.erf(x)
 
