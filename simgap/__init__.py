@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from simgap.own_activations import activation
-from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
+from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, SpaceSpec
 
 if TYPE_CHECKING:
     from simgap import metrics, sweeps, theory
@@ -20,6 +20,7 @@ __all__ = [
     "LayerSpec",
     "RouterSpec",
     "InputSpec",
+    "SpaceSpec",
     "RunSpec",
     "activation",
     "measure",

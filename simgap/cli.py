@@ -16,9 +16,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from simgap import __version__
 from simgap.checks import nearest, printable
 from simgap.quantities import NULLS, READINGS, SITES, WEIGHT_KINDS
-from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
+from simgap.specs import NESTED, LayerSpec, RunSpec
 
-NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
 CHOICES = {"--weights": WEIGHT_KINDS, "--sites": SITES, "--readings": READINGS}
 # Those of simgap.sweeps.engines, which takes longer to load than a help text may.
 ENGINES = ("inprocess", "local", "dask")
@@ -54,6 +53,18 @@ HELP = {
     "inputs.path": "a .npy or .safetensors matrix (file)",
     "inputs.tensor": "its name in the .safetensors file",
     "inputs": "law of the tokens",
+    "inputs.massive": "share of tokens that are longer",
+    "inputs.massive_scale": "how many times longer",
+    "inputs.document_tokens": "tokens of a document",
+    "inputs.document_correlation": "of a token with the one before it in its document (gaussian, sphere, powerlaw)",
+    "space": "sizes of the directions that experts write to",
+    "space.scaled": "whose directions: rows of W_down, columns of W_up and W_gate, or both",
+    "space.alpha": "exponent of the mean squares (powerlaw)",
+    "space.spread": "standard deviation of the logarithm of the sizes (lognormal)",
+    "space.outliers": "directions that are larger still",
+    "space.scale": "how many times larger",
+    "space.rotated": "in one random basis that all experts share",
+    "space.bias": "root mean square entry of a vector added to every expert's output",
 }
 
 

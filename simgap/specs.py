@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -20,6 +21,8 @@ Affine = Literal["none", "per_expert", "shared"]
 Init = Literal["kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "orthogonal", "upcycled"]
 RouterKind = Literal["linear", "noisy", "sigmoid", "uniform", "hash", "expert_choice", "soft"]
 InputKind = Literal["gaussian", "sphere", "powerlaw", "clusters", "student", "file"]
+SpaceKind = Literal["round", "powerlaw", "lognormal"]
+Scaled = Literal["outputs", "inputs", "both"]
 Dtype = Literal["float32", "float64"]
 
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
@@ -28,6 +31,8 @@ AFFINES: tuple[str, ...] = get_args(Affine)
 INITS: tuple[str, ...] = get_args(Init)
 ODD_ACTIVATIONS = ("identity", "tanh", "erf")
 GAUSSIAN_INITS = ("kaiming_normal", "xavier_normal")
+# Inputs whose tokens may correlate within a document.
+AUTOREGRESSIVE = ("gaussian", "sphere", "powerlaw")
 # No file system tells times of change apart less finely.
 SETTLED_NS = 2_000_000_000
 _SORTED_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -85,6 +90,9 @@ class InputSpec(Named):
     (Gaussian mixture of n_clusters centres that hold the share `separation` of the variance), student (i.i.d. t entries, dof > 2), file
     (rows of a .npy or .safetensors matrix, drawn without replacement, taken as they are).
     mean: root mean square entry of a vector common to all tokens of a trial, >= 0.
+    massive: share of tokens, in [0, 1], that are massive_scale > 0 times as long, as the first token of a text is in trained models.
+    document_tokens: tokens of a document, which follow each other; document_correlation: in [0, 1], of a token with the one before it in
+    its document (gaussian, sphere, powerlaw; each entry is autoregressive, before a sphere's length is taken).
     """
 
     kind: InputKind = "gaussian"
@@ -95,6 +103,10 @@ class InputSpec(Named):
     mean: float = 0.0
     path: str = ""
     tensor: str = ""
+    massive: float = 0.0
+    massive_scale: float = 100.0
+    document_tokens: int = 1
+    document_correlation: float = 0.0
 
     def __post_init__(self) -> None:
         choice("inputs", self.kind, get_args(InputKind))
@@ -103,6 +115,18 @@ class InputSpec(Named):
         _number(self, "inputs.separation", low=0.0, high=1.0)
         _number(self, "inputs.dof", low=2.0, open_low=True)
         _number(self, "inputs.mean", low=0.0)
+        _number(self, "inputs.massive", low=0.0, high=1.0)
+        _number(self, "inputs.massive_scale", low=0.0, open_low=True)
+        _integer(self, "inputs.document_tokens", low=1)
+        _number(self, "inputs.document_correlation", low=0.0, high=1.0)
+        if self.document_correlation and self.document_tokens == 1:
+            raise ValueError("inputs.document_correlation: a document of one token has none before it; give inputs.document_tokens")
+        if self.document_correlation and self.kind not in AUTOREGRESSIVE:
+            kinds = ", ".join(AUTOREGRESSIVE)
+            raise ValueError(f"inputs.document_correlation: expected inputs of {kinds} for it, got inputs = {self.kind!r}")
+        if self.kind == "file" and (self.massive or self.document_tokens > 1):
+            name = "massive" if self.massive else "document_tokens"
+            raise ValueError(f"inputs.{name}: the rows of a file are taken as they are, got {name} = {getattr(self, name)}")
         if isinstance(self.path, str | os.PathLike):
             object.__setattr__(self, "path", os.path.expanduser(os.fspath(self.path)))
         for name in ("path", "tensor"):
@@ -131,14 +155,58 @@ class InputSpec(Named):
 
 
 @dataclass(frozen=True, slots=True)
+class SpaceSpec(Named):
+    """The space of d_model dimensions that all experts read from and write to: how large its directions are, as in trained models.
+
+    kind: round (all alike), powerlaw (mean squares i^-alpha, i = 1, 2, ...), lognormal (sizes exp(spread z), z the quantiles of a normal
+    law). outliers: the first so many directions are `scale` > 0 times as large again. Sizes have mean square 1. Directions are coordinates,
+    or where `rotated` those of one random orthogonal matrix, drawn for each trial, that all experts share.
+    scaled: outputs (the rows of W_down), inputs (the columns of W_up and W_gate), or both.
+    bias: root mean square entry, >= 0, of a vector of random direction that is added to the output of every expert of a trial; untrained
+    outputs have entries of about 1 under a Kaiming init.
+    """
+
+    kind: SpaceKind = "round"
+    scaled: Scaled = "outputs"
+    alpha: float = 1.0
+    spread: float = 1.0
+    outliers: int = 0
+    scale: float = 10.0
+    rotated: bool = False
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        choice("space", self.kind, get_args(SpaceKind))
+        choice("space.scaled", self.scaled, get_args(Scaled))
+        _number(self, "space.alpha", low=0.0)
+        _number(self, "space.spread", low=0.0)
+        _integer(self, "space.outliers", low=0)
+        _number(self, "space.scale", low=0.0, open_low=True)
+        _number(self, "space.bias", low=0.0)
+        if not isinstance(self.rotated, bool):
+            raise ValueError(f"space.rotated: expected true or false, got {self.rotated!r}")
+        if self.rotated and not self.uneven:
+            raise ValueError("space.rotated: a round space has no directions to rotate; give space = 'powerlaw' or space.outliers")
+
+    @property
+    def uneven(self) -> bool:
+        """Whether its directions differ in size."""
+        return self.kind != "round" or self.outliers > 0
+
+    def scales(self, side: str) -> bool:
+        """Whether the directions of one side, "outputs" or "inputs", differ in size."""
+        return self.uneven and self.scaled in (side, "both")
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSpec(Named):
     """One MoE layer: n_experts routed experts y = W_down norm(act(W_up x)), or W_down norm(act(W_gate x) * W_up x) where gated.
 
     Shapes: W_up, W_gate (E, d_ff, d_model), W_down (E, d_model, d_ff). norm acts on the hidden vector; norm_affine gives it a gain
     1 + N(0, norm_affine_std^2) and a bias N(0, norm_affine_std^2), drawn per expert or shared by all. n_shared_experts more experts see
     every token. init_correlation (in [0, 1]) is the correlation between the entries of two experts under init = "upcycled": one shared
-    base plus noise. router and inputs take a kind's name, or a RouterSpec and an InputSpec. activation may be one of the user's own, see
-    `simgap.activation`.
+    base plus noise. router, inputs and space take a kind's name, or a RouterSpec, an InputSpec and a SpaceSpec. activation may be one of
+    the user's own, see `simgap.activation`.
 
     Raises ValueError naming the field, what was expected and what came.
     """
@@ -158,12 +226,13 @@ class LayerSpec(Named):
     # One for all layers, since they are frozen.
     router: RouterSpec = field(default_factory=cache(RouterSpec))
     inputs: InputSpec = field(default_factory=cache(InputSpec))
+    space: SpaceSpec = field(default_factory=cache(SpaceSpec))
 
     def __post_init__(self) -> None:
-        for name, kind in (("router", RouterSpec), ("inputs", InputSpec)):
+        for name, kind in NESTED.items():
             value = getattr(self, name)
             if isinstance(value, str):
-                object.__setattr__(self, name, kind(kind=value))  # type: ignore[arg-type]
+                object.__setattr__(self, name, kind(kind=value))
             elif not isinstance(value, kind):
                 raise ValueError(f"{name}: expected a kind's name or {kind.__name__}, got {value!r}")
         if self.norm is None:
@@ -189,6 +258,8 @@ class LayerSpec(Named):
             raise ValueError(f"top_k: expected at most n_experts = {self.n_experts}, got {self.top_k}")
         if self.router.kind == "soft" and self.top_k != self.n_experts:
             raise ValueError(f"top_k: the soft router uses every expert, expected top_k = n_experts = {self.n_experts}, got {self.top_k}")
+        if self.space.outliers > self.d_model:
+            raise ValueError(f"space.outliers: expected at most d_model = {self.d_model}, got {self.space.outliers}")
         if self.norm == "none" and self.norm_affine != "none":
             raise ValueError(f"norm_affine: a gain and bias need a norm, got norm_affine = {self.norm_affine!r} with norm = 'none'")
         if self.norm == "layernorm" and self.d_ff < 2:
@@ -201,7 +272,7 @@ class LayerSpec(Named):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, as JSON and records hold them."""
-        return Named.to_dict(self) | {"router": self.router.to_dict(), "inputs": self.inputs.to_dict()}
+        return Named.to_dict(self) | {name: getattr(self, name).to_dict() for name in NESTED}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self.activation in ACTIVATIONS:
@@ -210,10 +281,21 @@ class LayerSpec(Named):
         return _arrived, (self.activation, carried(self.activation), tuple(Named.to_dict(self).values()))
 
     def key(self) -> str:
-        """A stable name of this layer: 16 hex digits of the SHA-256 of its fields, a file of inputs by its content and not its path."""
+        """A stable name of this layer: 16 hex digits of the SHA-256 of its fields, a file of inputs by its content and not its path.
+
+        Fields that came later do not enter while they have their defaults, so that layers keep the keys that they had before.
+        """
         plain = self.to_dict()
-        plain["inputs"]["path"] = self.inputs.file_hash()
+        plain["inputs"] = _without_defaults(plain["inputs"], InputSpec, LATER_INPUTS) | {"path": self.inputs.file_hash()}
+        plain["space"] = _without_defaults(plain["space"], SpaceSpec, SpaceSpec.__dataclass_fields__)
+        if not plain["space"]:
+            del plain["space"]
         return _digest(plain)
+
+
+NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec, "space": SpaceSpec}
+# Fields that layers did not always have.
+LATER_INPUTS = ("massive", "massive_scale", "document_tokens", "document_correlation")
 
 
 @dataclass(frozen=True)
@@ -256,6 +338,11 @@ def field_names(spec: type) -> tuple[str, ...]:
 def _arrived(activation: str, packed: tuple[Any, ...], values: tuple[Any, ...]) -> LayerSpec:
     arrived(activation, packed)
     return LayerSpec(*values)
+
+
+def _without_defaults(plain: dict[str, Any], spec: type[Named], later: Iterable[str]) -> dict[str, Any]:
+    """The values without those of `later` fields that are their defaults."""
+    return {name: value for name, value in plain.items() if name not in later or value != spec.__dataclass_fields__[name].default}
 
 
 def _digest(plain: dict[str, Any]) -> str:

@@ -12,12 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simgap.specs import ACTIVATIONS, InputSpec, LayerSpec, RouterSpec, RunSpec, field_names
+from simgap.specs import ACTIVATIONS, InputSpec, LayerSpec, RouterSpec, RunSpec, SpaceSpec, field_names
 
 # Keys name records on disk, so they must outlive a process and a release. These two change only with the fields or their defaults; when
 # they do, records written before are no longer found, and the changelog has to say so.
 DEFAULT_LAYER_KEY = "188a43061aae3c47"
 DEFAULT_RUN_KEY = "28cf66768e4fc6b3"
+# Layers that were recorded before layers had a space, massive tokens and documents.
+RECORDED = {
+    "8f97511684aa2af5": LayerSpec(d_model=64, d_ff=256, n_experts=16, top_k=4, gated=True, norm="layernorm", norm_affine="shared"),
+    "b9efed2e74aef3fe": LayerSpec(init="upcycled", init_correlation=0.5, router=RouterSpec("noisy", temperature=2.0)),
+    "736d900bc776cf4f": LayerSpec(inputs=InputSpec("powerlaw", alpha=2.0, mean=0.5)),
+    "d1cc1518f9e19767": LayerSpec(inputs=InputSpec("clusters", n_clusters=4), n_shared_experts=2, activation="relu"),
+}
 
 
 router_specs = st.builds(
@@ -59,9 +66,21 @@ def test_keys_and_hashes_follow_equality(a, b):
 OTHER = {
     "d_model": 64, "d_ff": 256, "n_experts": 16, "top_k": 1, "n_shared_experts": 1, "activation": "relu", "gated": True, "norm": "rmsnorm",
     "norm_affine": "shared", "norm_affine_std": 0.2, "init": "orthogonal", "init_correlation": 0.5, "router": "hash", "inputs": "sphere",
+    "space": "powerlaw",
 }  # fmt: skip
 OTHER_ROUTER = {"kind": "noisy", "temperature": 2.0, "noise": 0.5, "bias": 0.2, "capacity": 2.0}
-OTHER_INPUTS = {"kind": "student", "alpha": 2.0, "n_clusters": 4, "separation": 0.1, "dof": 7.0, "mean": 1.0}
+OTHER_INPUTS = {
+    "kind": "student", "alpha": 2.0, "n_clusters": 4, "separation": 0.1, "dof": 7.0, "mean": 1.0, "massive": 0.1, "massive_scale": 7.0,
+    "document_tokens": 16, "document_correlation": 0.5,
+}  # fmt: skip
+OTHER_SPACE = {
+    "kind": "lognormal", "scaled": "both", "alpha": 2.0, "spread": 0.5, "outliers": 3, "scale": 7.0, "rotated": True, "bias": 1.0,
+}  # fmt: skip
+INNER = {
+    "router": (RouterSpec(), OTHER_ROUTER),
+    "inputs": (InputSpec(document_tokens=4), OTHER_INPUTS),
+    "space": (SpaceSpec("powerlaw"), OTHER_SPACE),
+}
 OTHER_RUN = {"tokens": 1, "trials": 1, "seed": 1, "device": "cuda", "dtype": "float64"}
 
 
@@ -69,6 +88,7 @@ def test_the_table_of_changes_misses_no_field():
     assert set(OTHER) == set(field_names(LayerSpec))
     assert set(OTHER_ROUTER) == set(field_names(RouterSpec))
     assert set(OTHER_INPUTS) == set(field_names(InputSpec)) - {"path", "tensor"}
+    assert set(OTHER_SPACE) == set(field_names(SpaceSpec))
     assert set(OTHER_RUN) == set(field_names(RunSpec)) - {"memory"}
 
 
@@ -80,9 +100,11 @@ def test_one_other_field_is_another_key(data):
     changed = dataclasses.replace(base, **{name: OTHER[name]})
     assert changed != base
     assert changed.key() != base.key()
-    inner, other = data.draw(st.sampled_from([("router", OTHER_ROUTER), ("inputs", OTHER_INPUTS)]))
+    inner = data.draw(st.sampled_from(sorted(INNER)))
+    start, other = INNER[inner]
     name = data.draw(st.sampled_from(sorted(other)))
-    deeper = dataclasses.replace(base, **{inner: dataclasses.replace(getattr(base, inner), **{name: other[name]})})
+    base = dataclasses.replace(base, **{inner: start})
+    deeper = dataclasses.replace(base, **{inner: dataclasses.replace(start, **{name: other[name]})})
     assert deeper != base
     assert deeper.key() != base.key()
 
@@ -90,11 +112,15 @@ def test_one_other_field_is_another_key(data):
 def test_every_single_change_gives_its_own_key():
     base = LayerSpec(norm="layernorm")
     specs = [base, *(dataclasses.replace(base, **{name: value}) for name, value in OTHER.items())]
-    specs += [dataclasses.replace(base, router=RouterSpec(**{n: v})) for n, v in OTHER_ROUTER.items()]
-    specs += [dataclasses.replace(base, inputs=InputSpec(**{n: v})) for n, v in OTHER_INPUTS.items()]
+    for inner, (start, other) in INNER.items():
+        specs += [dataclasses.replace(base, **{inner: dataclasses.replace(start, **{n: v})}) for n, v in other.items()]
     assert len({spec.key() for spec in specs}) == len(specs)
     runs = [RunSpec(), *(RunSpec(**{name: value}) for name, value in OTHER_RUN.items())]
     assert len({run.key() for run in runs}) == len(runs)
+
+
+def test_layers_keep_the_keys_that_they_had():
+    assert [spec.key() for spec in RECORDED.values()] == list(RECORDED)
 
 
 def test_memory_is_in_no_key():

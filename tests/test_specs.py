@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, field_names
+from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, SpaceSpec, field_names
 
 NOT_WHOLE = (True, 2.0, "2", None, 1.5, np.float64(2.0), np.bool_(True), -1)
 NOT_REAL = (True, "1", None, float("nan"), float("inf"), -float("inf"), 1j, -1.0)
@@ -56,11 +56,52 @@ def test_router_divisors_are_above_zero(name):
         RouterSpec(**{name: 0.0})
 
 
-@pytest.mark.parametrize("name", ["alpha", "separation", "dof", "mean"])
+@pytest.mark.parametrize("name", ["alpha", "separation", "dof", "mean", "massive", "massive_scale", "document_correlation"])
 @pytest.mark.parametrize("value", NOT_REAL, ids=repr)
 def test_input_numbers(name, value):
     with pytest.raises(ValueError, match=rf"^inputs\.{name}: expected a finite number (above|at least) [02]"):
         InputSpec(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["alpha", "spread", "scale", "bias"])
+@pytest.mark.parametrize("value", NOT_REAL, ids=repr)
+def test_space_numbers(name, value):
+    with pytest.raises(ValueError, match=rf"^space\.{name}: expected a finite number (above|at least) 0, got "):
+        SpaceSpec(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: SpaceSpec(outliers=-1), r"space\.outliers: expected a whole number, at least 0, got -1"),
+        (lambda: SpaceSpec(outliers=1, scale=0.0), r"space\.scale: expected a finite number above 0, got 0\.0"),
+        (lambda: SpaceSpec("powerlaw", rotated=1), r"space\.rotated: expected true or false, got 1"),
+        (lambda: SpaceSpec(rotated=True), r"space\.rotated: a round space has no directions to rotate; give space = 'powerlaw' or .*"),
+        (lambda: SpaceSpec(scaled="output"), r"space\.scaled: expected one of .*, got 'output'; did you mean 'outputs'\?"),
+        (lambda: LayerSpec(d_model=4, space=SpaceSpec(outliers=5)), r"space\.outliers: expected at most d_model = 4, got 5"),
+        (lambda: InputSpec(massive=1.5), r"inputs\.massive: expected a finite number at least 0 and at most 1, got 1\.5"),
+        (lambda: InputSpec(document_tokens=0), r"inputs\.document_tokens: expected a whole number, at least 1, got 0"),
+        (
+            lambda: InputSpec(document_correlation=0.5),
+            r"inputs\.document_correlation: a document of one token has none before it; give inputs\.document_tokens",
+        ),
+        (
+            lambda: InputSpec("student", document_tokens=8, document_correlation=0.5),
+            r"inputs\.document_correlation: expected inputs of gaussian, sphere, powerlaw for it, got inputs = 'student'",
+        ),
+        (
+            lambda: InputSpec("file", path="x.npy", massive=0.1),
+            r"inputs\.massive: the rows of a file are taken as they are, got massive = 0\.1",
+        ),
+        (
+            lambda: InputSpec("file", path="x.npy", document_tokens=2),
+            r"inputs\.document_tokens: the rows of a file .*, got document_tokens = 2",
+        ),
+    ],
+)
+def test_spaces_and_documents_that_do_not_exist(build, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        build()
 
 
 @pytest.mark.parametrize("name", ["norm_affine_std", "init_correlation"])
@@ -89,6 +130,7 @@ def test_numbers_with_a_ceiling():
         ("init", "kaiming", "kaiming_normal"),
         ("router", "lineer", "linear"),
         ("inputs", "gausian", "gaussian"),
+        ("space", "power_law", "powerlaw"),
     ],
 )
 def test_unknown_names_are_met_with_the_nearest(name, typo, meant):
@@ -140,6 +182,8 @@ def test_router_and_inputs_take_a_name_or_a_spec(value):
         LayerSpec(router=value)
     with pytest.raises(ValueError, match=r"^inputs: expected a kind's name or InputSpec, got "):
         LayerSpec(inputs=value)
+    with pytest.raises(ValueError, match=r"^space: expected a kind's name or SpaceSpec, got "):
+        LayerSpec(space=value)
 
 
 def test_names_become_specs():
@@ -235,7 +279,7 @@ def test_numpy_floats_and_integers_are_numbers():
 
 
 def test_specs_are_frozen():
-    for spec, name in ((LayerSpec(), "d_model"), (RouterSpec(), "kind"), (InputSpec(), "kind"), (RunSpec(), "seed")):
+    for spec, name in ((LayerSpec(), "d_model"), (RouterSpec(), "kind"), (InputSpec(), "kind"), (SpaceSpec(), "kind"), (RunSpec(), "seed")):
         with pytest.raises(dataclasses.FrozenInstanceError, match=name):
             setattr(spec, name, 1)
 

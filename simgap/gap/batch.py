@@ -64,7 +64,7 @@ def cost_key(spec: LayerSpec, run: RunSpec) -> tuple[Hashable, ...]:
 def own_cost(spec: LayerSpec) -> tuple[Hashable, ...]:
     """The part of the `cost_key` in which layers of one batch key may differ."""
     inputs = spec.inputs.kind == "file" or (spec.inputs.kind == "clusters" and spec.inputs.n_clusters)
-    return spec.init == "orthogonal", inputs
+    return spec.init == "orthogonal", spec.space.rotated, inputs
 
 
 @own_settings

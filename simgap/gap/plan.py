@@ -110,6 +110,8 @@ def why_whole(spec: LayerSpec, prepared: bool = False) -> str:
     """Why a layer's weights must all be held at once; nothing where they can be streamed."""
     if spec.init == "orthogonal":
         return "orthogonal weights are drawn whole and not streamed"
+    if spec.space.rotated:
+        return "weights of a rotated space are drawn whole and not streamed"
     return "prepared weights are held and not streamed" if prepared else ""
 
 

@@ -27,10 +27,11 @@ def predict(
 
     Exact by laws N1-N4 and A7 wherever signs or exchangeability decide, and by A5 for rectified vectors on a token under Gaussian weights;
     to leading order, with the order of the error, by A5 otherwise, A6 (means of rectified vectors) and L1 (after a norm with gain and
-    bias). Where a law's hypotheses fail (upcycled experts, ...) the prediction is None and says why. Nulls of routing and CKA are
-    simulated, which takes seconds. metrics, quantities: as of `measure`. null="simulated": of every quantity what 16 to 199
-    untrained layers of the same spec give, the more the smaller they are, on seeds of their own; p is then that of the trials among those
-    layers (`exchange_p`). Raises ValueError for a name that does not exist.
+    bias); in a space that is not round (`SpaceSpec`) exact by T5 or T1 where weights are isotropic but for its sizes. Where a law's
+    hypotheses fail (upcycled experts, ...) the prediction is None and says why. Nulls of routing and CKA are simulated, which takes
+    seconds. metrics, quantities: as of `measure`. null="simulated": of every quantity what 16 to 199 untrained layers of the same spec
+    give, the more the smaller they are, on seeds of their own; p is then that of the trials among those layers (`exchange_p`). Raises
+    ValueError for a name that does not exist.
     """
     selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights, null=null)
     return predicted(spec, RunSpec(tokens=tokens, trials=trials), selection)
@@ -54,4 +55,6 @@ def read_by_laws(spec: LayerSpec) -> tuple[Hashable, ...]:
         *(spec.norm, spec.norm_affine, spec.norm_affine_std),
         *(router.kind, router.noise * router.temperature if router.kind == "noisy" else 0.0, router.kind == "sigmoid" and router.bias > 0),
         *(inputs.kind, inputs.mean, inputs.alpha if inputs.kind == "powerlaw" else 0.0, inputs.dof if inputs.kind == "student" else 0.0),
+        *(inputs.massive > 0, inputs.document_correlation > 0),
+        *(spec.space if spec.space.uneven else None, spec.space.bias > 0),
     )

@@ -85,10 +85,12 @@ class State:
 
         source, spec = self.source, self.source.spec
         shared = np.full((len(source.trials), spec.n_shared_experts), source.tokens)
-        tokens = torch.from_numpy(np.maximum(np.concatenate([source.taken, shared], 1), 1)).to(source.indices.device)
-        means = {site: total / tokens[..., None] for site, total in self.sums.items()}
+        tokens = torch.from_numpy(np.concatenate([source.taken, shared], 1)).to(source.indices.device)
+        means = {site: total / tokens.clamp(min=1)[..., None] for site, total in self.sums.items()}
         if "output" in self.sites and source.output_of_means:
             means["output"] = source.output_of_means(means[_read_by_down(spec)], self.work.task_map).double()
+            # What experts add to every output is no output of one that is idle.
+            means["output"].masked_fill_((tokens == 0)[..., None], 0)
         for site in self.sites:
             finite = torch.isfinite(means[site]).all(-1)
             if not finite.all():

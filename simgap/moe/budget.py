@@ -103,7 +103,8 @@ def group_bytes(
     numbers = rows * (d_ff * (temporaries + len([site for site in sites if site != "output"])) + d_model * 3)
     vectors = item * (numbers + experts_at_once(spec, trials, experts) * _copied(spec)) + rows * ROW_BYTES
     weights = experts * (item * ((3 if spec.gated else 2) * spec.d_ff * spec.d_model + _affine(spec)) + EXPERT_BYTES)
-    held = weights + item * 2 * run.tokens * spec.d_model + routing_bytes(spec, run, all_pairs, tokens) + means_bytes(spec, sites)
+    basis = item * spec.d_model**2 if spec.space.rotated else 0
+    held = basis + weights + item * 2 * run.tokens * spec.d_model + routing_bytes(spec, run, all_pairs, tokens) + means_bytes(spec, sites)
     return trials * (held + vectors) + task_bytes(spec, run, trials, all_pairs)
 
 
@@ -114,8 +115,10 @@ def task_bytes(spec: LayerSpec, run: RunSpec, trials: int, all_pairs: bool) -> i
     on_a_token = 8 * (experts + TILE) ** 2 if all_pairs else 0
     size = spec.d_ff * spec.d_model
     matrices = ORTHOGONAL * item * max(size, min(PARALLEL_FROM, trials * experts * size)) if spec.init == "orthogonal" else 0
+    # The basis of a rotated space is an orthogonal matrix too, and each expert's matrix is turned by it.
+    turned = ORTHOGONAL * item * spec.d_model * max(rounded_up(spec.d_model), rounded_up(spec.d_ff)) if spec.space.rotated else 0
     tables = pair_bytes(spec, trials)
-    return max(on_a_token, tables, matrices) + library_bytes(spec, run)
+    return max(on_a_token, tables, matrices, turned) + library_bytes(spec, run)
 
 
 def pair_bytes(spec: LayerSpec, trials: int) -> int:

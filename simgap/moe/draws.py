@@ -1,9 +1,14 @@
 """Filling arrays from a stream: the two laws that every initialisation and every input is made of."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
+from jaxtyping import Float
 
 from simgap.kernels.normal import NORMALS_AT_ONCE, box_muller, fill_normals
-from simgap.seeding import Label, stream, words
+from simgap.moe.group import Draw
+from simgap.seeding import Label, Role, stream, words
 
 
 def fill_normal(out: np.ndarray, generator: np.random.Generator, std: float = 1.0) -> np.ndarray:
@@ -42,6 +47,14 @@ def fill_uniform(out: np.ndarray, generator: np.random.Generator, bound: float =
     flat -= out.dtype.type(0.5 - step / 2)
     flat *= out.dtype.type(2 * bound)
     return out
+
+
+def common_vectors(draws: Sequence[Draw], role: Role, sizes: Sequence[float], dtype: str) -> Float[np.ndarray, "s d"]:
+    """A vector of each draw, of uniform direction and with this root mean square entry."""
+    d = draws[0].spec.d_model
+    direction = np.stack([stream(draw.seed, role, trial=draw.trial).standard_normal(d) for draw in draws])
+    direction *= np.array(sizes)[:, None] * math.sqrt(d) / np.linalg.norm(direction, axis=1, keepdims=True)
+    return direction.astype(dtype)
 
 
 def _flat(out: np.ndarray) -> np.ndarray:

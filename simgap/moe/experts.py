@@ -75,7 +75,7 @@ def run_experts(
         if spec.norm != "none":
             last = found["normed"] = _normed(spec, weights, held, last)
         if "output" in sites:
-            found["output"] = sum_of_products(last, weights.blocks("down", held))
+            found["output"] = with_output_bias(sum_of_products(last, weights.blocks("down", held)), weights)
         return {site: found[site].view(s, -1, length, found[site].shape[-1]) for site in sites if site in found}
 
     if at_once >= count:
@@ -99,6 +99,14 @@ def run_experts(
 def experts_at_once(spec: LayerSpec, trials: int, count: int) -> int:
     """Experts whose products one task computes."""
     return count if trials > 1 else max(1, min(count, TASK_WEIGHTS // (spec.d_ff * spec.d_model)))
+
+
+def with_output_bias(outputs: Float[Tensor, "b m d"], weights: Weights | StreamedWeights) -> Float[Tensor, "b m d"]:
+    """Outputs of b / s experts of each trial with what every expert of it adds to them."""
+    bias = weights.output_bias
+    if bias is None:
+        return outputs
+    return (outputs.unflatten(0, (len(bias), -1)) + bias[:, None, None]).flatten(0, 1)
 
 
 def _up(rows: Float[Tensor, "b m d"], blocks: Iterator[Float[Tensor, "b h d"]], d_ff: int) -> Float[Tensor, "b m f"]:

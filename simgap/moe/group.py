@@ -26,8 +26,8 @@ def shape(spec: LayerSpec) -> tuple[Hashable, ...]:
     Of the others (activation, init, router, inputs, affine_std and the like) each draw has its own; a stage reads those it needs by
     `kinds`, and any draw's spec will do for what is shared.
     """
-    affine = spec.norm_affine != "none"
-    return spec.d_model, spec.d_ff, spec.n_experts, spec.top_k, spec.n_shared_experts, spec.gated, spec.norm, affine
+    affine, bias = spec.norm_affine != "none", spec.space.bias > 0
+    return spec.d_model, spec.d_ff, spec.n_experts, spec.top_k, spec.n_shared_experts, spec.gated, spec.norm, affine, bias
 
 
 def kinds(draws: Sequence[Draw], reads: Callable[[LayerSpec], Hashable]) -> list[list[int]]:

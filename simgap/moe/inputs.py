@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simgap.moe.draws import fill_normal, fill_rows
+from simgap.moe.draws import common_vectors, fill_normal, fill_rows
 from simgap.moe.group import Draw, kinds
 from simgap.moe.rowfile import Rows
 from simgap.seeding import Label, stream
@@ -66,7 +66,12 @@ def _opened(spec: InputSpec, d_model: int) -> DrawTokens:
         for first in range(0, len(draws), at_once):
             for block, start in enumerate(range(0, tokens, TOKEN_BLOCK)):
                 _fill(x[first : first + at_once, start : start + TOKEN_BLOCK], spec, draws[first : first + at_once], block)
-        return _with_mean(torch.from_numpy(x), spec, draws)
+        if spec.document_correlation:
+            _correlate(x, spec)
+        found = _with_mean(torch.from_numpy(x), spec, draws)
+        if spec.massive:
+            _lengthen(found, spec, draws)
+        return found
 
     return drawn
 
@@ -109,11 +114,30 @@ def _fill_clusters(x: Float[np.ndarray, "n d"], spec: InputSpec, draw: Draw, blo
     x += x.dtype.type(math.sqrt(spec.separation)) * centres[generator.integers(spec.n_clusters, size=len(x))]
 
 
+def _correlate(x: Float[np.ndarray, "s n d"], spec: InputSpec) -> None:
+    """Make each token of a document, but the first, rho times the one before it plus sqrt(1 - rho^2) times itself; one of a sphere is then
+    brought back to its length."""
+    rho, size = spec.document_correlation, spec.document_tokens
+    for at in range(1, min(size, x.shape[1])):
+        tokens = x[:, at::size]
+        tokens *= math.sqrt(1 - rho * rho)
+        tokens += rho * x[:, at - 1 :: size][:, : tokens.shape[1]]
+        if spec.kind == "sphere":
+            tokens *= math.sqrt(x.shape[-1]) / np.linalg.norm(tokens, axis=-1, keepdims=True)
+
+
+def _lengthen(x: Float[Tensor, "s n d"], spec: InputSpec, draws: Sequence[Draw]) -> None:
+    """Make the massive tokens of each draw so many times as long."""
+    for tokens, draw in zip(x, draws, strict=True):
+        massive = stream(draw.seed, "inputs_massive", trial=draw.trial).random(len(tokens)) < spec.massive
+        tokens[torch.from_numpy(massive)] *= spec.massive_scale
+
+
 def _with_mean(x: Tensor, spec: InputSpec, draws: Sequence[Draw]) -> Tensor:
     """Add a vector common to all tokens of a trial: uniform direction, root mean square entry spec.mean."""
     if spec.mean == 0:
         return x
-    d = x.shape[-1]
-    direction = np.stack([stream(draw.seed, "inputs_mean", trial=draw.trial).standard_normal(d) for draw in draws])
-    direction *= spec.mean * math.sqrt(d) / np.linalg.norm(direction, axis=1, keepdims=True)
-    return x + torch.from_numpy(direction).to(x.dtype)[:, None, :]
+    return (
+        x
+        + torch.from_numpy(common_vectors(draws, "inputs_mean", [spec.mean] * len(draws), str(x.dtype).removeprefix("torch.")))[:, None, :]
+    )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simgap.moe.batch_invariant import rounded_up, sum_of_products
 from simgap.moe.dispatch import everywhere, owners, padded_positions, routed_only
-from simgap.moe.experts import experts_at_once, run_experts
+from simgap.moe.experts import experts_at_once, run_experts, with_output_bias
 from simgap.moe.group import Draw
 from simgap.moe.inputs import DrawTokens
 from simgap.moe.routers import route
@@ -81,14 +81,16 @@ class Layer:
         return max(rounded_up(int(counts(self.indices[:, t : t + tokens], self.spec.n_experts).max())) for t in starts)
 
     def output_of_means(self, means: Float[Tensor, "s E f"], task_map: Map = in_order) -> Float[Tensor, "s E d"]:
-        """W_down of each expert's mean hidden vector: its mean output, since W_down is linear, without the outputs themselves."""
+        """W_down of each expert's mean hidden vector: its mean output, since W_down is linear and a bias is the same on
+        every token, without the outputs themselves."""
         s, experts, _ = means.shape
         at_once = experts_at_once(self.spec, s, experts)
 
         def task(start: int) -> Tensor:
             part = slice(start, min(start + at_once, experts))
             rows = means[:, part].to(self.x.dtype).flatten(0, 1)[:, None, :]
-            return sum_of_products(rows, self.weights.blocks("down", part)).view(s, -1, self.spec.d_model)
+            outputs = with_output_bias(sum_of_products(rows, self.weights.blocks("down", part)), self.weights)
+            return outputs.view(s, -1, self.spec.d_model)
 
         return torch.cat(list(task_map(task, range(0, experts, at_once))), 1)
 
@@ -129,11 +131,15 @@ def simulate(
     return Layer(spec, draws, weights, x, routing.indices, routing.weights, counts(routing.indices, spec.n_experts))
 
 
+# What `prepare` may change.
+PARTS = ("up", "gate", "down", "gain", "bias", "router", "output_bias")
+
+
 def checked(prepared: object, drawn: Weights) -> Weights:
     """The weights that `prepare` returned, or a ValueError that says what is wrong with them."""
     if not isinstance(prepared, Weights):
         raise ValueError(f"prepare: expected it to return Weights (dataclasses.replace the ones it got), got {type(prepared).__name__}")
-    for name in ("up", "gate", "down", "gain", "bias", "router"):
+    for name in PARTS:
         before, after = getattr(drawn, name), getattr(prepared, name)
         if (before is None) != (after is None):
             raise ValueError(f"prepare: {name} must stay {'None' if before is None else 'a tensor'}")
@@ -145,7 +151,8 @@ def checked(prepared: object, drawn: Weights) -> Weights:
         # One pass over the weights; a NaN is its own smallest and largest.
         if not torch.isfinite(torch.stack(torch.aminmax(after))).all():
             at = (~torch.isfinite(after)).nonzero()[0].tolist()
-            raise ValueError(f"prepare: {name} of trial {drawn.trials[at[0]]}, expert {at[1]} is not finite")
+            expert = "" if name == "output_bias" else f", expert {at[1]}"
+            raise ValueError(f"prepare: {name} of trial {drawn.trials[at[0]]}{expert} is not finite")
     # No graph is made of what is only measured.
-    tensors = {name: getattr(prepared, name) for name in ("up", "gate", "down", "gain", "bias", "router")}
+    tensors = {name: getattr(prepared, name) for name in PARTS}
     return replace(prepared, **{name: value.detach() for name, value in tensors.items() if value is not None and value.requires_grad})

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from simgap.kernels.normal import NORMALS_AT_ONCE
 from simgap.moe.group import Draw
-from simgap.moe.weights import HIDDEN_BLOCK, draw_affine, draw_router, filler, matrices
+from simgap.moe.weights import HIDDEN_BLOCK, draw_affine, draw_output_bias, draw_router, filler, matrices, scales_of
 from simgap.seeding import Role
+from simgap.specs import LayerSpec
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class StreamedWeights:
     gain: Float[Tensor, "1 E f"] | None
     bias: Float[Tensor, "1 E f"] | None
     router: Float[Tensor, "1 R d"] | None
+    output_bias: Float[Tensor, "1 d"] | None = None
 
     @property
     def trials(self) -> tuple[int]:
@@ -32,12 +34,15 @@ class StreamedWeights:
     def blocks(self, role: Role, experts: slice) -> Iterator[Float[Tensor, "b h d"]]:
         """As of `Weights`, each block in memory that the next one overwrites."""
         spec, numbers = self.draw.spec, range(experts.start or 0, experts.stop)
+        scales = scales_of(spec, role, self.dtype)
         memory = torch.empty(len(numbers) * min(HIDDEN_BLOCK, spec.d_ff) * spec.d_model, dtype=getattr(torch, self.dtype))
         for block, start in enumerate(range(0, spec.d_ff, HIDDEN_BLOCK)):
             units = min(HIDDEN_BLOCK, spec.d_ff - start)
             drawn = memory[: len(numbers) * units * spec.d_model].reshape(len(numbers), units, spec.d_model)
             for part, expert in zip(drawn.numpy(), numbers, strict=True):
                 filler(self.draw, role, expert, block)(part)
+                if scales is not None:
+                    part *= scales
             yield drawn.to(self.device)
 
     @property
@@ -60,16 +65,29 @@ class StreamedWeights:
         units = min(HIDDEN_BLOCK, spec.d_ff - block * HIDDEN_BLOCK)
         fillers = [filler(self.draw, role, expert, block) for expert in experts]
         piece = np.empty((len(experts), min(NORMALS_AT_ONCE, units * spec.d_model)), self.dtype)
+        scales = scales_of(spec, role, self.dtype)
         for start in range(0, units * spec.d_model, NORMALS_AT_ONCE):
             width = min(NORMALS_AT_ONCE, units * spec.d_model - start)
             for part, fill in zip(piece, fillers, strict=True):
                 fill(part[:width])
+            if scales is not None:
+                # A piece begins in the middle of a unit's weights.
+                piece[:, :width] *= scales[np.arange(start, start + width) % spec.d_model]
             yield torch.from_numpy(piece[None, :, :width]).to(self.device)
 
 
 def stream_weights(draw: Draw, dtype: str = "float32", device: str = "cpu") -> StreamedWeights:
-    """Weights of one trial, drawn as they are used. Raises ValueError for orthogonal matrices, each of which is drawn whole."""
-    if draw.spec.init == "orthogonal":
-        raise ValueError("init: an orthogonal matrix is drawn whole, so that a layer of them must fit the memory budget")
+    """Weights of one trial, drawn as they are used. Raises ValueError for orthogonal matrices and those of a rotated space, each of which
+    is drawn whole."""
+    if why := drawn_whole(draw.spec):
+        raise ValueError(f"{why}, so that a layer of them must fit the memory budget")
     gain, bias = draw_affine([draw], dtype, device)
-    return StreamedWeights(draw, dtype, device, gain, bias, draw_router([draw], dtype, device))
+    held = draw_router([draw], dtype, device), draw_output_bias([draw], dtype, device)
+    return StreamedWeights(draw, dtype, device, gain, bias, *held)
+
+
+def drawn_whole(spec: LayerSpec) -> str:
+    """Why each matrix of a layer is drawn whole; nothing where blocks of it can be."""
+    if spec.init == "orthogonal":
+        return "init: an orthogonal matrix is drawn whole"
+    return "space.rotated: a matrix is drawn whole before it is turned" if spec.space.rotated else ""

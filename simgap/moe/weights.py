@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simgap.kernels.normal import NORMALS_AT_ONCE
-from simgap.moe.batch_invariant import one_by_one
-from simgap.moe.draws import fill_normal, fill_rows, fill_uniform
+from simgap.moe.batch_invariant import matmul, one_by_one
+from simgap.moe.draws import common_vectors, fill_normal, fill_rows, fill_uniform
 from simgap.moe.group import Draw, runs
 from simgap.seeding import Label, Role, stream
+from simgap.spaces import direction_scales
 from simgap.specs import GAUSSIAN_INITS, LayerSpec
 from simgap.threads import PARALLEL_FROM, Map, if_large, in_order
 
@@ -27,7 +28,8 @@ class Weights:
 
     up, gate: (s, E, d_ff, d_model), gate None unless gated. down: (s, E, d_model, d_ff), a transposed view of (s, E, d_ff, d_model)
     memory, so that a block of hidden units is contiguous in all three. gain, bias: (s, E, d_ff) of the norm, or None.
-    router: (s, n_experts, d_model), None for a router without weights. trials: which trials these are.
+    router: (s, n_experts, d_model), None for a router without weights. trials: which trials these are. output_bias: (s, d_model), what is
+    added to the output of every expert of a trial, or None.
     """
 
     up: Float[Tensor, "s E f d"]
@@ -37,6 +39,7 @@ class Weights:
     bias: Float[Tensor, "s E f"] | None
     router: Float[Tensor, "s R d"] | None
     trials: tuple[int, ...]
+    output_bias: Float[Tensor, "s d"] | None = None
 
     def blocks(self, role: Role, experts: slice) -> Iterator[Float[Tensor, "b h d"]]:
         """The matrices of some experts of every trial (b of them), HIDDEN_BLOCK hidden units at a time; W_down transposed."""
@@ -82,12 +85,14 @@ def matrices(spec: LayerSpec) -> tuple[Role, ...]:
 def draw_weights(draws: Sequence[Draw], dtype: str = "float32", device: str = "cpu", task_map: Map = in_order) -> Weights:
     """Weights of a group. Drawn on the CPU whatever the device, so that a seed means the same experts everywhere.
 
-    An orthogonal matrix is one block, however large. Neighbours of one init are drawn by one call.
+    An orthogonal matrix is one block, however large. Neighbours of one init are drawn by one call. What is drawn is scaled to the space of
+    its layer.
     """
     shape = draws[0].spec
     experts, size = shape.n_experts + shape.n_shared_experts, shape.d_ff * shape.d_model
     roles = matrices(shape)
     owners = [(draw.seed, draw.trial, expert) for draw in draws for expert in range(experts)]
+    bases = [_Basis.of(draw, dtype) for draw in draws]
     # torch's memory begins where a product may read it as it lies.
     tensors = {role: torch.empty(len(draws), experts, shape.d_ff, shape.d_model, dtype=getattr(torch, dtype)) for role in roles}
 
@@ -103,6 +108,9 @@ def draw_weights(draws: Sequence[Draw], dtype: str = "float32", device: str = "c
         else:
             for row, at in zip(rows, part, strict=True):
                 _draw_expert(row.reshape(spec.d_ff, spec.d_model), draws[at // experts], role, at % experts)
+        for at in part:
+            if (basis := bases[at // experts]) is not None:
+                basis.apply(tensors[role].view(-1, shape.d_ff, shape.d_model)[at], role)
 
     tasks = [(role, part) for part in _neighbours(draws, experts, max(1, PARALLEL_FROM // size)) for role in roles]
     list(if_large(task_map, 2 * size * experts * len(draws))(draw, tasks))
@@ -116,6 +124,7 @@ def draw_weights(draws: Sequence[Draw], dtype: str = "float32", device: str = "c
         bias=bias,
         router=draw_router(draws, dtype, device),
         trials=tuple(draw.trial for draw in draws),
+        output_bias=draw_output_bias(draws, dtype, device),
     )
 
 
@@ -167,6 +176,48 @@ def _draw_orthogonal(out: Float[np.ndarray, "S f d"], labels: list[Label]) -> No
     fill_rows(gaussian.reshape(len(labels), -1), labels)
     q, r = one_by_one(torch.linalg.qr, torch.from_numpy(gaussian))
     tall[...] = (q * torch.where(r.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)[:, None, :]).numpy()
+
+
+def scales_of(spec: LayerSpec, role: Role, dtype: str) -> Float[np.ndarray, " d"] | None:
+    """What the entries of a hidden unit's weights are multiplied by, one factor to a dimension of the model; None where it is 1."""
+    if not spec.space.scales("outputs" if role == "down" else "inputs"):
+        return None
+    return direction_scales(spec.space, spec.d_model).astype(dtype)
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """The directions of one layer's space: factors by role, and the orthogonal matrix whose rows they are, None for coordinates."""
+
+    scales: dict[Role, Float[np.ndarray, " d"] | None]
+    rows: Float[Tensor, "d d"] | None
+
+    @classmethod
+    def of(cls, draw: Draw, dtype: str) -> "_Basis | None":
+        spec = draw.spec
+        if not spec.space.uneven:
+            return None
+        scales = {role: scales_of(spec, role, dtype) for role in matrices(spec)}
+        if not spec.space.rotated:
+            return cls(scales, None)
+        rows = np.empty((1, spec.d_model, spec.d_model), dtype)
+        _draw_orthogonal(rows, [Label(draw.seed, "rotation", draw.trial)])
+        return cls(scales, torch.from_numpy(rows[0]))
+
+    def apply(self, matrix: Float[Tensor, "f d"], role: Role) -> None:
+        """Scale, and turn, one expert's matrix in its place."""
+        scales = self.scales[role]
+        if scales is not None:
+            matrix *= torch.from_numpy(scales)
+            if self.rows is not None:
+                matrix.copy_(matmul(matrix[None], self.rows[None])[0])
+
+
+def draw_output_bias(draws: Sequence[Draw], dtype: str, device: str) -> Float[Tensor, "s d"] | None:
+    """What every expert of a trial adds to its output: uniform direction, root mean square entry space.bias; None where that is 0."""
+    if not draws[0].spec.space.bias:
+        return None
+    return torch.from_numpy(common_vectors(draws, "output_bias", [draw.spec.space.bias for draw in draws], dtype)).to(device)
 
 
 def draw_affine(draws: Sequence[Draw], dtype: str, device: str) -> tuple[Tensor | None, Tensor | None]:

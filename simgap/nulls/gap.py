@@ -1,4 +1,4 @@
-"""Gap and ratio of untrained experts: law N3."""
+"""Gap and ratio of untrained experts: law N3, or each side's own where the space is not round."""
 
 from simgap.metrics.gap import OUTPUT, UP
 from simgap.nulls import mean_overlap, weight_overlap

@@ -1,4 +1,5 @@
-"""Mean vectors of untrained experts: law N2 for outputs, N1, N4, A7, A6 and L1 for what comes before; of a user's own: T0."""
+"""Mean vectors of untrained experts: law N2 for outputs, T5 where their space is not round; N1, N4, A7, A6 and L1 for what comes before;
+of a user's own: T0."""
 
 from typing import Any
 

@@ -1,17 +1,19 @@
 """The null of one quantity of untrained experts: the value that a law gives, with its hypotheses, or the reason why none does."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from simgap.notebook import text
+from simgap.nulls import spaces
 from simgap.nulls.sites import TOKENS_SHARE, UPCYCLED, SiteNull, sign_symmetric, site_null, token_variance
 from simgap.quantities import SHARED
 from simgap.specs import GAUSSIAN_INITS, LayerSpec, RunSpec
-from simgap.theory import gap_law, output_null, weight_null
+from simgap.theory import anisotropic, gap_law, output_null, second_moments, weight_null
+from simgap.theory.anisotropic import Spread
 
 # What most nulls suppose, as a verdict says it.
 SUPPOSES = "independent, sign-symmetric, equally scaled weights"
@@ -69,24 +71,28 @@ class Prediction:
         return plain | {name: getattr(self, name) for name in ("order", "error", "why") if getattr(self, name)}
 
 
-def null_of_weights(spec: LayerSpec, kind: str, pairs: int) -> Prediction:
+def null_of_weights(spec: LayerSpec, kind: str, pairs: int, across: bool = False) -> Prediction:
     if spec.init == "upcycled":
         return Prediction.missing(UPCYCLED)
     if kind == "gate" and not spec.gated:
         return Prediction.missing("gated = false: there is no W_gate")
     if kind == "all":
-        return _all_weights(spec, pairs)
+        return _all_weights(spec, pairs, across)
     if kind not in ("up", "gate", "down"):
         return Prediction.missing(f"no law: none is written for weights {kind}")
+    if (spectrum := spaces.of_weights(spec, [(kind, 1.0)])) is not None:
+        return _scaled_weights(spec, spectrum, pairs, across)
     mean = weight_null.null_weight_mso(spec.d_model, spec.d_ff)
     variance, sd_kind, extra = pair_variance(spec, spec.d_model * spec.d_ff, weights=True)
     return prediction(mean, "exact", variance, sd_kind, pairs, weight_null.ID, (*weight_null.HYPOTHESES, extra))
 
 
-def _all_weights(spec: LayerSpec, pairs: int) -> Prediction:
+def _all_weights(spec: LayerSpec, pairs: int, across: bool) -> Prediction:
     size = spec.d_model * spec.d_ff
     roles = ["up", "gate", "down"] if spec.gated else ["up", "down"]
     variances = {"up": spec.d_ff, "gate": spec.d_ff, "down": spec.d_model} if spec.init.startswith("kaiming") else dict.fromkeys(roles, 1)
+    if (spectrum := spaces.of_weights(spec, [(role, float(variances[role])) for role in roles])) is not None:
+        return _scaled_weights(spec, spectrum, pairs, across)
     mean = weight_null.null_all_weights_mso([size] * len(roles), [variances[role] for role in roles])
     equal = len({variances[role] for role in roles}) == 1
     kind: Literal["exact", "leading"] = "exact" if equal else "leading"
@@ -99,6 +105,29 @@ def _all_weights(spec: LayerSpec, pairs: int) -> Prediction:
     return prediction(mean, kind, variance, sd_kind, pairs, weight_null.ID, hypotheses, order, 0.0 if equal else mean / size)
 
 
+def _scaled_weights(spec: LayerSpec, spectrum: spaces.Spectrum, pairs: int, across: bool) -> Prediction:
+    """Weights whose entries have the variances of a spectrum: law T5 of Gaussian ones, T1 of orthogonal ones."""
+    if spec.init == "orthogonal":
+        if spec.d_model > spec.d_ff:
+            return Prediction.missing("init = orthogonal: in a space that is not round its law is known for d_model <= d_ff alone")
+        hypotheses = (weight_null.HYPOTHESES[0], weight_null.HAAR, spaces.NORMS_CONSTANT, "sd: that of a trace with sizes is open")
+        mean = spaces.orthogonal_mean(spectrum)
+        return Prediction(mean, None, "exact", None, second_moments.ID, hypotheses, pairs, supposes=spaces.SUPPOSES)
+    spread, gaussian = spaces.spread_of(spectrum), spec.init in GAUSSIAN_INITS
+    variance, kind = _of_one_pair(spec, spread, across), "exact" if gaussian else "leading"
+    hypotheses = (*spaces.WEIGHTS, spaces.GAUSSIAN if gaussian else "entries uniform: as if Gaussian, error O(1/d_ff) relative")
+    order, error = ("", 0.0) if gaussian else ("O(1/d_ff)", spread.mean * spaces.uniform_error(spectrum))
+    found = prediction(spread.mean, kind, variance, kind, pairs, anisotropic.ID, hypotheses, order, error)
+    return replace(found, supposes=spaces.SUPPOSES)
+
+
+def _of_one_pair(spec: LayerSpec, spread: Spread, across: bool) -> float:
+    """The variance that uncorrelated pairs would each have, were their mean to spread as that of all pairs of a trial does."""
+    if across:
+        return spread.of_mean(spec.n_experts, spec.n_shared_experts) * spec.n_experts * spec.n_shared_experts
+    return spread.of_mean(spec.n_experts) * math.comb(spec.n_experts, 2)
+
+
 def null_of_activations(spec: LayerSpec, run: RunSpec, reading: str, site: str, pairs: int, across: bool) -> Prediction:
     if not across and reading == "token" and spec.top_k == 1 and spec.router.kind != "expert_choice":
         return Prediction.missing("top_k = 1: no token meets two experts")
@@ -109,17 +138,24 @@ def null_of_activations(spec: LayerSpec, run: RunSpec, reading: str, site: str, 
     # Over tokens the sd is not that of the pairs alone.
     alone = reading == "mean"
     hypotheses = (*null.hypotheses, extra)
-    return prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, hypotheses, null.order, null.error, alone)
+    found = prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, hypotheses, null.order, null.error, alone)
+    return found if null.spread is None else replace(found, supposes=spaces.SUPPOSES)
 
 
 def _spread(spec: LayerSpec, run: RunSpec, null: SiteNull, reading: str, site: str, across: bool) -> tuple[float | None, Any, str]:
     """Variance of one pair's mean, how it is known, and the hypothesis that it adds or the reason why it is not known."""
+    if null.spread is not None:
+        if reading != "mean":
+            return None, None, spaces.TOKENS_OPEN
+        return _of_one_pair(spec, null.spread, across), "exact", f"{EVERY_EXPERT}; {spaces.COVARIANCE}"
     if null.width is None:
         return None, None, COMMON_MEAN
     if reading != "mean":
         shared = token_variance(spec, site, reading, null.width, run.tokens, across)
         return (None, None, shared) if isinstance(shared, str) else (shared, "leading", TOKENS_SHARE)
     linear = site in ("pre", "output") or (site == "hidden" and spec.activation == "identity" and not spec.gated)
+    if not linear and spec.inputs.massive:
+        return None, None, FEW_TOKENS
     if not linear:
         variance = weight_null.null_variance(null.width) if null.width > 1 else 0.0
         return variance, "leading", HEAVY_TAILS if sign_symmetric(spec) else EXCHANGEABLE
@@ -166,27 +202,40 @@ def prediction(
 
 
 def null_of_gap(spec: LayerSpec, output: Prediction, up: Prediction) -> Prediction:
-    if output.mean is None or up.mean is None or output.sd is None or up.sd is None:
+    if output.mean is None or up.mean is None:
         return Prediction.missing(output.why or up.why)
+    found = _contrast(output, up, gap_law.null_gap(spec.d_model, spec.d_ff), output.mean - up.mean)
+    hypotheses = (*found.hypotheses, "the two overlaps are uncorrelated, as N2 makes them")
+    found = replace(found, hypotheses=hypotheses, error=(output.error or 0.0) + (up.error or 0.0))
+    if output.sd is None or up.sd is None:
+        return found
     sd_kind: Any = "exact" if output.sd_kind == up.sd_kind == "exact" else "leading"
-    hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), "the two overlaps are uncorrelated, as N2 makes them")
-    mean = gap_law.null_gap(spec.d_model, spec.d_ff)
-    sd = math.hypot(output.sd, up.sd)
-    both: Any = {"contrast": "gap", "sides": (output, up)}
-    return Prediction(mean, sd, "exact", sd_kind, gap_law.ID, hypotheses, output.pairs, **both)
+    return replace(found, sd=math.hypot(output.sd, up.sd), sd_kind=sd_kind, contrast="gap", sides=(output, up))
 
 
 def null_of_ratio(spec: LayerSpec, output: Prediction, up: Prediction, pairs: int) -> Prediction:
-    if output.mean is None or up.mean is None or output.sd is None or up.sd is None:
+    if output.mean is None or up.mean is None:
         return Prediction.missing(output.why or up.why)
-    variance = gap_law.ratio_variance(output.mean, output.sd**2, up.mean, up.sd**2)
+    found = _contrast(output, up, float(gap_law.null_ratio(spec.d_ff)), output.mean / up.mean)
     note = "a ratio of expectations; a ratio of measured means exceeds it by O(1 / (pairs x trials)) relative"
-    hypotheses = (*dict.fromkeys(output.hypotheses + up.hypotheses), note)
-    mean, sd = float(gap_law.null_ratio(spec.d_ff)), math.sqrt(variance)
+    order = " + ".join(["O(d_ff/(pairs*trials))", *filter(None, [up.order])])
+    found = replace(found, kind="leading", hypotheses=(*found.hypotheses, note), order=order, pairs=pairs, error=None)
+    if found.mean is None or output.sd is None or up.sd is None:
+        return found
+    variance = gap_law.ratio_variance(output.mean, output.sd**2, up.mean, up.sd**2)
     # By how much the expectation of 1 / weight MSO exceeds 1 / its mean.
-    error = mean * (up.sd / up.mean) ** 2
-    both: Any = {"order": "O(d_ff/(pairs*trials))", "error": error, "contrast": "ratio", "sides": (output, up)}
-    return Prediction(mean, sd, "leading", "leading", gap_law.ID, hypotheses, pairs, **both)
+    error = found.mean * ((up.sd / up.mean) ** 2 + (up.error or 0.0) / up.mean)
+    return replace(found, sd=math.sqrt(variance), sd_kind="leading", error=error, contrast="ratio", sides=(output, up))
+
+
+def _contrast(output: Prediction, up: Prediction, in_round_space: float, elsewhere: float) -> Prediction:
+    """What the gap and the ratio have in common: in a round space law N3 has their value, elsewhere that of each side gives it."""
+    is_round = output.law == output_null.ID and up.law == weight_null.ID
+    hypotheses = tuple(dict.fromkeys(output.hypotheses + up.hypotheses))
+    law, supposes = (gap_law.ID, SUPPOSES) if is_round else ("T5", spaces.SUPPOSES)
+    kind: Any = "exact" if output.kind == up.kind == "exact" else "leading"
+    mean = in_round_space if is_round else elsewhere
+    return Prediction(mean, None, kind, None, law, hypotheses, output.pairs, order=up.order, supposes=supposes)
 
 
 def pairs_of(spec: LayerSpec, run: RunSpec, side: str) -> int:
@@ -199,4 +248,5 @@ ISOTROPIC_UP = "W_up (W_gate, where gated) isotropic on the left (Gaussian or Ha
 EVERY_EXPERT = "every expert receives a token (else fewer pairs)"
 HEAVY_TAILS = f"{EVERY_EXPERT}; sd: as if isotropic, error O(K^2/f) relative, K the kurtosis of an entry (laws N1, A7)"
 EXCHANGEABLE = f"{EVERY_EXPERT}; sd: as if isotropic in f - 1 dimensions, error O(K^2/f) relative, K the kurtosis of an entry"
+FEW_TOKENS = "sd: a few massive tokens make the mean vectors, and how heavy the tails of their entries are is open"
 COMMON_MEAN = "sd: the two vectors share a mean, and how far their overlap spreads about it is open"

@@ -8,9 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from simgap.nulls import spaces
+from simgap.spaces import direction_scales
 from simgap.specs import GAUSSIAN_INITS, LayerSpec
-from simgap.theory import layernorm_null, output_null, weight_null
+from simgap.theory import anisotropic, layernorm_null, output_null, weight_null
 from simgap.theory.activations import SEEN_AT, activation_of, irregular, looked_up
+from simgap.theory.anisotropic import Spread
 from simgap.theory.dual_map import cosine_of_parts, dual_parts
 from simgap.theory.finite_width import exact_token_mso
 from simgap.theory.floats import FLOAT, normal_rule, shared
@@ -29,7 +32,8 @@ class SiteNull:
     """One pair's null at a site: mean of cos^2, its law and hypotheses, how it is known, and the order of its error where that is leading,
     with the size of that error, absolute.
 
-    width: the dimension in which the two vectors are isotropic as far as second moments go, None where they share a mean.
+    width: the dimension in which the two vectors are isotropic as far as second moments go, None where they share a mean or a direction
+    is larger than another. spread: that of cos^2 of two mean vectors in such a space.
     """
 
     mean: float
@@ -39,6 +43,7 @@ class SiteNull:
     order: str = ""
     width: int | None = None
     error: float = 0.0
+    spread: Spread | None = None
 
 
 def site_null(spec: LayerSpec, site: str, reading: str, tokens: int, across: bool) -> SiteNull | str:
@@ -51,7 +56,12 @@ def site_null(spec: LayerSpec, site: str, reading: str, tokens: int, across: boo
     if site == "normed" and spec.norm == "none":
         return "norm = none: there is no normed site"
     if site == "output":
-        hypotheses = output_null.HYPOTHESES if spec.n_shared_experts == 0 else (*output_null.HYPOTHESES[:3], SHARED_APART)
+        uneven = spec.space.bias > 0 or spec.space.scales("outputs")
+        supposed = spaces.HYPOTHESES if uneven else output_null.HYPOTHESES
+        hypotheses = supposed if spec.n_shared_experts == 0 else (*supposed[:3], SHARED_APART)
+        if uneven:
+            spread = spaces.of_outputs(spec)
+            return spread if isinstance(spread, str) else SiteNull(spread.mean, anisotropic.ID, hypotheses, spread=spread)
         return SiteNull(output_null.null_output_mso(spec.d_model), output_null.ID, hypotheses, width=spec.d_model)
     independent = (*weight_null.HYPOTHESES, W_UP_INDEPENDENT)
     if spec.d_ff == 1:
@@ -97,7 +107,10 @@ def _one_token(spec: LayerSpec, site: str) -> SiteNull | str:
     std = preactivation_std(spec.init, spec.d_model, spec.d_ff, power)
     if why := unreliable(spec, std):
         return why
-    gaussian_tokens = spec.inputs.kind in ("gaussian", "sphere", "clusters") and not spec.inputs.mean
+    uneven = spec.space.scales("inputs")
+    if uneven and spec.init.endswith("uniform"):
+        return f"init = {spec.init}: a few large columns of uniform entries give no Gaussian pre-activations"
+    gaussian_tokens = spec.inputs.kind in ("gaussian", "sphere", "clusters") and not spec.inputs.mean and not uneven
     # The order's terms, and their sizes as shares of the mean.
     error = {} if gaussian_tokens else {"1/D^2": 1 / dimension**2}
     if spec.router.kind == "expert_choice" or spec.init not in GAUSSIAN_INITS:
@@ -142,8 +155,8 @@ def _rectified_overlap(activation: str, d_ff: int, std: float, dimension: float)
 
 def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> SiteNull | str:
     """Two experts' means over their tokens: law A6, with the routed tokens' common direction, and L1 for a gain and bias."""
-    if spec.inputs.kind not in ("gaussian", "sphere") or spec.inputs.mean:
-        return f"inputs = {spec.inputs.kind}{', with a mean' if spec.inputs.mean else ''}: law A6 needs isotropic tokens"
+    if why := _uneven_tokens(spec):
+        return f"{why}: law A6 needs isotropic, independent tokens"
     if spec.router.kind == "expert_choice" or (spec.router.kind == "sigmoid" and spec.router.bias):
         return f"router = {spec.router.kind}: the common direction of its tokens follows no law here"
     if _crowded(spec):
@@ -230,10 +243,19 @@ def _parts_at_zero(activation: str, std: float) -> tuple[float, float, float]:
 
 
 def norm_law(spec: LayerSpec) -> tuple[float, float] | str:
-    """E ||x||^2 / d and the effective dimension 2 (E r^2)^2 / Var r^2 of the tokens' norm, r = ||x|| / sqrt(d); or why none is known."""
+    """E ||x||^2 / d and the effective dimension 2 (E r^2)^2 / Var r^2 of the tokens' norm, r = ||x|| / sqrt(d), as W_up sees them; or why
+    none is known."""
     inputs, d = spec.inputs, spec.d_model
     if inputs.kind == "file":
         return "inputs = file: the norms of its rows follow no law"
+    if inputs.massive:
+        return "inputs.massive: the tokens' norms are of two sizes, and law A5 knows one"
+    if spec.space.scales("inputs"):
+        if inputs.kind != "gaussian" or inputs.mean:
+            return f"{_uneven_tokens(spec, but_space=True)}: the norms of tokens that W_up scales are known for gaussian ones alone"
+        # What W_up sees of a token is Gaussian, with the sizes of the space.
+        fourth = float((direction_scales(spec.space, d) ** 4).sum()) / d**2
+        return 1.0, 1 / fourth
     power = 1 + inputs.mean**2
     spread = 2.0 / d
     if inputs.kind == "sphere":
@@ -263,6 +285,16 @@ def _selected_mean(n_experts: int, top_k: int) -> float:
     return selected_logit_mean(n_experts, top_k)
 
 
+def _uneven_tokens(spec: LayerSpec, but_space: bool = False) -> str:
+    """Why tokens, as W_up sees them, are not isotropic, independent and of one size; nothing where they are."""
+    inputs = spec.inputs
+    if inputs.kind not in ("gaussian", "sphere") or inputs.mean:
+        return f"inputs = {inputs.kind}{', with a mean' if inputs.mean else ''}"
+    if inputs.massive or inputs.document_correlation:
+        return f"inputs = {inputs.kind}, {'some of them massive' if inputs.massive else 'correlated within a document'}"
+    return "" if but_space or not spec.space.scales("inputs") else "space.scaled = " + spec.space.scaled
+
+
 def _crowded(spec: LayerSpec) -> bool:
     """Whether the router reads tokens by more rows than they have dimensions, so that its rows are far from orthogonal."""
     return spec.router.kind not in BLIND_ROUTERS and spec.n_experts > spec.d_model
@@ -273,8 +305,8 @@ def token_variance(spec: LayerSpec, site: str, reading: str, width: int, tokens:
 
     Tokens share experts: their covariance is a floor that no number of tokens removes (law N2B).
     """
-    if spec.inputs.kind not in ("gaussian", "sphere") or spec.inputs.mean:
-        return f"sd: inputs = {spec.inputs.kind}{', with a mean' if spec.inputs.mean else ''}: the tokens' cosines follow no law here"
+    if why := _uneven_tokens(spec):
+        return f"sd: {why}: the tokens' cosines follow no law here"
     if spec.router.kind in ("expert_choice", "sigmoid"):
         return f"sd: router = {spec.router.kind}: tokens per pair of experts vary, how much is open"
     if reading != "all" and _crowded(spec):

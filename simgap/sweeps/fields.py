@@ -7,14 +7,13 @@ from operator import attrgetter
 from typing import Any
 
 from simgap.checks import nearest
-from simgap.specs import InputSpec, LayerSpec, RouterSpec
+from simgap.specs import NESTED, LayerSpec
 
-NESTED: dict[str, type] = {"router": RouterSpec, "inputs": InputSpec}
 OUTER: dict[str, Any] = {f.name: f.type for f in fields(LayerSpec) if f.name not in NESTED}
 # The kind comes first.
 INNER: dict[str, dict[str, Any]] = {outer: {f"{outer}.{f.name}": f.type for f in fields(kind)} for outer, kind in NESTED.items()}
 # Every field of a layer, such as "d_model" or "router.temperature", with its type.
-TYPES = {**OUTER, **INNER["router"], **INNER["inputs"]}
+TYPES = {**OUTER, **{name: kind for inner in INNER.values() for name, kind in inner.items()}}
 NAMES = tuple(TYPES)
 
 

@@ -18,7 +18,7 @@ from simgap.observe import observe
 from simgap.quantities import Quantity
 from simgap.selection import ranges, select
 from simgap.sources import Work
-from simgap.specs import ACTIVATIONS, InputKind, field_names
+from simgap.specs import ACTIVATIONS, AUTOREGRESSIVE, InputKind, field_names
 from simgap.stats import Estimate
 from simgap.sums import Skipped, Sums, cut
 from simgap.sweeps.plan import estimated_seconds
@@ -75,8 +75,24 @@ def mixed(name: str, rows: str, count: int = 8) -> list[Request]:
             ),
             inputs=sg.InputSpec(inputs, path=rows if inputs == "file" else "", mean=chosen.choice([0, 0, 1.5, 30])),
         )
+        spec = dataclasses.replace(spec, **spaced(spec, at, bias=0.5 * (name == "long")))
         found.append(Request(spec, sg.RunSpec(**run, trials=chosen.choice([1, 2, 3, 5]), seed=chosen.randrange(50))))
     return found
+
+
+def spaced(spec: sg.LayerSpec, at: int, bias: float) -> dict:
+    """Spaces of all kinds, massive tokens and documents, in turn."""
+    spaces = [
+        sg.SpaceSpec(bias=bias),
+        sg.SpaceSpec(outliers=1, scaled="both", bias=bias),
+        sg.SpaceSpec("powerlaw", rotated=True, bias=2 * bias),
+        sg.SpaceSpec("lognormal", scaled="inputs", bias=bias),
+        sg.SpaceSpec("powerlaw", scaled="both", rotated=True, bias=bias),
+    ]
+    more: dict = {"massive": 0.1} if at % 3 == 1 and spec.inputs.kind != "file" else {}
+    if at % 3 == 2 and spec.inputs.kind in AUTOREGRESSIVE:
+        more = {"document_tokens": 7, "document_correlation": 0.5}
+    return {"space": spaces[at % len(spaces)], "inputs": dataclasses.replace(spec.inputs, **more)}
 
 
 def bits(gap: sg.Gap) -> tuple:
@@ -295,9 +311,11 @@ def test_what_a_batch_key_is():
         {"router": sg.RouterSpec("hash")},
         {"inputs": sg.InputSpec("sphere")},
         {"init_correlation": 0.5},
+        {"space": sg.SpaceSpec("powerlaw", rotated=True, scaled="both")},
+        {"inputs": sg.InputSpec(massive=0.1, document_tokens=3)},
     ]
     apart = [{"d_model": 9}, {"d_ff": 17}, {"n_experts": 9}, {"top_k": 3}, {"n_shared_experts": 1}, {"gated": True}, {"norm": "layernorm"}]
-    apart += [{"norm_affine": "shared"}]
+    apart += [{"norm_affine": "shared"}, {"space": sg.SpaceSpec(bias=0.5)}]
     assert {batch_key(dataclasses.replace(spec, **change), run) for change in shared} == {batch_key(spec, run)}
     assert len({batch_key(dataclasses.replace(spec, **change), run) for change in apart} | {batch_key(spec, run)}) == len(apart) + 1
     for name, value in (("seed", 5), ("trials", 3), ("memory", "1GiB")):
@@ -316,6 +334,8 @@ def test_layers_of_one_cost_key_need_the_same_memory():
         {"init": "orthogonal"}, {"init_correlation": 0.5}, {"router": "hash"}, {"router": sg.RouterSpec(temperature=2.0)},
         *({"inputs": sg.InputSpec(kind)} for kind in get_args(InputKind) if kind != "file"),
         {"inputs": sg.InputSpec("clusters", n_clusters=100)}, {"inputs": sg.InputSpec("file", path="x.npy")},
+        {"inputs": sg.InputSpec(massive=0.5, document_tokens=4, document_correlation=0.5)},
+        {"space": sg.SpaceSpec("powerlaw")}, {"space": sg.SpaceSpec("powerlaw", rotated=True)}, {"space": sg.SpaceSpec(bias=1.0)},
     ]  # fmt: skip
     assert {name for change in changes for name in change} == set(field_names(sg.LayerSpec)), "a new field is here too"
     for base in (sg.LayerSpec(d_model=8, d_ff=16), sg.LayerSpec(d_model=8, d_ff=2100, norm="layernorm", n_shared_experts=2)):

@@ -42,6 +42,13 @@ NEIGHBOURS = {
     "a blind router": {"router": "hash"},
     "tokens of many norms": {"inputs": "gaussian"},
     "a common mean": {"inputs": sg.InputSpec(kind="sphere", mean=0.5)},
+    "massive tokens": {"inputs": sg.InputSpec(kind="sphere", massive=0.1)},
+    "documents": {"inputs": sg.InputSpec(kind="sphere", document_tokens=4, document_correlation=0.5)},
+    "outliers": {"space": sg.SpaceSpec(outliers=1)},
+    "larger outliers": {"space": sg.SpaceSpec(outliers=1, scale=20.0)},
+    "outliers of inputs": {"space": sg.SpaceSpec(outliers=1, scaled="inputs")},
+    "a power law": {"space": "powerlaw"},
+    "a common bias": {"space": sg.SpaceSpec(bias=1.0)},
 }
 
 
@@ -179,6 +186,18 @@ VALUES = {
     "inputs.mean": [0.0, 0.5],
     "inputs.path": ["", "a.safetensors", "b.safetensors"],
     "inputs.tensor": ["", "x"],
+    "inputs.massive": [0.0, 0.0, 0.1],
+    "inputs.massive_scale": [10.0, 100.0],
+    "inputs.document_tokens": [1, 4],
+    "inputs.document_correlation": [0.0, 0.0, 0.5],
+    "space.kind": ["round", "round", "powerlaw", "lognormal"],
+    "space.scaled": ["outputs", "inputs", "both"],
+    "space.alpha": [0.5, 1.0],
+    "space.spread": [0.5, 1.0],
+    "space.outliers": [0, 0, 2],
+    "space.scale": [5.0, 10.0],
+    "space.rotated": [False, False, True],
+    "space.bias": [0.0, 0.0, 0.5, 1.0],
 }
 # Of each thing that the laws read, two layers that differ in nothing else that they read.
 READ = [
@@ -200,6 +219,13 @@ READ = [
     ({}, {"inputs": sg.InputSpec("sphere", mean=0.5)}),
     ({"inputs": sg.InputSpec("powerlaw", alpha=1.0)}, {"inputs": sg.InputSpec("powerlaw", alpha=0.5)}),
     ({"inputs": sg.InputSpec("student", dof=5.0)}, {"inputs": sg.InputSpec("student", dof=6.0)}),
+    ({}, {"inputs": sg.InputSpec("sphere", massive=0.1)}),
+    (
+        {"inputs": sg.InputSpec("sphere", document_tokens=4)},
+        {"inputs": sg.InputSpec("sphere", document_tokens=4, document_correlation=0.5)},
+    ),
+    ({}, {"space": "powerlaw"}),
+    ({}, {"space": sg.SpaceSpec(bias=0.5)}),
 ]
 
 
@@ -241,6 +267,9 @@ def test_all_that_is_read_changes_a_prediction(at, pair):
         ({}, {"router": sg.RouterSpec(temperature=0.5, noise=0.3, bias=0.3, capacity=0.5)}),
         ({}, {"inputs": sg.InputSpec("sphere", alpha=0.5, n_clusters=3, separation=0.1, dof=9.0)}),
         ({}, {"init_correlation": 0.1}),
+        ({}, {"space": sg.SpaceSpec(scaled="both", alpha=2.0, spread=2.0, scale=2.0)}),
+        ({"space": sg.SpaceSpec(bias=0.5)}, {"space": sg.SpaceSpec(bias=1.0)}),
+        ({}, {"inputs": sg.InputSpec("sphere", massive_scale=3.0, document_tokens=7)}),
         ({"router": "sigmoid"}, {"router": sg.RouterSpec("sigmoid", bias=0.3)}),
         ({"inputs": sg.InputSpec("file", path="a.npy")}, {"inputs": sg.InputSpec("file", path="b.npy")}),
     ],

@@ -4,6 +4,7 @@ layers, measured in every way that there is.
 Marked `bits`: some of them are repeated under other instruction sets and library modes (`make bits`), and 200 by `make test-slow`.
 """
 
+import dataclasses
 import random
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ from simgap.gap.batch import Request, measure_batch
 from simgap.gap.plan import memory_needed
 from simgap.quantities import READINGS, SITES
 from simgap.selection import select
-from simgap.specs import ACTIVATIONS, AFFINES, INITS, InputKind, RouterKind
+from simgap.specs import ACTIVATIONS, AFFINES, AUTOREGRESSIVE, INITS, InputKind, RouterKind, Scaled
 from simgap.training import RegulariseGram, RegularisePairs
 
 # Odd sizes, whole vectors and their neighbours; a few beyond the terms of one product.
@@ -45,6 +46,15 @@ def odd_layer(seed: int) -> tuple[sg.LayerSpec, sg.RunSpec, dict[str, Any]]:
         router=sg.RouterSpec(router, temperature=r.choice([0.5, 1.0]), capacity=r.choice([0.3, 1.0])),
         inputs=sg.InputSpec(r.choice([kind for kind in get_args(InputKind) if kind != "file"]), mean=r.choice([0, 0, 2])),
     )
+    # By numbers of their own, so that the rest of each layer is what it was.
+    own = random.Random(f"space {seed}")  # noqa: S311 - a fixed mix
+    uneven = own.choice(["round", "powerlaw", "lognormal"])
+    rotated, bias = uneven != "round" and own.random() < 0.4, own.choice([0.0, 0.0, 0.5])
+    space = sg.SpaceSpec(uneven, own.choice(get_args(Scaled)), rotated=rotated, bias=bias)
+    inputs = dataclasses.replace(spec.inputs, massive=own.choice([0.0, 0.0, 0.1]))
+    if inputs.kind in AUTOREGRESSIVE and own.random() < 0.5:
+        inputs = dataclasses.replace(inputs, document_tokens=5, document_correlation=0.7)
+    spec = dataclasses.replace(spec, space=space, inputs=inputs)
     run = sg.RunSpec(tokens=r.choice([1, 7, 17, 40, 64, 150]), trials=r.randint(1, 4), seed=seed, dtype=r.choice(["float32", "float64"]))
     asked = r.choice([{}, {}, {"readings": ("mean",), "sites": ("output",)}, {"readings": ("token", "mean")}, {"readings": READINGS[:1]}])
     return spec, run, asked

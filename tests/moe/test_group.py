@@ -10,7 +10,7 @@ from simgap.moe.experts import ACTIVATION_FUNCTIONS, run_experts
 from simgap.moe.group import kinds, runs, shape
 from simgap.moe.routers import route
 from simgap.quantities import SITES
-from simgap.specs import ACTIVATIONS, InputSpec, LayerSpec, RouterSpec, RunSpec
+from simgap.specs import ACTIVATIONS, InputSpec, LayerSpec, RouterSpec, RunSpec, SpaceSpec
 
 SPEC = LayerSpec(d_model=5, d_ff=7, n_experts=3, top_k=2, norm="layernorm", norm_affine="per_expert")
 
@@ -35,7 +35,7 @@ def test_kinds_and_runs():
 
 def test_what_a_group_shares():
     differing = {"activation": "relu", "init": "upcycled", "router": RouterSpec("hash"), "inputs": InputSpec("sphere")}
-    differing |= {"norm_affine": "shared", "norm_affine_std": 0.5, "init_correlation": 0.1}
+    differing |= {"norm_affine": "shared", "norm_affine_std": 0.5, "init_correlation": 0.1, "space": "powerlaw"}
     assert {shape(dataclasses.replace(SPEC, **{name: value})) for name, value in differing.items()} == {shape(SPEC)}
     shared = {
         "d_model": 6,
@@ -46,6 +46,7 @@ def test_what_a_group_shares():
         "gated": True,
         "norm": "rmsnorm",
         "norm_affine": "none",
+        "space": SpaceSpec(bias=1.0),
     }
     shapes = {shape(dataclasses.replace(SPEC, **{name: value})) for name, value in shared.items()}
     assert len(shapes | {shape(SPEC)}) == len(shared) + 1

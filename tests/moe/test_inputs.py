@@ -213,3 +213,63 @@ def test_values_beyond_the_dtype_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.full((4, 6), 1e300))
     with pytest.raises(ValueError, match=r"^inputs\.path: row 0 of '.*x\.npy' "):
         opened(file_spec(tmp_path / "x.npy"), 6)(0, [0], 3, "float32")
+
+
+def plain_and(tokens=300, trials=(0, 3), dtype="float64", **fields):
+    """Tokens of one law without and with what the fields add."""
+    bare = {name: value for name, value in fields.items() if name in ("kind", "mean", "alpha")}
+    return tuple(draw(trials=list(trials), tokens=tokens, dtype=dtype, **chosen) for chosen in (bare, fields))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_massive_tokens_are_longer_and_the_others_as_they_were(kind, dtype):
+    plain, found = plain_and(kind=kind, mean=0.5, massive=0.2, massive_scale=8.0, dtype=dtype)
+    ratio = found / plain
+    massive = ratio[..., 0] == 8
+    assert np.isin(ratio, (1.0, 8.0)).all()
+    assert (ratio == ratio[..., :1]).all()
+    # 600 tokens, each massive with probability a fifth.
+    assert abs(massive.mean() - 0.2) < SIGMA * math.sqrt(0.16 / massive.size)
+    assert (massive[0] != massive[1]).any()
+    # A token is massive whatever the number of tokens after it.
+    few, fewer = plain_and(tokens=40, kind=kind, mean=0.5, massive=0.2, massive_scale=8.0, dtype=dtype)
+    assert np.array_equal(fewer / few, ratio[:, :40])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "powerlaw"])
+def test_tokens_of_a_document_are_autoregressive(kind):
+    """Each is rho times the one before it plus a part of its own, and a document's first token is new; documents cross blocks."""
+    rho, size, tokens = 0.8, 7, TOKEN_BLOCK + 100
+    plain, found = plain_and(kind=kind, tokens=tokens, document_tokens=size, document_correlation=rho)
+    expected = plain.copy()
+    for t in range(tokens):
+        if t % size:
+            expected[:, t] = rho * expected[:, t - 1] + math.sqrt(1 - rho**2) * plain[:, t]
+    assert np.abs(found - expected).max() < 1e-12
+    shorter = draw(trials=[0, 3], tokens=50, kind=kind, document_tokens=size, document_correlation=rho)
+    assert np.array_equal(shorter, found[:, :50])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sphere", "powerlaw"])
+def test_documents_leave_the_law_of_one_token(kind):
+    """Second moments of every place in a document, over 4,000 documents, and the correlation of neighbours."""
+    rho, size = 0.9, 4
+    found = draw(trials=range(40), tokens=400, kind=kind, document_tokens=size, document_correlation=rho)
+    spectrum = np.arange(1, D + 1) ** -1.0 if kind == "powerlaw" else np.ones(D)
+    variance = spectrum * D / spectrum.sum()
+    for place in range(size):
+        squares = (found[:, place::size].reshape(-1, D) ** 2) / variance
+        assert (np.abs(squares.mean(0) - 1) < SIGMA * squares.std(0, ddof=1) / math.sqrt(len(squares))).all()
+    pairs = (found[:, 1::size] * found[:, 0::size]).sum(-1).ravel() / D
+    error = pairs.std(ddof=1) / math.sqrt(len(pairs))
+    # A sphere's tokens are brought back to their length: their cosine is rho up to O(1/d).
+    assert abs(pairs.mean() - rho) < SIGMA * error + (0.2 / D if kind == "sphere" else 0)
+    assert abs(pairs.mean() - 0.8) > SIGMA * error + (0.2 / D if kind == "sphere" else 0)
+    apart = (found[:, size::size] * found[:, size - 1 : -1 : size]).sum(-1).ravel() / D
+    assert abs(apart.mean()) < SIGMA * apart.std(ddof=1) / math.sqrt(len(apart))
+
+
+def test_documents_without_correlation_are_names_alone():
+    plain, found = plain_and(kind="gaussian", document_tokens=16)
+    assert np.array_equal(plain, found)

@@ -9,7 +9,7 @@ import torch
 from simgap.moe import draw_weights, draws_of, group_bytes, group_trials, open_inputs, simulate
 from simgap.quantities import SITES
 from simgap.sources import TOKEN_BLOCK
-from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec
+from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, SpaceSpec
 from simgap.threads import pool
 from tests import reference
 
@@ -120,6 +120,21 @@ def test_output_of_means_takes_shared_experts_too():
     assert torch.allclose(layer.output_of_means(means), exact, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("shared", [0, 1])
+def test_a_common_bias_is_added_to_every_output(shared):
+    """On tokens and in the outputs of means; sites before it do not see it, and an idle expert has no output."""
+    spec = dataclasses.replace(SPEC, n_shared_experts=shared)
+    plain, biased = (simulated(dataclasses.replace(spec, space=SpaceSpec(bias=bias)), 20) for bias in (0.0, 0.5))
+    (one,), (other,) = (layer.blocks(SITES, every=True) for layer in (plain, biased))
+    bias = biased.weights.output_bias
+    for site in ("pre", "hidden", "normed"):
+        assert torch.equal(one.rows[site], other.rows[site])
+    stands = one.owner >= 0
+    assert torch.equal((one.rows["output"] + bias[:, None])[stands], other.rows["output"][stands])
+    means = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3 + shared, 6)))
+    assert torch.equal(plain.output_of_means(means) + bias[:, None], biased.output_of_means(means))
+
+
 def test_simulate_draws_what_its_parts_draw():
     layer = simulated(SPEC, 20, trials=(2, 5))
     weights = draw_weights(draws_of(SPEC, 0, (2, 5)), "float64")
@@ -166,11 +181,21 @@ def poisoned(value, at):
         (replacing(up=poisoned(torch.nan, (1, 2, 0, 0))), r"up of trial 7, expert 2 is not finite"),
         (replacing(down=poisoned(torch.inf, (0, 1, 0, 0))), r"down of trial 4, expert 1 is not finite"),
         (replacing(router=poisoned(-torch.inf, (1, 0, 0))), r"router of trial 7, expert 0 is not finite"),
+        (replacing(output_bias=lambda t: torch.ones(2, 4)), r"output_bias must stay None"),
     ],
 )
 def test_prepare_is_checked(prepare, message):
     with pytest.raises(ValueError, match=rf"^prepare: {message}$"):
         simulated(SPEC, 5, trials=(4, 7), prepare=prepare)
+
+
+def test_a_prepared_bias_is_checked():
+    spec = dataclasses.replace(SPEC, space=SpaceSpec(bias=0.5))
+    with pytest.raises(ValueError, match=r"^prepare: output_bias of trial 7 is not finite$"):
+        simulated(spec, 5, trials=(4, 7), prepare=replacing(output_bias=poisoned(torch.nan, (1, 2))))
+    layer = simulated(spec, 5, prepare=lambda w: dataclasses.replace(w, output_bias=0 * w.output_bias))
+    (block,) = layer.blocks(("output",))
+    assert check_slots(layer, block, 0, range(5), "output") < 1e-13
 
 
 def test_prepare_may_return_what_it_got():

@@ -9,8 +9,9 @@ from simgap.moe.group import Draw, draws_of
 from simgap.moe.streamed import stream_weights
 from simgap.moe.weights import Weights, draw_weights
 from simgap.overlaps import gram_of_pieces, total
-from simgap.specs import LayerSpec, RunSpec
+from simgap.specs import LayerSpec, RunSpec, SpaceSpec
 
+SPACES = (SpaceSpec("powerlaw", "both", alpha=1.5, outliers=2, bias=0.5), SpaceSpec("lognormal", "inputs"))
 INITS = ("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "upcycled")
 
 
@@ -36,6 +37,18 @@ def test_blocks_are_number_for_number_those_that_are_held(monkeypatch, init, dty
     assert torch.equal(held.router, streamed.router)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.kind)
+@pytest.mark.parametrize("init", ["kaiming_normal", "xavier_uniform", "upcycled"])
+def test_spaces_are_streamed_too(monkeypatch, init, space, dtype):
+    held, streamed = both(monkeypatch, init=init, dtype=dtype, space=space)
+    for role in ("up", "gate", "down"):
+        pairs = zip(held.blocks(role, slice(0, 4)), streamed.blocks(role, slice(0, 4)), strict=True)
+        assert all(torch.equal(one, two) for one, two in pairs)
+    assert (held.output_bias is None) == (not space.bias)
+    assert held.output_bias is None or torch.equal(held.output_bias, streamed.output_bias)
+
+
 def all_of(weights, role, block):
     """The pieces of all experts, which stand in them in their order."""
     experts = range(
@@ -58,10 +71,11 @@ def test_pieces_are_consecutive_stretches_of_all_experts(monkeypatch, init, dtyp
             assert torch.equal(pieces, whole)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("init", INITS)
-def test_a_block_of_many_pieces(init):
-    """2,048 units of width 100 are three pieces and a bit."""
-    spec = LayerSpec(d_model=100, d_ff=2048, n_experts=2, init=init)
+def test_a_block_of_many_pieces(init, scaled):
+    """2,048 units of width 100 are three pieces and a bit, which begin in the middle of a unit's weights."""
+    spec = LayerSpec(d_model=100, d_ff=2048, n_experts=2, init=init, space=SpaceSpec("powerlaw", "inputs") if scaled else "round")
     held, streamed = draw_weights(draws_of(spec, 1, [0])), stream_weights(Draw(spec, 1, 0))
     (whole,) = all_of(held, "up", 0)
     pieces = [piece.clone() for piece in all_of(streamed, "up", 0)]
@@ -91,6 +105,8 @@ def test_a_trial_is_streamed_by_its_own_label(monkeypatch):
 def test_what_cannot_be_streamed_is_refused():
     with pytest.raises(ValueError, match="init: an orthogonal matrix is drawn whole"):
         stream_weights(Draw(LayerSpec(init="orthogonal"), 0, 0))
+    with pytest.raises(ValueError, match=r"space\.rotated: a matrix is drawn whole before it is turned"):
+        stream_weights(Draw(LayerSpec(space=SpaceSpec("powerlaw", rotated=True)), 0, 0))
     two = draws_of(LayerSpec(), 0, [0, 1])
     with pytest.raises(ValueError, match="draws: a streamed layer is one trial, got 2"):
         simulate(two, RunSpec(), open_inputs(two), streamed=True)

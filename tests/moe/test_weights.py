@@ -9,7 +9,8 @@ import torch
 
 from simgap.moe.group import draws_of
 from simgap.moe.weights import HIDDEN_BLOCK, draw_weights, entry_std
-from simgap.specs import LayerSpec, RouterSpec
+from simgap.spaces import direction_scales
+from simgap.specs import LayerSpec, RouterSpec, SpaceSpec
 from simgap.threads import pool
 
 SIGMA = 5.0
@@ -222,3 +223,53 @@ def test_the_same_bits_on_any_number_of_threads():
     with pool(2) as (task_map, _):
         spread = draw_weights(draws_of(spec, 2, range(5)), task_map=task_map)
     assert all(torch.equal(getattr(alone, name), getattr(spread, name)) for name in ("up", "gate", "down", "router"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("init", ["kaiming_normal", "kaiming_uniform", "orthogonal", "upcycled"])
+@pytest.mark.parametrize("scaled", ["outputs", "inputs", "both"])
+def test_a_space_scales_rows_of_w_down_and_columns_of_the_others(scaled, init, dtype):
+    space = SpaceSpec("powerlaw", scaled, alpha=2.0, outliers=1)
+    plain, uneven = (draw_weights(draws_of(replace(SMALL, init=init, space=s), 5, [1, 3]), dtype) for s in (SpaceSpec(), space))
+    scales = torch.from_numpy(direction_scales(space, SMALL.d_model).astype(dtype))
+    for role in ("up", "gate", "down"):
+        before, after = getattr(plain, role), getattr(uneven, role)
+        if role == "down":
+            before, after = before.mT, after.mT
+        assert torch.equal(after, before * scales if scaled in ("both", "outputs" if role == "down" else "inputs") else before)
+    assert torch.equal(plain.router, uneven.router)
+
+
+def test_a_rotated_space_has_one_basis_for_all_experts():
+    """The turned matrices are orthogonal times those in coordinates, one orthogonal matrix to a trial."""
+    space = SpaceSpec("powerlaw", "both", alpha=2.0)
+    here, turned = (draw_weights(draws_of(replace(SMALL, space=s), 5, [1, 3]), "float64") for s in (space, replace(space, rotated=True)))
+    basis = None
+    for trial in range(2):
+        stacks = [
+            torch.cat([getattr(w, role)[trial].mT if role == "down" else getattr(w, role)[trial] for role in ("up", "gate", "down")])
+            for w in (here, turned)
+        ]
+        before, after = (stack.reshape(-1, SMALL.d_model) for stack in stacks)
+        found = torch.linalg.lstsq(before, after).solution
+        assert torch.allclose(before @ found, after, rtol=0, atol=1e-12)
+        assert torch.allclose(found @ found.T, torch.eye(SMALL.d_model, dtype=torch.float64), rtol=0, atol=1e-11)
+        assert basis is None or not torch.allclose(found, basis, atol=0.1)
+        basis = found
+
+
+def test_a_common_bias():
+    weights = draw_weights(draws_of(replace(SMALL, space=SpaceSpec(bias=0.5)), 5, [1, 3]), "float64")
+    assert weights.output_bias.shape == (2, SMALL.d_model)
+    assert torch.allclose(weights.output_bias.square().mean(1), torch.full((2,), 0.25, dtype=torch.float64), rtol=1e-14)
+    assert not torch.equal(weights.output_bias[0], weights.output_bias[1])
+    assert draw_weights(draws_of(SMALL, 5, [1])).output_bias is None
+
+
+def test_layers_of_several_spaces_have_the_bits_of_each():
+    spaces = [SpaceSpec(), SpaceSpec("powerlaw", "both", rotated=True), SpaceSpec(outliers=2), SpaceSpec("lognormal", "inputs")]
+    draws = [draws_of(replace(SMALL, space=space), 3, [at])[0] for at, space in enumerate(spaces)]
+    together = draw_weights(draws)
+    for at, draw in enumerate(draws):
+        alone = draw_weights([draw])
+        assert all(torch.equal(getattr(together, name)[at], getattr(alone, name)[0]) for name in ("up", "gate", "down"))
