@@ -156,7 +156,7 @@ def _rectified_overlap(activation: str, d_ff: int, std: float, dimension: float)
 def _mean_vectors(spec: LayerSpec, site: str, tokens: int, across: bool) -> SiteNull | str:
     """Two experts' means over their tokens: law A6, with the routed tokens' common direction, and L1 for a gain and bias."""
     if why := _uneven_tokens(spec):
-        return f"{why}: law A6 needs isotropic, independent tokens"
+        return f"{why}: law A6 needs isotropic tokens, independent of each other"
     if spec.router.kind == "expert_choice" or (spec.router.kind == "sigmoid" and spec.router.bias):
         return f"router = {spec.router.kind}: the common direction of its tokens follows no law here"
     if _crowded(spec):
