@@ -44,6 +44,26 @@ def test_every_documented_flag(capsys):
     assert found["run"] == {"tokens": 256, "trials": 20, "seed": 3, "device": "cpu", "dtype": "float32", "memory": "2GiB"}
 
 
+def test_flags_of_spaces_and_documents(capsys):
+    flags = "--space powerlaw --space.scaled both --space.alpha 0.5 --space.outliers 2 --space.rotated --space.bias 0.25"
+    more = "--inputs.massive 0.1 --inputs.massive-scale 7 --inputs.document_tokens 5 --inputs.document-correlation 0.5"
+    spec = answer(capsys, "predict", *SMALL, *flags.split(), *more.split())["spec"]
+    expected = {
+        "kind": "powerlaw",
+        "scaled": "both",
+        "alpha": 0.5,
+        "spread": 1.0,
+        "outliers": 2,
+        "scale": 10.0,
+        "rotated": True,
+        "bias": 0.25,
+    }
+    assert spec["space"] == expected
+    assert [spec["inputs"][name] for name in ("massive", "massive_scale", "document_tokens", "document_correlation")] == [0.1, 7.0, 5, 0.5]
+    assert "space.rotated: a round space has no directions to rotate" in refusal(capsys, "predict", *SMALL, "--space.rotated")
+    assert "did you mean '--space.outliers'" in refusal(capsys, "measure", *SMALL, "--space.outlier", "2")
+
+
 def test_shape_of_the_json(capsys):
     found = answer(capsys, *FULL.split())
     assert {"spec", "weight_mso", "activation_mso", "gap", "ratio", "predicted", "calibration"} <= set(found)

@@ -118,7 +118,7 @@ def task_bytes(spec: LayerSpec, run: RunSpec, trials: int, all_pairs: bool) -> i
     # The basis of a rotated space is an orthogonal matrix too, and each expert's matrix is turned by it.
     turned = ORTHOGONAL * item * spec.d_model * max(rounded_up(spec.d_model), rounded_up(spec.d_ff)) if spec.space.rotated else 0
     tables = pair_bytes(spec, trials)
-    return max(on_a_token, tables, matrices, turned) + library_bytes(spec, run)
+    return max(on_a_token, tables, matrices + turned) + library_bytes(spec, run)
 
 
 def pair_bytes(spec: LayerSpec, trials: int) -> int:

@@ -82,7 +82,7 @@ def anisotropic_shares(eigenvalues: Any, counts: Any = None) -> Float[np.ndarray
     O(n log(largest / smallest)). Raises ValueError for other values.
 
     >>> anisotropic_shares([100, 1], [1, 7]).round(4).tolist()
-    [0.7333, 0.0381]
+    [0.739, 0.0373]
     """
     values, many = _checked(eigenvalues, counts)
     found = np.zeros(len(values))

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 import simgap as sg
+from simgap.gap.calibration import Asked, compare_all
 from simgap.nulls.spaces import spread_of, squares
+from simgap.spaces import direction_scales
+from simgap.stats import Estimate
 
 SIGMA, TRIALS = 5.0, 200
 BASE = sg.LayerSpec(d_model=16, d_ff=24, n_experts=6, n_shared_experts=1, activation="relu")
@@ -124,6 +127,32 @@ def test_pairs_that_share_an_expert_widen_the_sd():
     assert predicted.sd == pytest.approx(math.sqrt((spread.variance + 8 * spread.covariance) / 15), rel=1e-12)
     assert predicted.sd > 1.5 * math.sqrt(spread.variance / 15)
     assert sg.predict(spec, trials=4)["activation_mso mean output"].sd == pytest.approx(predicted.sd / 2, rel=1e-12)
+
+
+def p_values(space: sg.SpaceSpec, sd: float | None = None) -> np.ndarray:
+    """p of 4,000 measurements of 10 trials of 6 experts' mean outputs, by their law's sd or another."""
+    spec = dataclasses.replace(BASE, space=space)
+    null = sg.predict(spec, quantities=["activation_mso mean output"], trials=10)["activation_mso mean output"]
+    null = null if sd is None else dataclasses.replace(null, sd=sd)
+    g = np.random.default_rng(2).standard_normal((4000, 10, 6, 16)) * direction_scales(space, 16)
+    g /= np.linalg.norm(g, axis=-1, keepdims=True)
+    means = ((g @ g.swapaxes(-1, -2)) ** 2)[..., *np.triu_indices(6, 1)].mean(-1)
+    return np.array([found.p for found in compare_all([Asked(Estimate.of(trials, np.full(10, 15)), null) for trials in means])])
+
+
+@pytest.mark.parametrize("space", [sg.SpaceSpec(outliers=1), sg.SpaceSpec("powerlaw"), sg.SpaceSpec("lognormal")], ids=lambda s: s.kind)
+def test_p_of_a_mean_output_is_nearly_level(space):
+    """4.6 to 5.6% below 0.05 and 0.07 to 0.24% below 0.001, as the page of the laws says, each within 5 standard errors of a share."""
+    p = p_values(space)
+    for level, low, high in ((0.05, 0.046, 0.056), (0.001, 0.0007, 0.0024)):
+        error = SIGMA * math.sqrt(high / len(p))
+        assert low - error < (p < level).mean() < high + error
+
+
+def test_p_without_the_covariance_is_not_level():
+    space = sg.SpaceSpec(outliers=1)
+    alone = math.sqrt(spread_of(squares(space, 16)).variance / 150)
+    assert (p_values(space, alone) < 0.05).mean() > 0.2
 
 
 WITHOUT_LAW = {

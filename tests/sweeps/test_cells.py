@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simgap.specs
-from simgap.specs import InputSpec, LayerSpec, RouterSpec
+from simgap.specs import InputSpec, LayerSpec, RouterSpec, SpaceSpec
 from simgap.sweeps import Cells, LeftOut, grid
 from simgap.sweeps import cells as module
 from simgap.sweeps.fields import flat
@@ -29,7 +29,8 @@ specs = st.builds(
     gated=st.booleans(),
     norm_affine_std=st.sampled_from([0, 0.0, 0.1, 1, 1e-300]),
     router=st.builds(RouterSpec, kind=st.sampled_from(["linear", "hash"]), temperature=st.sampled_from([1, 1.0, 0.5])),
-    inputs=st.builds(InputSpec, mean=st.sampled_from([-0.0, 0.0, 1.5])),
+    inputs=st.builds(InputSpec, mean=st.sampled_from([-0.0, 0.0, 1.5]), massive=st.sampled_from([0, 0.5])),
+    space=st.builds(SpaceSpec, kind=st.sampled_from(["round", "powerlaw"]), outliers=st.sampled_from([0, 2])),
 )
 
 
@@ -53,6 +54,18 @@ def test_through_json_and_back(layers, out):
     assert back.keys.tolist() == cells.keys.tolist()
     assert (back.base, back.names, back.left_out) == (cells.base, cells.names, cells.left_out)
     assert [list(map(type, flat(spec).values())) for spec in back] == [list(map(type, flat(spec).values())) for spec in cells]
+    back.check_keys()
+
+
+def test_cells_of_a_simgap_whose_layers_had_no_space_are_theirs():
+    """A manifest that was written before there were spaces, massive tokens and documents names the same layers by the same keys."""
+    cells = grid(BASE, d_model=[4, 8], router=["linear", "hash"])
+    plain = cells.to_plain()
+    later = [name for name in plain["base"] if name.startswith(("space.", "inputs.massive", "inputs.document"))]
+    assert len(later) == 12
+    plain["base"] = {name: value for name, value in plain["base"].items() if name not in later}
+    back = Cells.from_plain(plain)
+    assert list(back) == list(cells)
     back.check_keys()
 
 
