@@ -113,7 +113,10 @@ def _scaled_weights(spec: LayerSpec, spectrum: spaces.Spectrum, pairs: int, acro
         hypotheses = (weight_null.HYPOTHESES[0], weight_null.HAAR, spaces.NORMS_CONSTANT, "sd: that of a trace with sizes is open")
         mean = spaces.orthogonal_mean(spectrum)
         return Prediction(mean, None, "exact", None, second_moments.ID, hypotheses, pairs, supposes=spaces.SUPPOSES)
-    spread, gaussian = spaces.spread_of(spectrum), spec.init in GAUSSIAN_INITS
+    gaussian = spec.init in GAUSSIAN_INITS
+    if not gaussian and spec.d_ff < spaces.FEWEST_UNIFORM:
+        return Prediction.missing(f"init = {spec.init}: {spec.d_ff} uniform entries to a direction are too few for law T5, up to O(1/d_ff)")
+    spread = spaces.spread_of(spectrum)
     variance, kind = _of_one_pair(spec, spread, across), "exact" if gaussian else "leading"
     hypotheses = (*spaces.WEIGHTS, spaces.GAUSSIAN if gaussian else "entries uniform: as if Gaussian, error O(1/d_ff) relative")
     order, error = ("", 0.0) if gaussian else ("O(1/d_ff)", spread.mean * spaces.uniform_error(spectrum))
@@ -154,7 +157,7 @@ def _spread(spec: LayerSpec, run: RunSpec, null: SiteNull, reading: str, site: s
         shared = token_variance(spec, site, reading, null.width, run.tokens, across)
         return (None, None, shared) if isinstance(shared, str) else (shared, "leading", TOKENS_SHARE)
     linear = site in ("pre", "output") or (site == "hidden" and spec.activation == "identity" and not spec.gated)
-    if not linear and spec.inputs.massive:
+    if not linear and (spec.inputs.massive or spec.inputs.document_correlation or spec.space.scales("inputs")):
         return None, None, FEW_TOKENS
     if not linear:
         variance = weight_null.null_variance(null.width) if null.width > 1 else 0.0
@@ -248,5 +251,5 @@ ISOTROPIC_UP = "W_up (W_gate, where gated) isotropic on the left (Gaussian or Ha
 EVERY_EXPERT = "every expert receives a token (else fewer pairs)"
 HEAVY_TAILS = f"{EVERY_EXPERT}; sd: as if isotropic, error O(K^2/f) relative, K the kurtosis of an entry (laws N1, A7)"
 EXCHANGEABLE = f"{EVERY_EXPERT}; sd: as if isotropic in f - 1 dimensions, error O(K^2/f) relative, K the kurtosis of an entry"
-FEW_TOKENS = "sd: a few massive tokens make the mean vectors, and how heavy the tails of their entries are is open"
+FEW_TOKENS = "sd: a few tokens, documents or directions make the mean vectors, and how heavy the tails of their entries are is open"
 COMMON_MEAN = "sd: the two vectors share a mean, and how far their overlap spreads about it is open"

@@ -15,6 +15,8 @@ Spectrum = tuple[tuple[float, ...], tuple[int, ...]]
 SUPPOSES = "independent weights in a space of these sizes"
 # By how much the kurtosis of a uniform entry is below a normal one's.
 UNIFORM_DEFICIT = 6 / 5
+# Entries to a direction from which the error below holds by simulation: below, an outlier's one or two make it several times too small.
+FEWEST_UNIFORM = 4
 
 
 @lru_cache(maxsize=256)

@@ -197,16 +197,20 @@ def test_a_layer_without_a_common_size_is_not_an_outlier():
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
 def test_uniform_weights_are_right_to_their_order(alpha):
-    """Against draws of two flattened matrices, where few entries make the most of it; the stated error holds, and is not idle."""
-    spec = sg.LayerSpec(d_model=4, d_ff=3, n_experts=2, init="kaiming_uniform", space=sg.SpaceSpec("powerlaw", alpha=alpha))
+    """Against draws of two flattened matrices, where few entries make the most of it; the stated error holds, and is not idle. Of still
+    fewer entries there is no law."""
+    spec = sg.LayerSpec(d_model=4, d_ff=4, n_experts=2, init="kaiming_uniform", space=sg.SpaceSpec("powerlaw", alpha=alpha))
     null = sg.predict(spec, quantities=["weight_mso down"])["weight_mso down"]
     assert (null.kind, null.order) == ("leading", "O(1/d_ff)")
-    sizes = np.repeat(np.arange(1, 5) ** (-alpha / 2), 3)
-    u, v = np.random.default_rng(5).uniform(-1, 1, (2, 400_000, 12)) * sizes
+    sizes = np.repeat(np.arange(1, 5) ** (-alpha / 2), 4)
+    u, v = np.random.default_rng(5).uniform(-1, 1, (2, 600_000, 16)) * sizes
     cosines = (u * v).sum(1) ** 2 / ((u * u).sum(1) * (v * v).sum(1))
     sem = cosines.std() / math.sqrt(len(cosines))
     assert abs(cosines.mean() - null.mean) > SIGMA * sem
     assert abs(cosines.mean() - null.mean) < null.error + SIGMA * sem
+    fewer = sg.predict(dataclasses.replace(spec, d_ff=3))["weight_mso down"]
+    assert fewer.mean is None
+    assert "too few for law T5" in fewer.why
 
 
 def test_a_copy_among_outliers_is_seen():
