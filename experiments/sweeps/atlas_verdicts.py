@@ -23,6 +23,7 @@ from typing import Any
 
 from simgap import LayerSpec, RunSpec, predict
 from simgap.gap.reported import FIVE_SIGMA
+from simgap.specs import NESTED
 from simgap.stats import holm, normal_score, student_p
 
 HOLDS, NOT_RESOLVED, IN_DOUBT, SPREAD_OFF, LEADING, FAILS, NO_LAW = VERDICTS = (
@@ -167,9 +168,8 @@ def beside(record: dict[str, Any]) -> Iterator[Judged]:
 
 
 def nested(plain: dict[str, Any]) -> dict[str, Any]:
-    """A spec's plain values with its router and inputs made."""
-    made = LayerSpec()
-    return plain | {name: type(getattr(made, name))(**plain[name]) for name in ("router", "inputs")}
+    """A spec's plain values with its router, inputs and space made; a record that is older than one of them has its default."""
+    return plain | {name: kind(**plain[name]) for name, kind in NESTED.items() if name in plain}
 
 
 def stated_orders(spec: LayerSpec, run: RunSpec, names: Sequence[str]) -> dict[str, str]:
