@@ -285,6 +285,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def benjamini_yekutieli(p_values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    """p adjusted so that those at most q have a false discovery rate of at most q, however they depend on each other (2001); NaN stays, and
+    counts as no test."""
+    p = np.asarray(p_values, np.float64)
+    known = ~np.isnan(p)
+    adjusted, m = np.full(len(p), math.nan), int(known.sum())
+    if m:
+        order = np.argsort(p[known], kind="stable")
+        steps = p[known][order] * m * (1 / np.arange(1, m + 1)).sum() / np.arange(1, m + 1)
+        own = np.empty(m)
+        own[order] = np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0)
+        adjusted[known] = own
+    return adjusted
+
+
 def fisher(p_values: Sequence[float]) -> float:
     """Fisher's combination of independent p-values: -2 sum ln p against chi^2 on 2n degrees of freedom."""
     from scipy.special import chdtrc

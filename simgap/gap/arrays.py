@@ -19,8 +19,8 @@ from torch import Tensor
 
 from simgap.checks import choice
 from simgap.gap.as_tensor import as_tensor
-from simgap.gap.calibration import LEVEL
 from simgap.gap.memory_maps import refuse_truncated
+from simgap.gap.other_token import Labels, on_other_tokens, verdict_of_tokens
 from simgap.gap.overlap import Overlap, SignNull, verdict
 from simgap.gap.renumbered import renumbered_null, units_axis, verdict_of_both
 from simgap.gap.routed_vectors import RoutedVectors
@@ -30,7 +30,6 @@ from simgap.overlaps import (
     Signs,
     TokenPairs,
     between,
-    elsewhere,
     flipped_overlaps,
     flipped_token_overlaps,
     is_centred,
@@ -43,7 +42,6 @@ from simgap.overlaps import (
 from simgap.overlaps.memory import flattened, tokens_at
 from simgap.overlaps.rectified import one_signed_experts, one_signed_tokens, refuse_rectified
 from simgap.overlaps.sketches import unit_rows
-from simgap.overlaps.token_pairs import SAMPLED
 from simgap.settings import own_settings
 from simgap.threads import pool
 
@@ -124,17 +122,28 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = No
 
 
 @own_settings
-def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: Any = None, draws: int = 0) -> Overlap:
+def token_mso(
+    vectors: Any,
+    kind: str = "output",
+    *,
+    routing: Any = None,
+    mask: Any = None,
+    documents: Any = None,
+    strata: Any = None,
+    draws: int = 0,
+) -> Overlap:
     """Mean squared overlap of the k vectors that share a token, over n tokens, beside what fair signs would give (law T0).
 
     vectors: (..., k, width) numpy array, memory map or torch tensor on any device, k >= 2; the leading axes, one or several, number the
     tokens. A zero vector's pairs are left out and counted. kind: "output" or "normed", as for `mean_mso`.
     routing: (..., k) integers, which expert each vector came from, -1 for none. An expert has one sign to a coordinate, the same on all its
-    tokens: with `routing` the null's spread knows which tokens those are, and an overlap above the null is held against the same experts
-    on other tokens. Without it one sign to a coordinate is common to all pairs of columns. An expert twice on one token is refused: its
-    vectors are no pair of experts. mask: (...) or (..., k), True or 1 for what is kept. What either leaves out, or a numpy mask that covers
-    a whole vector, is padding: never compared and not counted, whatever it holds, and the result has the bits of an array without the
-    tokens that are left out whole.
+    tokens: with `routing` the null's spread knows which tokens those are. Without it one sign to a coordinate is common to all pairs of
+    columns. An expert twice on one token is refused: its vectors are no pair of experts. mask: (...) or (..., k), True or 1 for what is
+    kept. What either leaves out, or a numpy mask that covers a whole vector, is padding: never compared and not counted, whatever it holds,
+    and the result has the bits of an array without the tokens that are left out whole.
+    documents, strata: (...) integers, which document a token is of, and which kind of token it is (a class of sizes, or of positions). With
+    `routing` the overlap is held against the same pairs of experts on other tokens as well (law T3): of other documents, by default each
+    token its own; of the same stratum, and of like size. It takes at least 5 experts. `by_pair` of the result has every pair of experts.
     sem is over tokens. null is exact; null_sd and p are exact up to 32 coordinates and beyond come from sketches with one fixed draw of
     signs: null_sd is right to some 2 to 4 percent, and where experts say nearly the same on all of their tokens to 3 to 9 for 8 experts
     and more, to 15 for 3. draws: signs to draw for p instead, each of which costs a product of all pairs with them.
@@ -147,10 +156,13 @@ def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: 
     routed = RoutedVectors.of(vectors, routing, mask, least=2)
     h, kept = routed.vectors, routed.kept()
     *sizes, k, width = h.shape
-    experts, n_experts = None, 1
+    labels = Labels.of(documents, strata, tuple(sizes))
+    if routing is None and labels != (None, None):
+        raise ValueError("routing: expected (..., k) integers beside documents and strata, which say what other tokens are, got none")
+    experts, reached = None, np.zeros(1, np.int64)
     if routing is not None:
         reached, numbered = routed.experts()
-        experts, n_experts = numbered.reshape(-1, k), len(reached)
+        experts = numbered.reshape(-1, k)
     dimensions = _dimensions(width, kind)
     signs = Signs.of(experts, (math.prod(sizes), k), width)
     with pool() as (task_map, _):
@@ -170,14 +182,17 @@ def token_mso(vectors: Any, kind: str = "output", *, routing: Any = None, mask: 
             refuse_rectified("vectors", one_signed_tokens(h, np.flatnonzero(found.pairs), None if kept is None else exists), REMEDY)
         drawn = None
         if draws:
-            drawn = flipped_token_overlaps(h, TokenPairs.of(experts, exists, n_experts), draws, task_map) / moments.pairs
-    null = SignNull.of_sum(found.sketches.cumulants(width), moments.pairs, _factor(width, kind), drawn)
-    overlap = null.overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, dropped, places)
-    if experts is None or overlap.p > LEVEL:
-        overlap = replace(overlap, verdict=verdict(overlap.p, overlap.excess, "unnamed"))
-    else:
-        others = elsewhere(h, TokenPairs.of(experts, exists, n_experts, max(2, SAMPLED // width)))
-        overlap = replace(overlap, elsewhere=others.ratio, verdict=verdict(overlap.p, overlap.excess, "tokens", others))
+            drawn = flipped_token_overlaps(h, TokenPairs.of(experts, exists, len(reached)), draws, task_map) / moments.pairs
+        null = SignNull.of_sum(found.sketches.cumulants(width), moments.pairs, _factor(width, kind), drawn)
+        overlap = null.overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, dropped, places)
+        if experts is None:
+            overlap = replace(overlap, verdict=verdict(overlap.p, overlap.excess, "unnamed"))
+        else:
+            others = on_other_tokens(h, experts, reached, exists, labels, found.sketches, task_map)
+            elsewhere = others.second.null / overlap.null if others.second and overlap.null else None
+            said = verdict_of_tokens(overlap.p, overlap.excess, others, elsewhere)
+            beside = () if others.second is None else (others.second,)
+            overlap = replace(overlap, elsewhere=elsewhere, verdict=said, beside=beside, table=others.table)
     refuse_truncated("vectors", vectors)
     return overlap
 

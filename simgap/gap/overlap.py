@@ -1,23 +1,23 @@
 """A user's own overlap beside what signs alone would make of it, and the words for it."""
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxtyping import Float
-from numpy import median, ndarray, sqrt
+from numpy import ndarray
 
 from simgap import notebook
 from simgap.gap.calibration import LEVEL
-from simgap.overlaps import Elsewhere
+from simgap.gap.pair_table import MOST_PAIRS, PairTable
 from simgap.stats import LEAST_P
 from simgap.theory.sign_flips import upper_p
 
-# What meeting on a token adds, summed over pairs of experts: in units of its own root of squares; one pair's alone, on so many tokens or
-# more: in robust standard deviations of all pairs'.
-BROAD, NARROW, FEWEST = 4.0, 12.0, 16
 Kind = Literal["weights", "means", "tokens", "unnamed"]
 SPACE = "a space that experts share in another basis"
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 # What would do the same as experts that are alike, without their being so.
 BLIND: dict[Kind, str] = {
     "weights": f"{SPACE}, a common part or low rank",
@@ -73,7 +73,7 @@ class Overlap:
     dropped: vectors left out because they are zero or belong to an expert that no token reached; dropped_at names the first.
     round_null: 1/width, what a round space would give. draws: signs drawn for p, 0 for the approximation. elsewhere: the overlap of the
     same pairs of experts on *different* tokens over its null, where it was asked for. verdict: what follows, in words. beside: other nulls
-    of the same overlap, where they were asked for.
+    of the same overlap, where they were asked for, or where routing brings one. `by_pair` and `top` say which pairs of experts.
     """
 
     mean: float
@@ -91,6 +91,7 @@ class Overlap:
     elsewhere: float | None = None
     verdict: str = ""
     beside: tuple[SecondNull, ...] = ()
+    table: PairTable | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         sem = "" if self.sem is None else f" ± {self.sem:.1g}"
@@ -107,7 +108,31 @@ class Overlap:
 
     def as_dict(self) -> dict[str, Any]:
         """Every field by its name, in plain Python values; the other nulls as a list of such."""
-        return {each.name: getattr(self, each.name) for each in fields(self)} | {"beside": [asdict(other) for other in self.beside]}
+        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "table"}
+        return plain | {"beside": [asdict(other) for other in self.beside]}
+
+    def by_pair(self) -> "DataFrame":
+        """A pandas row to each pair of experts.
+
+        Columns: expert, other, tokens, overlap, null (on different tokens, or of signs), excess, difference; its score among all pairs in
+        robust standard deviations, that score's p, and p_adjusted for all pairs (Benjamini and Yekutieli); own_p of the overlap under
+        signs; conditional_error of the difference over documents, for these very experts. NaN where a value is not known.
+
+        Raises ValueError where there is no table: vectors on tokens without `routing`, or more than 524,288 pairs.
+        """
+        return self._table.frame()
+
+    def top(self, n: int = 10) -> "DataFrame":
+        """The n rows of `by_pair` with the highest scores."""
+        return self._table.top(n)
+
+    @property
+    def _table(self) -> PairTable:
+        if self.table is None:
+            raise ValueError(
+                f"pairs: no table of them: {'more than 524,288' if self.pairs > MOST_PAIRS else 'vectors on tokens need routing='}"
+            )
+        return self.table
 
 
 @dataclass(frozen=True)
@@ -140,34 +165,10 @@ class SignNull:
         return Overlap(mean, sem, pairs, self.mean, sd, excess, z, self.p(mean), dropped, dropped_at, 1 / dimensions, draws, **rest)
 
 
-def verdict(p: float, excess: float, kind: Kind, found: Elsewhere | None = None) -> str:
-    """What a p and the excess behind it ask for, at LEVEL."""
+def verdict(p: float, excess: float, kind: Kind) -> str:
+    """What a p and the excess behind it ask for, at LEVEL, where there is no other null."""
     if p > LEVEL:
         return f"nothing to explain at the level {LEVEL:g}"
     if kind in ("weights", "means"):
         return f"more than this null gives: experts that are alike, or {BLIND[kind]}; one vector to an expert cannot say which"
-    if kind == "unnamed" or found is None:
-        return f"cannot tell experts that are alike from {BLIND[kind]}: pass routing= to hold it against other tokens"
-    if math.isnan(found.ratio):
-        return f"cannot tell experts that are alike from {BLIND[kind]}: no pair of experts meets on two tokens"
-    both = f"{excess:.3g} times the null on a token, {found.ratio:.3g} times on different tokens"
-    if exceeds(found):
-        return f"more than a shared space or shared weights give ({both}); a residual or shared expert in the vectors would do this too"
-    return f"cannot tell: {BLIND[kind]} explain as much ({both}); pass vectors without what experts share, and more experts or tokens"
-
-
-def exceeds(found: Elsewhere) -> bool:
-    """Whether meeting on a token adds to the overlap what sharing a space does not: in all pairs of experts together, or in a few."""
-    gains, count = found.gains, found.count
-    root = math.sqrt(float((gains**2).sum()))
-    if root == 0:
-        return False
-    if float(gains.sum()) / root >= BROAD:
-        return True
-    many = count >= FEWEST
-    if many.sum() < FEWEST:
-        return False
-    scores = gains[many] / sqrt(count[many])
-    centre = float(median(scores))
-    spread = 1.4826 * float(median(abs(scores - centre)))
-    return bool((scores - centre).max() > NARROW * spread > 0)
+    return f"cannot tell experts that are alike from {BLIND[kind]}: pass routing= to hold it against other tokens"

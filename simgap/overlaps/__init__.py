@@ -1,21 +1,20 @@
 """Overlaps of arrays and tensors: the bare numbers that metrics and a user's own arrays are reduced to."""
 
 from simgap.overlaps.mean_vectors import add_sums, is_centred, means_by_routing
+from simgap.overlaps.other_tokens import OtherTokens, other_tokens, size_order
 from simgap.overlaps.pair_overlap import between, cos2_of_gram, gram, gram_of_pieces, pair_cos2, total, waves
 from simgap.overlaps.pair_tables import cross_gram, over_pairs, over_tables
 from simgap.overlaps.renumbered import OrderSums, order_sums, units_first
 from simgap.overlaps.sign_flips import flipped_overlaps, flipped_token_overlaps, size_sums
-from simgap.overlaps.sketches import Signs
+from simgap.overlaps.sketches import Signs, Sketches
 from simgap.overlaps.token_overlap import Moments, TokenOverlap, token_cos2, token_cos2_torch, token_overlap, undefined_vectors
-from simgap.overlaps.token_pairs import Elsewhere, TokenPairs, elsewhere
+from simgap.overlaps.token_pairs import TokenPairs
 
 __all__ = [
     "add_sums",
     "between",
     "cos2_of_gram",
     "cross_gram",
-    "elsewhere",
-    "Elsewhere",
     "flipped_overlaps",
     "flipped_token_overlaps",
     "gram",
@@ -27,8 +26,12 @@ __all__ = [
     "OrderSums",
     "over_pairs",
     "over_tables",
+    "other_tokens",
+    "OtherTokens",
     "pair_cos2",
     "Signs",
+    "size_order",
+    "Sketches",
     "size_sums",
     "token_cos2",
     "token_cos2_torch",

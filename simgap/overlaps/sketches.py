@@ -136,6 +136,18 @@ class Sketches:
         # Each triangle six times.
         return float(self.total[0]), variance, 8 * own + 24 * float(around) / 6
 
+    def of_pairs(self, named: Int[np.ndarray, "P 2"]) -> Float[np.ndarray, "3 P"]:
+        """The cumulants of each pair of experts alone, e < f, where every pair has tables of its own."""
+        low, high = named.T
+        at = low * self.groups - low * (low - 1) // 2 + high - low
+        z, squares = np.triu(self.tables[at, :-1]), self.tables[at, -1]
+        diagonal = np.einsum("pbb->pb", z)
+        diagonal -= squares
+        variance = 4 * (z**2).sum((1, 2)) - 3 * (diagonal**2).sum(1)
+        whole = z + np.triu(z, 1).mT
+        # Of few coordinates to a bucket, as in `cumulants`; a pair's own triangles weigh little and err on the side of a larger p.
+        return np.stack([squares.sum(1), np.maximum(variance, 0.0), 8 * np.maximum(((whole @ whole) * whole).sum((1, 2)), 0.0)])
+
 
 @functools.cache
 def _upper(size: int) -> tuple[np.ndarray, ...]:

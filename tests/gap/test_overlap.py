@@ -3,14 +3,12 @@
 import dataclasses
 import html
 import json
-import math
 
 import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.gap.overlap import LEAST_P, SecondNull, SignNull, exceeds, verdict
-from simgap.overlaps import Elsewhere
+from simgap.gap.overlap import LEAST_P, SecondNull, SignNull, verdict
 
 
 def overlap(**changes):
@@ -26,11 +24,6 @@ def overlap(**changes):
         "round_null": 0.005,
     }
     return sg.Overlap(**(whole | {"verdict": "why"} | changes))
-
-
-def elsewhere(count, same, other, null=1.0):
-    count, same, other = np.asarray(count, np.int64), np.asarray(same, float), np.asarray(other, float)
-    return Elsewhere(count, same, other, np.full(len(count), float(null)), np.full(len(count), float(null)))
 
 
 def test_a_sentence_names_its_parts():
@@ -83,7 +76,7 @@ def test_a_dict_of_every_field():
     plain = found.as_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert sg.Overlap(**plain | {"beside": ()}) == found
-    assert list(plain) == [field.name for field in dataclasses.fields(found)]
+    assert list(plain) == [field.name for field in dataclasses.fields(found) if field.name != "table"]
     assert plain.pop("beside") == []
     assert all(type(value) in (int, float, str, type(None)) for value in plain.values())
 
@@ -106,7 +99,7 @@ def test_other_nulls_stand_before_the_verdict():
     assert [SecondNull(**one) for one in plain["beside"]] == list(found.beside)
 
 
-@pytest.mark.parametrize("kind", ["weights", "means", "tokens", "unnamed"])
+@pytest.mark.parametrize("kind", ["weights", "means", "unnamed"])
 def test_within_the_null(kind):
     assert verdict(0.0011, 1.5, kind) == "nothing to explain at the level 0.001"
 
@@ -121,36 +114,3 @@ def test_one_vector_to_an_expert_says_more_and_not_which():
         assert verdict(1e-9, 3.0, kind).startswith("more than this null gives: experts that are alike, or a space that experts share")
         assert "cannot say which" in verdict(1e-9, 3.0, kind)
     assert "bias" not in verdict(1e-9, 3.0, "weights")
-
-
-def test_other_tokens_explain_as_much():
-    rng = np.random.default_rng(1)
-    found = elsewhere(np.full(100, 50), 3 + 0.1 * rng.standard_normal(100), 3 + 0.1 * rng.standard_normal(100))
-    words = verdict(1e-9, 3.0, "tokens", found)
-    assert words.startswith("cannot tell")
-    assert "3 times the null on a token, 2.99 times on different tokens" in words
-
-
-def test_meeting_adds_to_every_pair():
-    assert exceeds(elsewhere(np.full(100, 50), np.full(100, 3.0), np.full(100, 1.0)))
-    # Fewer pairs could all have gained by chance.
-    assert not exceeds(elsewhere(np.full(10, 50), np.full(10, 3.0), np.full(10, 1.0)))
-    assert verdict(1e-9, 3.0, "tokens", elsewhere(np.full(100, 50), np.full(100, 3.0), np.full(100, 1.0))).startswith("more than")
-
-
-def test_meeting_adds_to_one_pair():
-    rng = np.random.default_rng(2)
-    same = 1 + 0.1 * rng.standard_normal(100)
-    other = 1 + 0.1 * rng.standard_normal(100)
-    assert not exceeds(elsewhere(np.full(100, 50), same, other))
-    same[7] += 20
-    assert exceeds(elsewhere(np.full(100, 50), same, other))
-    # On few tokens one pair may stand out by chance.
-    assert not exceeds(elsewhere(np.full(100, 5), same, other))
-
-
-def test_pairs_that_meet_once_say_nothing():
-    found = elsewhere([], [], [])
-    assert math.isnan(found.ratio)
-    assert "no pair of experts meets on two tokens" in verdict(1e-9, 3.0, "tokens", found)
-    assert not exceeds(found)

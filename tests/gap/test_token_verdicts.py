@@ -1,10 +1,10 @@
-"""How often "more than a shared space" is said of experts that only share one: the thresholds behind the words."""
+"""How often "more than a shared space" is said of experts that only share one: the level of the second null behind the words."""
 
 import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.gap import overlap
+from simgap.gap import other_token, overlap
 
 N, K, E, WIDTH, SEEDS = 300, 2, 8, 48, 60
 
@@ -37,11 +37,12 @@ def verdicts(world, alike=0.0, seeds=SEEDS):
 
 def test_a_shared_space_is_not_taken_for_experts_that_are_alike(monkeypatch):
     said = [sum(verdicts(world)) for world in WORLDS]
-    # At a rate of a thousandth, 240 times: 5 sigma of a binomial number.
-    most = 240e-3 + 5 * (240e-3) ** 0.5
+    # At the level of the second null, 240 times: 5 sigma of a binomial number.
+    count = len(said) * SEEDS * other_token.SECOND_LEVEL
+    most = count + 5 * count**0.5
     assert sum(said) <= most, said
-    # With lower thresholds the same worlds are: the test can fail.
-    monkeypatch.setattr(overlap, "BROAD", 0.5)
+    # At a higher level the same worlds are: the test can fail.
+    monkeypatch.setattr(other_token, "SECOND_LEVEL", 0.4)
     assert sum(verdicts("bias")) > most
 
 

@@ -1,13 +1,10 @@
-"""Which experts meet, and what they share on other tokens, against loops."""
+"""Which experts meet, against loops."""
 
 import itertools
 
 import numpy as np
-import pytest
-import torch
 
-from simgap.overlaps import TokenPairs, elsewhere
-from tests import reference
+from simgap.overlaps import TokenPairs
 
 
 def layer(seed, n=40, k=3, width=5, experts=6):
@@ -54,33 +51,3 @@ def test_a_sample_is_part_of_all():
     found = {(*some.names(at), int(some.tokens[at])) for at in range(20)}
     assert len(found) == 20
     assert found <= brute_meetings(routing, there)
-
-
-@pytest.mark.parametrize("leading", [(40,), (5, 8)])
-def test_elsewhere_against_loops(leading):
-    vectors, routing, there = layer(3)
-    pairs = TokenPairs.of(routing, there, 6)
-    found = elsewhere(torch.from_numpy(vectors.reshape(*leading, 3, 5)), pairs)
-    expected = []
-    for part in pairs.groups(10**6):
-        if len(part) < 2:
-            continue
-        left = [vectors[pairs.tokens[at], pairs.slots[at, 0]] for at in part]
-        right = [vectors[pairs.tokens[at], pairs.slots[at, 1]] for at in part]
-        rows = []
-        for place, u in enumerate(left):
-            v, w = right[place], right[(place + 1) % len(right)]
-            shares = [reference.sign_null([u, other])[0] for other in (v, w)]
-            rows.append((reference.cos2(u, v), reference.cos2(u, w), *shares))
-        expected.append((len(part), *np.sum(rows, 0)))
-    table = np.column_stack([found.count, found.same, found.other, found.same_null, found.other_null])
-    assert table == pytest.approx(np.array(expected), rel=1e-12)
-    assert found.ratio == pytest.approx(np.array(expected)[:, 2].sum() / np.array(expected)[:, 4].sum(), rel=1e-12)
-    gains = [same - other * a / b for _, same, other, a, b in expected]
-    assert found.gains == pytest.approx(np.array(gains), rel=1e-9)
-
-
-def test_nothing_that_meets_twice():
-    found = elsewhere(torch.ones(1, 2, 3), TokenPairs.of(np.array([[0, 1]]), np.ones((1, 2), bool), 2))
-    assert found.count.size == 0
-    assert np.isnan(found.ratio)

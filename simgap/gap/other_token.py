@@ -1,0 +1,177 @@
+"""The second null of a user's own vectors on tokens: the same pairs of experts on other tokens."""
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from simgap.gap.as_tensor import as_indices
+from simgap.gap.calibration import LEVEL
+from simgap.gap.overlap import BLIND, SecondNull
+from simgap.gap.pair_table import PairTable
+from simgap.overlaps import OtherTokens, Sketches, TokenPairs, other_tokens, size_order
+from simgap.overlaps.memory import tokens_at
+from simgap.overlaps.other_tokens import SAMPLED
+from simgap.overlaps.rectified import some_columns
+from simgap.stats import LEAST_P
+from simgap.theory.other_tokens import FEWEST_EXPERTS, ID, gain_cumulants, least_p
+from simgap.theory.sign_flips import upper_p
+from simgap.threads import Map
+
+# The level of the second null. Eight experts, all pairs of which gain alike, have p 0.005, and no law that asks nothing of experts can give
+# them less.
+SECOND_LEVEL = 1e-2
+UNSEEN = "a residual or shared expert in the vectors"
+# Tokens that are looked at for what would mislead; so many that repeat others are a doubt; how much larger than the median one is massive.
+LOOKED_AT, REPEATED, MASSIVE = 4096, 0.01, 10.0
+
+
+class Labels(NamedTuple):
+    """Of each token: its document, None for each its own, and its stratum, None for one."""
+
+    documents: Int[np.ndarray, " n"] | None
+    strata: Int[np.ndarray, " n"] | None
+
+    @classmethod
+    def of(cls, documents: Any, strata: Any, shape: tuple[int, ...]) -> "Labels":
+        """shape: of the axes that number the tokens."""
+        return cls(_numbers("documents", documents, shape), _numbers("strata", strata, shape))
+
+
+@dataclass(frozen=True)
+class OnTokens:
+    """What other tokens say of an overlap. second: None where they say nothing, and why. table: of every pair of experts that has any.
+    unequal: tokens of unequal size add more than is left when other tokens are of like size."""
+
+    second: SecondNull | None
+    why: str = ""
+    table: PairTable | None = None
+    unequal: bool = False
+
+
+def _numbers(name: str, given: Any, shape: tuple[int, ...]) -> Int[np.ndarray, " n"] | None:
+    if given is None:
+        return None
+    numbers = as_indices(name, given)
+    if tuple(numbers.shape) != shape:
+        raise ValueError(f"{name}: expected {shape} whole numbers, one to a token, got shape {tuple(numbers.shape)}")
+    return np.unique(numbers.cpu().numpy().reshape(-1), return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def on_other_tokens(
+    vectors: Float[Tensor, "*tokens k width"],
+    experts: Int[np.ndarray, "n k"],
+    numbers: Int[np.ndarray, " E"],
+    exists: Bool[np.ndarray, "n k"],
+    labels: Labels,
+    sketches: Sketches,
+    task_map: Map,
+) -> OnTokens:
+    """Law T3 of vectors whose experts are numbered anew from 0; numbers: their own."""
+    documents, strata = labels
+    of_documents = np.arange(len(exists)) if documents is None else documents
+    if (of_documents == of_documents[0]).all():
+        return OnTokens(None, "all tokens are of one document")
+    pairs = TokenPairs.of(experts, exists, len(numbers), max(2, SAMPLED // vectors.shape[-1]))
+
+    def found_by(order: Float[np.ndarray, " m"] | None) -> OtherTokens:
+        return other_tokens(vectors, pairs, of_documents, order, strata, task_map)
+
+    found = found_by(size_order(vectors, pairs, exists, task_map))
+    if not len(found.count):
+        return OnTokens(None, "no pair of experts meets on two tokens of different documents")
+    table = _table(found, sketches, experts, exists, numbers)
+    left = len(np.unique(found.named))
+    if left < FEWEST_EXPERTS:
+        return OnTokens(None, f"{left} experts meet, and fewer than {FEWEST_EXPERTS} say nothing of how experts stray", table)
+    gain, variance, third = (float(value) for value in gain_cumulants(found.table()))
+    null, sd = found.over_pairs(found.other), math.sqrt(variance)
+    z, p = gain / sd if sd else 0.0, max(upper_p(gain, 0.0, variance, third), LEAST_P)
+    # Sizes are known up to an error, so that what they explain is not all that they do.
+    of_sizes = 0.0
+    if p <= SECOND_LEVEL:
+        plain = found_by(None)
+        of_sizes = null - plain.over_pairs(plain.other)
+    supposes = (
+        f"independent experts, on other tokens of like size{', each its own document' if documents is None else ', of other documents'}"
+    )
+    excess = (null + gain) / null if null else 1.0
+    second = SecondNull("other_token", null, sd, excess, z, p, supposes, UNSEEN, ID, 0, _doubts(vectors, exists))
+    return OnTokens(second, "", table, of_sizes > gain)
+
+
+def verdict_of_tokens(p: float, excess: float, found: OnTokens, elsewhere: float | None) -> str:
+    """What p under signs and other tokens ask for. elsewhere: the overlap on different tokens, over what signs would make of it."""
+    second = found.second
+    if p > LEVEL:
+        return f"nothing to explain at the level {LEVEL:g}" + (f", by signs alone: {found.why}" if second is None else "")
+    few = [] if found.table is None else found.table.standing_out(SECOND_LEVEL)
+    named = f"experts {' and '.join(map(str, few[0]))}{f' and {len(few) - 1} other pairs' if few[1:] else ''}" if few else ""
+    if second is None:
+        alone = f"cannot tell experts that are alike from {BLIND['tokens']}: {found.why}"
+        return f"{alone}; {named} stand out" if named else alone
+    both = f"{excess:.3g} times the null on a token, {elsewhere or math.inf:.3g} times on different tokens"
+    if second.p <= SECOND_LEVEL and found.unequal:
+        return (
+            f"cannot tell: a common bias with tokens of unequal size explains as much ({both}); pass strata=, classes of tokens of one size"
+        )
+    if second.p <= SECOND_LEVEL:
+        return f"more than a shared space or shared weights give ({both}); {UNSEEN} would do this too"
+    if named:
+        return f"more than a shared space gives in few pairs: {named} stand out from all ({both}); .top() lists them"
+    floor = least_p(len(np.unique(found.table.named))) if found.table is not None else 0.0
+    few_experts = f"; so few experts give no p below {floor:.1g}" if floor > SECOND_LEVEL else ""
+    remedy = f"pass vectors without what experts share, and more experts or tokens{few_experts}"
+    return f"cannot tell: {BLIND['tokens']} explain as much ({both}); {remedy}"
+
+
+def _table(
+    found: OtherTokens, sketches: Sketches, experts: Int[np.ndarray, "n k"], exists: Bool[np.ndarray, "n k"], numbers: Int[np.ndarray, " E"]
+) -> PairTable:
+    # One error to all, since few tokens do not know their own.
+    pooled = float(np.median(found.error**2 * found.count))
+    signs = np.full((3, len(found.count)), math.nan)
+    if sketches.groups == found.experts:
+        # Each pair of experts has a sketch of its own, of all tokens on which it meets.
+        met = _meetings(experts, exists, found.experts)[tuple(found.named.T)]
+        whole = met == found.count
+        powers = np.array([[1], [2], [3]])
+        signs[:, whole] = (sketches.of_pairs(found.named) / met.astype(float) ** powers)[:, whole]
+    return PairTable(numbers[found.named], found.count, found.same, found.other, np.sqrt(pooled / found.count), found.error, signs)
+
+
+def _meetings(experts: Int[np.ndarray, "n k"], exists: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "E E"]:
+    """On how many tokens each two experts meet."""
+    met = np.zeros(count * count, np.int64)
+    for i, j in combinations(range(experts.shape[1]), 2):
+        both = exists[:, i] & exists[:, j]
+        low, high = np.minimum(experts[both, i], experts[both, j]), np.maximum(experts[both, i], experts[both, j])
+        met += np.bincount(low * count + high, minlength=count * count)
+    return met.reshape(count, count)
+
+
+def _doubts(vectors: Float[Tensor, "*tokens k width"], exists: Bool[np.ndarray, "n k"]) -> str:
+    """What of some evenly spaced tokens makes other tokens misleading: they repeat each other, or a few are massive."""
+    there = np.flatnonzero(exists.any(1))
+    some = there[np.arange(LOOKED_AT) * (len(there) - 1) // (LOOKED_AT - 1)] if len(there) > LOOKED_AT else there
+    first = torch.from_numpy(exists[some].argmax(1)).to(vectors.device)
+    seen = tokens_at(some_columns(vectors), some)
+    rows = np.ascontiguousarray(seen[torch.arange(len(some), device=seen.device), first].float().cpu().numpy())
+    doubts = []
+    repeated = 1 - len(np.unique(rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))))) / len(some)
+    if repeated > REPEATED:
+        doubts.append(f"{repeated:.0%} of the tokens repeat others: leave them out with mask=, or pass documents=")
+    norms = torch.linalg.vector_norm(tokens_at(vectors, some).float(), dim=-1).cpu().numpy()
+    sizes = np.where(exists[some] & (norms > 0), norms, np.nan)
+    of_tokens = np.nanmax(sizes, 1, initial=0.0)
+    massive = float((of_tokens > MASSIVE * np.median(of_tokens)).mean())
+    if massive:
+        doubts.append(
+            f"{massive:.1%} of the tokens are more than {MASSIVE:g} times the median in size: leave them out with mask=, or pass strata="
+        )
+    return "; ".join(doubts)

@@ -1,0 +1,108 @@
+"""Which experts? Every pair by itself: its overlap, its null, and how far it stands out from all other pairs (law T10).
+
+Errors over tokens do not test independence: of two fixed independent experts the excess is not 0, and more tokens only say so more clearly.
+So a pair is judged by its place among all pairs.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from simgap.checks import whole_number
+from simgap.stats import LEAST_P, benjamini_yekutieli
+from simgap.theory.sign_flips import upper_p
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# Pairs that a table is kept of: those of 1,024 experts.
+MOST_PAIRS = 1 << 19
+# Fewer pairs say nothing of their own spread. From MANY on the tail is that of the largest tenth, below it that of the upper half, which
+# bends less than the tail of any overlap does: wider by a half, from simulated chi-squares of one degree of freedom.
+FEWEST_PAIRS, MANY, WIDER = 10, 100, 1.5
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """All pairs of experts e < f, (P,).
+
+    named (P, 2): their numbers. count: tokens that a pair rests on, 0 where one vector stands for an expert. overlap: mean of cos^2. null:
+    on different tokens where tokens were compared, else what signs give. spread: how far the difference strays by chance that is known, up
+    to one factor for all. error: of the difference over documents, for these very experts; NaN where it is not known. signs (3, P):
+    cumulants of the pair's overlap under signs; NaN where they are not known.
+    """
+
+    named: Int[np.ndarray, "P 2"]
+    count: Int[np.ndarray, " P"]
+    overlap: Float[np.ndarray, " P"]
+    null: Float[np.ndarray, " P"]
+    spread: Float[np.ndarray, " P"]
+    error: Float[np.ndarray, " P"]
+    signs: Float[np.ndarray, "3 P"]
+
+    @property
+    def own_p(self) -> Float[np.ndarray, " P"]:
+        """Upper tail of each overlap under signs, approximately (law T0); NaN where it is not known."""
+        known = ~np.isnan(self.signs).any(0)
+        p = np.full(len(self.overlap), math.nan)
+        p[known] = [
+            max(upper_p(value, *signs), LEAST_P) for value, signs in zip(self.overlap[known], self.signs[:, known].T.tolist(), strict=True)
+        ]
+        return p
+
+    @property
+    def score(self) -> Float[np.ndarray, " P"]:
+        """How far each pair's difference stands from the median one, in robust standard deviations of all."""
+        scores = np.divide(self.overlap - self.null, self.spread, out=np.zeros(len(self.null)), where=self.spread > 0)
+        scores = scores - np.median(scores) if len(scores) else scores
+        robust = 1.4826 * float(np.median(np.abs(scores))) if len(scores) else 0.0
+        return scores / robust if robust > 0 else np.zeros(len(scores))
+
+    @property
+    def p(self) -> Float[np.ndarray, " P"]:
+        """Upper tail of each score among all: exponential beyond the largest tenth, by the scores themselves; NaN for too few pairs."""
+        scores = self.score
+        if len(scores) < FEWEST_PAIRS:
+            return np.full(len(scores), math.nan)
+        share, wider = (0.1, 1.0) if len(scores) >= MANY else (0.5, WIDER)
+        start, middle = np.quantile(scores, [1 - share, 1 - share / 2])
+        rate = math.log(2) / max(wider * float(middle - start), 1e-300)
+        ranks = (np.argsort(np.argsort(-scores, kind="stable"), kind="stable") + 1) / len(scores)
+        return np.where(scores > start, share * np.exp(-np.maximum(scores - start, 0) * rate), ranks)
+
+    def frame(self) -> "DataFrame":
+        """A row to a pair, in their order."""
+        import pandas as pd
+
+        p, excess = self.p, np.divide(self.overlap, self.null, out=np.full(len(self.null), math.nan), where=self.null > 0)
+        return pd.DataFrame(
+            {
+                "expert": self.named[:, 0],
+                "other": self.named[:, 1],
+                "tokens": self.count,
+                "overlap": self.overlap,
+                "null": self.null,
+                "excess": excess,
+                "difference": self.overlap - self.null,
+                "score": self.score,
+                "p": p,
+                "p_adjusted": benjamini_yekutieli(p),
+                "own_p": self.own_p,
+                "conditional_error": self.error,
+            }
+        )
+
+    def top(self, n: int = 10) -> "DataFrame":
+        """The n rows with the highest scores, the highest first."""
+        count = whole_number("n", n, 1)
+        frame = self.frame()
+        return frame.loc[np.argsort(-frame["score"].to_numpy(), kind="stable")[:count]].reset_index(drop=True)
+
+    def standing_out(self, level: float) -> list[tuple[int, int]]:
+        """The pairs whose adjusted p is at most so large, the highest score first."""
+        adjusted = benjamini_yekutieli(self.p)
+        order = np.argsort(-self.score, kind="stable")
+        return [tuple(self.named[at].tolist()) for at in order[: int((adjusted <= level).sum())].tolist()]

@@ -1,0 +1,127 @@
+"""Pairs of experts on a token and on others, against loops; what other tokens are, and are not."""
+
+import numpy as np
+import pytest
+import torch
+
+from simgap.overlaps import TokenPairs, other_tokens, size_order
+from simgap.overlaps.other_tokens import PARTNERS
+from tests import reference
+
+
+def layer(seed, n=40, k=3, width=5, experts=6):
+    rng = np.random.default_rng(seed)
+    routing = np.argsort(rng.random((n, experts)), 1)[:, :k]
+    there = rng.random((n, k)) < 0.8
+    return rng.standard_normal((n, k, width)), routing, there
+
+
+def brute(vectors, routing, there, documents, order=None, strata=None, experts=6):
+    """Each pair by itself: its tokens in the order of TokenPairs, or by `order` of (e, f, token), and the nearest of other documents."""
+    pairs = TokenPairs.of(routing, there, experts)
+    meetings = {}
+    for at in range(len(pairs.tokens)):
+        meetings.setdefault(pairs.names(at), []).append(at)
+    found = []
+    for name, own in sorted(meetings.items()):
+        keyed = own if order is None else sorted(own, key=lambda at: order[at])
+        same, other, kept = [], [], []
+        for place, at in enumerate(keyed):
+            t = pairs.tokens[at]
+            alike = [i for i, one in enumerate(keyed) if strata is None or strata[pairs.tokens[one]] == strata[t]]
+            others = sorted(
+                (i for i in alike if documents[pairs.tokens[keyed[i]]] != documents[t]),
+                key=lambda i: (abs(alike.index(i) - alike.index(place)), -i),
+            )
+            if not others:
+                continue
+            u = vectors[t, pairs.slots[at, 0]]
+            right = [vectors[pairs.tokens[keyed[i]], pairs.slots[keyed[i], 1]] for i in others[:PARTNERS]]
+            same.append(reference.cos2(u, vectors[t, pairs.slots[at, 1]]))
+            other.append(np.mean([reference.cos2(u, v) for v in right]))
+            kept.append(documents[t])
+        if same:
+            gains = np.subtract(same, other)
+            gains = gains - gains.mean()
+            error = sum(sum(g for g, d in zip(gains, kept, strict=True) if d == one) ** 2 for one in set(kept)) ** 0.5 / len(same)
+            found.append((*name, len(same), np.mean(same), np.mean(other), error))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("leading", [(40,), (5, 8)])
+@pytest.mark.parametrize("case", ["tokens", "documents", "strata", "order", "one document"])
+def test_against_loops(leading, case):
+    vectors, routing, there = layer(3)
+    rng = np.random.default_rng(4)
+    documents = np.arange(40) // 7 if case == "documents" else np.zeros(40, np.int64) if case == "one document" else np.arange(40)
+    strata = rng.integers(0, 3, 40) if case == "strata" else None
+    pairs = TokenPairs.of(routing, there, 6)
+    order = rng.standard_normal(len(pairs.tokens)) if case == "order" else None
+    h = torch.from_numpy(vectors.reshape(*leading, 3, 5))
+    found = other_tokens(h, pairs, documents, order, strata)
+    expected = brute(vectors, routing, there, documents, order, strata)
+    if case == "one document":
+        assert len(found.count) == len(expected) == 0
+        return
+    table = np.column_stack([found.named, found.count, found.same, found.other, found.error])
+    assert table == pytest.approx(expected, rel=1e-10, abs=1e-12)
+    whole = found.table()
+    assert whole.sum() / 2 == pytest.approx(found.over_pairs(found.gains), rel=1e-12)
+    assert np.array_equal(whole, whole.T)
+    assert not np.diag(whole).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_any_layout_and_precision(dtype):
+    vectors, routing, there = layer(5, width=6)
+    h = torch.from_numpy(vectors).to(dtype)
+    pairs = TokenPairs.of(routing, there, 6)
+    plain = other_tokens(h.double(), pairs, np.arange(40))
+    for layout in (h, h.mT.contiguous().mT, torch.stack([h, h], 1)[:, 0]):
+        found = other_tokens(layout, pairs, np.arange(40))
+        # Half precision squares nothing in its own format: 1e-6 is float32's.
+        assert found.same == pytest.approx(plain.same, rel=1e-6)
+        assert found.other == pytest.approx(plain.other, rel=1e-6)
+
+
+def test_what_is_not_there_is_not_read():
+    vectors, routing, there = layer(6)
+    pairs = TokenPairs.of(routing, there, 6)
+    clean = other_tokens(torch.from_numpy(vectors), pairs, np.arange(40), size_order(torch.from_numpy(vectors), pairs, there))
+    vectors[~there] = np.nan
+    h = torch.from_numpy(vectors)
+    found = other_tokens(h, pairs, np.arange(40), size_order(h, pairs, there))
+    assert np.array_equal(found.same, clean.same)
+    assert np.array_equal(found.other, clean.other)
+
+
+def test_a_zero_vector_takes_no_part():
+    vectors, routing, there = layer(7)
+    there[:] = True
+    vectors[3, 1] = 0
+    h = torch.from_numpy(vectors)
+    found = other_tokens(h, TokenPairs.of(routing, there, 6), np.arange(40))
+    whole = other_tokens(torch.from_numpy(layer(7)[0]), TokenPairs.of(routing, there, 6), np.arange(40))
+    expert = routing[3, 1]
+    touched = (found.named == expert).any(1)
+    assert np.array_equal(found.count[~touched], whole.count[~touched])
+    assert found.count[touched].sum() == whole.count[touched].sum() - 2
+
+
+def test_the_order_is_by_the_size_of_all_but_the_right_one():
+    rng = np.random.default_rng(8)
+    vectors = rng.standard_normal((30, 4, 6)) * np.exp(rng.standard_normal((30, 1, 1)))
+    routing = np.argsort(rng.random((30, 5)), 1)[:, :4]
+    there = rng.random((30, 4)) < 0.9
+    pairs = TokenPairs.of(routing, there, 5)
+    found = size_order(torch.from_numpy(vectors), pairs, there)
+    logs = np.log(np.linalg.norm(vectors, axis=2))
+    for at in range(len(pairs.tokens)):
+        t, own = pairs.tokens[at], pairs.slots[at]
+        rest = [logs[t, j] for j in range(4) if there[t, j] and j != own[1]]
+        assert found[at] == pytest.approx(np.mean(rest) if rest else 0.0, rel=1e-12)
+
+
+def test_pairs_that_meet_once_say_nothing():
+    found = other_tokens(torch.ones(1, 2, 3), TokenPairs.of(np.array([[0, 1]]), np.ones((1, 2), bool), 2), np.zeros(1, np.int64))
+    assert found.count.size == 0
