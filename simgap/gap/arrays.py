@@ -8,6 +8,7 @@ A memory map whose file is shorter than the array is refused before it is read a
 end the process without a word (SIGBUS): copy a file that others may write.
 """
 
+import functools
 import itertools
 import math
 from dataclasses import replace
@@ -22,6 +23,7 @@ from simgap.gap.as_tensor import as_tensor
 from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.other_token import Labels, on_other_tokens, verdict_of_tokens
 from simgap.gap.overlap import Overlap, SignNull, verdict
+from simgap.gap.pair_table import MOST_PAIRS, PairTable
 from simgap.gap.renumbered import renumbered_null, units_axis, verdict_of_both
 from simgap.gap.routed_vectors import RoutedVectors
 from simgap.gap.scales import summable
@@ -157,7 +159,7 @@ def token_mso(
     h, kept = routed.vectors, routed.kept()
     *sizes, k, width = h.shape
     labels = Labels.of(documents, strata, tuple(sizes))
-    if routing is None and labels != (None, None):
+    if routing is None and not (documents is None and strata is None):
         raise ValueError("routing: expected (..., k) integers beside documents and strata, which say what other tokens are, got none")
     experts, reached = None, np.zeros(1, np.int64)
     if routing is not None:
@@ -256,8 +258,10 @@ def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | Non
     undefined: list[int] = []
     moments = Moments(0, 0.0, 0.0, 0.0, 0)
     width, drawn = vectors.shape[1], None
+    keeps = math.comb(len(vectors), 2) <= MOST_PAIRS
+    of_pairs = np.zeros((len(vectors), len(vectors))) if keeps else None
     with pool() as (task_map, _):
-        for own, of_table in over_pairs(vectors[None], _moments_of_pairs, task_map):
+        for own, of_table in over_pairs(vectors[None], functools.partial(_moments_of_pairs, of_pairs), task_map):
             undefined += own
             moments = moments.plus(of_table)
         for e in undefined:
@@ -269,20 +273,29 @@ def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | Non
         dimensions = _dimensions(width, kind)
         if kind == "output":
             refuse_rectified(name, one_signed_experts(vectors), REMEDY if numbers else "simgap.metrics has the bare number")
-        null = size_sums(vectors, task_map).cumulants
+        sums = size_sums(vectors, task_map, keeps)
         if draws:
             defined = np.setdiff1d(np.arange(len(vectors)), undefined)
             drawn = flipped_overlaps(unit_rows(vectors[defined]), draws, task_map)
     sem = math.sqrt(moments.squares / (pairs - 1)) / math.sqrt(pairs) if pairs > 1 else None
     places = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])
-    found = SignNull.of_sum(null, pairs, _factor(width, kind), drawn)
+    found = SignNull.of_sum(sums.cumulants, pairs, _factor(width, kind), drawn)
     overlap = found.overlap(min(moments.mean, 1.0), sem, pairs, dimensions, len(missing) + idle, places)
-    return replace(overlap, mean=moments.mean, verdict=verdict(overlap.p, overlap.excess, "weights" if numbers is None else "means"))
+    said = verdict(overlap.p, overlap.excess, "weights" if numbers is None else "means")
+    table = None
+    if of_pairs is not None and sums.of_pairs is not None:
+        kept = np.setdiff1d(np.arange(len(vectors)), undefined)
+        at = np.ix_(kept, kept)
+        table = PairTable.of_vectors(np.array(experts)[kept], of_pairs[at], sums.of_pairs[at] * _factor(width, kind))
+    return replace(overlap, mean=moments.mean, verdict=said, table=table)
 
 
-def _moments_of_pairs(_: str, cos2: np.ndarray, rows: range, columns: range) -> tuple[list[int], Moments]:
-    """Of one table of pairs: the numbers of undefined vectors, where they meet themselves, and the moments of the pairs of others."""
+def _moments_of_pairs(of_pairs: np.ndarray | None, _: str, cos2: np.ndarray, rows: range, columns: range) -> tuple[list[int], Moments]:
+    """Of one table of pairs: the numbers of undefined vectors, where they meet themselves, and the moments of the pairs of others; the
+    table goes to its place in `of_pairs`, if that is kept."""
     undefined = np.flatnonzero(np.isnan(np.diagonal(cos2[0]))) + rows.start if rows == columns else np.zeros(0, np.int64)
+    if of_pairs is not None:
+        of_pairs[rows.start : rows.stop, columns.start : columns.stop] = cos2[0]
     values = between(cos2, columns.stop, first=(rows.start, columns.start))[0]
     values = values[~np.isnan(values)]
     mean = float(values.mean()) if values.size else 0.0

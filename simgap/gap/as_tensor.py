@@ -44,6 +44,14 @@ def as_indices(name: str, value: Any) -> Tensor:
     return indices
 
 
+def as_labels(name: str, value: Any) -> Tensor:
+    """An int64 tensor on the CPU, of whole numbers or booleans."""
+    tensor = plain_tensor(name, value)
+    if tensor.dtype not in (*WHOLE, torch.bool):
+        raise ValueError(f"{name}: expected whole numbers or booleans, got dtype {tensor.dtype}")
+    return tensor.cpu().long()
+
+
 def as_booleans(name: str, value: Any) -> Tensor:
     """A boolean tensor, on the CPU, of booleans or of the whole numbers 0 and 1."""
     tensor = plain_tensor(name, value)

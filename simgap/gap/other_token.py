@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from simgap.gap.as_tensor import as_indices
+from simgap.gap.as_tensor import as_labels
 from simgap.gap.calibration import LEVEL
 from simgap.gap.overlap import BLIND, SecondNull
 from simgap.gap.pair_table import PairTable
@@ -57,10 +57,10 @@ class OnTokens:
 def _numbers(name: str, given: Any, shape: tuple[int, ...]) -> Int[np.ndarray, " n"] | None:
     if given is None:
         return None
-    numbers = as_indices(name, given)
+    numbers = as_labels(name, given)
     if tuple(numbers.shape) != shape:
         raise ValueError(f"{name}: expected {shape} whole numbers, one to a token, got shape {tuple(numbers.shape)}")
-    return np.unique(numbers.cpu().numpy().reshape(-1), return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return np.unique(numbers.numpy().reshape(-1), return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def on_other_tokens(
@@ -108,10 +108,13 @@ def on_other_tokens(
 def verdict_of_tokens(p: float, excess: float, found: OnTokens, elsewhere: float | None) -> str:
     """What p under signs and other tokens ask for. elsewhere: the overlap on different tokens, over what signs would make of it."""
     second = found.second
-    if p > LEVEL:
-        return f"nothing to explain at the level {LEVEL:g}" + (f", by signs alone: {found.why}" if second is None else "")
     few = [] if found.table is None else found.table.standing_out(SECOND_LEVEL)
-    named = f"experts {' and '.join(map(str, few[0]))}{f' and {len(few) - 1} other pairs' if few[1:] else ''}" if few else ""
+    others = f" and {len(few) - 1} other pair{'s' if few[2:] else ''}" if few[1:] else ""
+    named = f"experts {few[0][0]} and {few[0][1]}{others}" if few else ""
+    if p > LEVEL:
+        alone = f", by signs alone: {found.why}" if second is None else ""
+        nothing = f"nothing to explain{' in the mean' if few else ''} at the level {LEVEL:g}{alone}"
+        return f"{nothing}, but {named} stand out from all pairs: .top() lists them" if few else nothing
     if second is None:
         alone = f"cannot tell experts that are alike from {BLIND['tokens']}: {found.why}"
         return f"{alone}; {named} stand out" if named else alone
@@ -123,7 +126,7 @@ def verdict_of_tokens(p: float, excess: float, found: OnTokens, elsewhere: float
     if second.p <= SECOND_LEVEL:
         return f"more than a shared space or shared weights give ({both}); {UNSEEN} would do this too"
     if named:
-        return f"more than a shared space gives in few pairs: {named} stand out from all ({both}); .top() lists them"
+        return f"more than a shared space gives in few pairs: {named} stand out from all pairs ({both}); .top() lists them"
     floor = least_p(len(np.unique(found.table.named))) if found.table is not None else 0.0
     few_experts = f"; so few experts give no p below {floor:.1g}" if floor > SECOND_LEVEL else ""
     remedy = f"pass vectors without what experts share, and more experts or tokens{few_experts}"
@@ -140,8 +143,9 @@ def _table(
         # Each pair of experts has a sketch of its own, of all tokens on which it meets.
         met = _meetings(experts, exists, found.experts)[tuple(found.named.T)]
         whole = met == found.count
-        powers = np.array([[1], [2], [3]])
-        signs[:, whole] = (sketches.of_pairs(found.named) / met.astype(float) ** powers)[:, whole]
+        mean, variance, third = sketches.of_pairs(found.named)[:, whole]
+        skew = np.divide(third, variance**1.5, out=np.zeros(len(third)), where=variance > 0)
+        signs[:, whole] = mean / met[whole], variance / met[whole].astype(float) ** 2, skew
     return PairTable(numbers[found.named], found.count, found.same, found.other, np.sqrt(pooled / found.count), found.error, signs)
 
 

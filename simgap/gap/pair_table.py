@@ -23,6 +23,7 @@ MOST_PAIRS = 1 << 19
 # Fewer pairs say nothing of their own spread. From MANY on the tail is that of the largest tenth, below it that of the upper half, which
 # bends less than the tail of any overlap does: wider by a half, from simulated chi-squares of one degree of freedom.
 FEWEST_PAIRS, MANY, WIDER = 10, 100, 1.5
+CHI_SQUARE_SKEW = math.sqrt(8.0)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PairTable:
     named (P, 2): their numbers. count: tokens that a pair rests on, 0 where one vector stands for an expert. overlap: mean of cos^2. null:
     on different tokens where tokens were compared, else what signs give. spread: how far the difference strays by chance that is known, up
     to one factor for all. error: of the difference over documents, for these very experts; NaN where it is not known. signs (3, P):
-    cumulants of the pair's overlap under signs; NaN where they are not known.
+    mean, variance and skewness of the pair's overlap under signs; NaN where they are not known.
     """
 
     named: Int[np.ndarray, "P 2"]
@@ -43,14 +44,28 @@ class PairTable:
     error: Float[np.ndarray, " P"]
     signs: Float[np.ndarray, "3 P"]
 
+    @classmethod
+    def of_vectors(cls, numbers: Int[np.ndarray, " E"], overlaps: Float[np.ndarray, "E E"], nulls: Float[np.ndarray, "E E"]) -> "PairTable":
+        """Of experts that one vector stands for each: cos^2 of all pairs and what signs give of them, rows before columns."""
+        left, right = np.triu_indices(len(numbers), 1)
+        null = nulls[left, right]
+        # As if no coordinate were large: where a few are, signs spread an overlap by less.
+        signs = np.stack([null, 2 * null**2, np.full(len(null), CHI_SQUARE_SKEW)])
+        none = np.full(len(null), math.nan)
+        named = np.stack([numbers[left], numbers[right]], 1)
+        return cls(named, np.zeros(len(null), np.int64), overlaps[left, right], null, np.sqrt(signs[1]), none, signs)
+
     @property
     def own_p(self) -> Float[np.ndarray, " P"]:
         """Upper tail of each overlap under signs, approximately (law T0); NaN where it is not known."""
-        known = ~np.isnan(self.signs).any(0)
-        p = np.full(len(self.overlap), math.nan)
-        p[known] = [
-            max(upper_p(value, *signs), LEAST_P) for value, signs in zip(self.overlap[known], self.signs[:, known].T.tolist(), strict=True)
-        ]
+        mean, variance, skew = self.signs
+        p = np.full(len(mean), math.nan)
+        p[variance == 0] = 1.0
+        z = np.divide(self.overlap - mean, np.sqrt(variance), out=p.copy(), where=variance > 0)
+        # One law to all pairs of one skewness, which vectors of experts share.
+        for each in np.unique(skew[variance > 0]).tolist():
+            alike = (skew == each) & (variance > 0)
+            p[alike] = np.maximum(upper_p(z[alike], 0.0, 1.0, each), LEAST_P)
         return p
 
     @property

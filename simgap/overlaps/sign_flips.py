@@ -35,7 +35,7 @@ class SizeSums:
 
     p = sum_i (u_i v_i)^2; q and r the same of the 4th and 6th power; t and s sum_i (u_i v_i w_i)^2 and ^4. `triangles` is the sum of
     t^2 - s. Those that begin with p alone are exact; the others come from some of the vectors and entries where there are more
-    than EXACT, and are scaled up.
+    than EXACT, and are scaled up. of_pairs (E, E): the p of each pair, rows before columns, where it was asked for.
     """
 
     pairs: int
@@ -46,6 +46,7 @@ class SizeSums:
     pq: float
     r: float
     triangles: float
+    of_pairs: Float[np.ndarray, "E E"] | None = None
 
     @property
     def cumulants(self) -> tuple[float, float, float]:
@@ -53,7 +54,7 @@ class SizeSums:
         return self.p, 2 * (self.p2 - self.q), 8 * (self.p3 - 3 * self.pq + 2 * self.r) + 24 * self.triangles
 
 
-def size_sums(vectors: Float[Tensor, "E N"], task_map: Map = in_order) -> SizeSums:
+def size_sums(vectors: Float[Tensor, "E N"], task_map: Map = in_order, of_pairs: bool = False) -> SizeSums:
     """Of the vectors that are not zero; all finite. O(E^2 N), each entry read once on a CPU, float64 ones once more."""
     exponent = np.zeros(len(vectors), np.int64)
     if vectors.dtype == torch.float64:
@@ -63,14 +64,17 @@ def size_sums(vectors: Float[Tensor, "E N"], task_map: Map = in_order) -> SizeSu
     small = on_cpu(vectors) and len(vectors) <= SIDE
     tables, squares = _one_table(vectors, scale, task_map) if small else _many_tables(vectors, scale, task_map)
     p = p2 = p3 = 0.0
+    whole = np.zeros((len(vectors), len(vectors))) if of_pairs else None
     for rows, columns, table in tables:
         norms = [squares[part.start : part.stop] for part in (rows, columns)]
         table = table / np.where(norms[0] > 0, norms[0], 1.0)[:, None] / np.where(norms[1] > 0, norms[1], 1.0)
+        if whole is not None:
+            whole[rows.start : rows.stop, columns.start : columns.stop] = table
         values = table[np.less.outer(rows, columns)] if rows == columns else table
         p, p2, p3 = p + float(values.sum()), p2 + float((values**2).sum()), p3 + float((values**3).sum())
     defined = np.flatnonzero(squares).tolist()
     lengths = torch.from_numpy(np.sqrt(np.where(squares > 0, squares, np.inf))).to(scale.device)
-    return SizeSums(math.comb(len(defined), 2), p, p2, p3, *_higher(vectors, scale, lengths, defined))
+    return SizeSums(math.comb(len(defined), 2), p, p2, p3, *_higher(vectors, scale, lengths, defined), whole)
 
 
 Tables = Iterable[tuple[range, range, Float[np.ndarray, "a b"]]]

@@ -58,15 +58,17 @@ def form_triangle(first: Sequence[Sequence[Any]], second: Sequence[Sequence[Any]
     return 24 * sum(first[i][j] * second[i][j] * third[i][j] for i in n for j in n if i != j)
 
 
-def upper_p(value: float, mean: float, variance: float, third: float) -> float:
-    """P(T >= value) of the law of Pearson's type III with these three cumulants: a gamma law, shifted; the normal law without skewness.
+def upper_p(value: Any, mean: float, variance: float, third: float) -> Any:
+    """P(T >= value), of one value or an array, under the law of Pearson's type III with these three cumulants.
+
+    A gamma law, shifted; the normal law without skewness.
 
     Exact for one pair of many equal coordinates (chi^2 of one degree of freedom), an approximation elsewhere. A negative skewness, which
     only an estimate of it has, counts as none. 1 where nothing varies.
     """
     if variance <= 0:
-        return 1.0
+        return value * 0.0 + 1.0
     sd = math.sqrt(variance)
     skew = third / sd**3
     law = Standard("norm", (), mean, sd) if skew < LEAST_SKEW else Standard("gamma", (4 / skew**2,), mean - 2 * sd / skew, sd * skew / 2)
-    return float(law.sf(float(value)))
+    return law.sf(value)
