@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from simgap.nulls.other_token import NO_LABELS, Labels
 from simgap.overlaps import units_first
 from simgap.overlaps.memory import flattened
 from simgap.seeding import derived, stream
@@ -61,6 +62,7 @@ class ArraySource:
     vectors: Float[Tensor, "n k width"] | None = None
     weights: ArrayWeights = field(default_factory=lambda: ArrayWeights({}))
     one_signed: str = ""
+    labels: Labels = NO_LABELS
     trials: tuple[int, ...] = (0,)
     # Outputs are given, or there are none.
     output_of_means: None = None
@@ -104,6 +106,15 @@ class ArraySource:
         for expert in np.flatnonzero(np.diff(ends)).tolist():
             own = by_owner[ends[expert] : ends[expert + 1]]
             order[own] = stream(self.content, "permutation", trial=number, expert=expert).permutation(own)
+        return replace(self, vectors=rows[torch.from_numpy(order).to(rows.device)].view_as(self.vectors))
+
+    def regrouped(self, number: int) -> "ArraySource":
+        """All vectors dealt to experts anew, as many to each as it has; other vectors are dealt in other orders."""
+        if self.vectors is None:
+            return self
+        rows, kept = self.vectors.reshape(-1, self.vectors.shape[-1]), np.flatnonzero(self.indices.reshape(-1).cpu().numpy() >= 0)
+        order = np.arange(len(rows))
+        order[kept] = stream(self.content, "permutation", trial=number, block=2).permutation(kept)
         return replace(self, vectors=rows[torch.from_numpy(order).to(rows.device)].view_as(self.vectors))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from simgap.checks import choice
 from simgap.gap.as_tensor import as_tensor
 from simgap.gap.memory_maps import refuse_truncated
-from simgap.gap.other_token import Labels, on_other_tokens, verdict_of_tokens
+from simgap.gap.other_token import labels_of, on_other_tokens, verdict_of_tokens
 from simgap.gap.overlap import Overlap, SignNull, verdict
 from simgap.gap.pair_table import MOST_PAIRS, PairTable
 from simgap.gap.renumbered import renumbered_null, units_axis, verdict_of_both
@@ -158,7 +158,7 @@ def token_mso(
     routed = RoutedVectors.of(vectors, routing, mask, least=2)
     h, kept = routed.vectors, routed.kept()
     *sizes, k, width = h.shape
-    labels = Labels.of(documents, strata, tuple(sizes))
+    labels = labels_of(documents, strata, tuple(sizes))
     if routing is None and not (documents is None and strata is None):
         raise ValueError("routing: expected (..., k) integers beside documents and strata, which say what other tokens are, got none")
     experts, reached = None, np.zeros(1, np.int64)

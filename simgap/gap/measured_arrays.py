@@ -16,9 +16,11 @@ from simgap.gap.as_tensor import as_tensor
 from simgap.gap.batch import gathered
 from simgap.gap.calibration import Comparison, calibrate
 from simgap.gap.memory_maps import refuse_truncated
+from simgap.gap.other_token import labels_of
 from simgap.gap.routed_vectors import RoutedVectors
 from simgap.gap.scales import squarable, summable
 from simgap.nulls import NULLS_OF_ARRAYS, nulls_of_arrays
+from simgap.nulls.other_token import NO_LABELS, Labels
 from simgap.observe import observe
 from simgap.overlaps.rectified import one_signed_tokens
 from simgap.quantities import SITES, WEIGHT_KINDS, Quantity, chosen_names
@@ -46,6 +48,8 @@ def measure_arrays(
     n_experts: int | None = None,
     metrics: Sequence[str] | str | None = None,
     quantities: Sequence[str] | str | None = None,
+    documents: Any = None,
+    strata: Any = None,
     null: str = "law",
     draws: int = 0,
 ) -> Gap[Comparison]:
@@ -60,10 +64,13 @@ def measure_arrays(
     null: "law", the null that each metric has for arrays: signs for overlaps (law T0), balanced choices for routing, no law for cka.
     "isotropic": overlaps in a round space, spread by the sizes of their entries (law T6). "separable": those of weights, beside matrices
     whose rows and columns have the second moments that these have (law T9).
-    "permuted": the vectors of each expert put on other tokens of its own, `draws` times: what is left of a value is not of the tokens. No p
-    is smaller than 2/(draws + 1). draws: at least 2; 0 for 20 to 99, as many as are cheap. "renumbered": each expert's hidden units in any
-    order (law T8): of weights, and no law for the rest. A layer is one trial, so that no value has an error of its own; z is in units of
-    the null's spread, p two-sided. The spec of the Gap holds the sizes of the layer; nothing else of it is known.
+    "signs": law T0 alone. "other_token": the same pairs of experts on other tokens of like size, of other documents and the same stratum
+    (law T3); documents, strata: (...) whole numbers, which each token is of. "permuted": the vectors of each expert put on other tokens of
+    its own, `draws` times: what is left of a value is not of the tokens. "random_groups": all vectors dealt to the experts anew: what is
+    left is not of the experts. No p is smaller than 2/(draws + 1). draws: at least 2; 0 for 20 to 99, as many as are cheap. "renumbered":
+    each expert's hidden units in any order (law T8): of weights, and no law for the rest. A layer is one trial, so that no value has an
+    error of its own; z is in units of the null's spread, p two-sided. The spec of the Gap holds the sizes of the layer; nothing else of it
+    is known.
 
     Raises ValueError for shapes that do not fit, values that are not finite, names that do not exist, and quantities that such arrays have
     not got.
@@ -71,7 +78,9 @@ def measure_arrays(
     choice("site", site, SITES)
     choice("null", null, NULLS_OF_ARRAYS)
     count = _count_of_draws(draws, null)
-    source = _source(vectors, routing, weights, site, mask, n_experts)
+    source = _source(vectors, routing, weights, site, mask, n_experts, documents, strata)
+    if null != "other_token" and source.labels is not NO_LABELS:
+        raise ValueError(f"documents, strata: expected null='other_token', which other tokens are for, got null={null!r}")
     selection = _selected(source, metrics, quantities)
     _check_memory(source, selection)
     run = RunSpec(tokens=max(1, source.tokens), trials=1)
@@ -85,13 +94,18 @@ def measure_arrays(
     return calibrate(replace(measured, routing=measured.routing if source.tokens else {}), Gap(source.spec, run, nulls))
 
 
-def _source(vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site: str, mask: Any, n_experts: Any) -> ArraySource:
+def _source(
+    vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site: str, mask: Any, n_experts: Any, documents: Any, strata: Any
+) -> ArraySource:
     matrices = _matrices(weights)
-    h, indices = torch.empty(0, 1, 0), torch.full((0, 1), -1)
+    h, indices, labels = torch.empty(0, 1, 0), torch.full((0, 1), -1), NO_LABELS
     if routing is not None or vectors is not None or mask is not None or not matrices:
         routed = RoutedVectors.of_routing(routing, mask) if vectors is None else RoutedVectors.of(vectors, routing, mask)
         h, indices = routed.of_tokens()
         h = summable(h, indices)
+        if documents is not None or strata is not None:
+            labels, kept = labels_of(documents, strata, tuple(routed.vectors.shape[:-2])), routed.kept_tokens()
+            labels = Labels(*(each if each is None or kept is None else each[kept] for each in labels))
     experts = _count_of_experts(indices, matrices, n_experts)
     width = h.shape[-1]
     if site == "normed" and width == 1:
@@ -109,7 +123,7 @@ def _source(vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site:
         norm="layernorm" if site == "normed" else "none",
     )
     one_signed = _rectified(h, indices.cpu().numpy() >= 0) if width else ""
-    return ArraySource(spec, indices[None], site, h if width else None, ArrayWeights(matrices), one_signed)
+    return ArraySource(spec, indices[None], site, h if width else None, ArrayWeights(matrices), one_signed, labels)
 
 
 def _count_of_experts(indices: Tensor, matrices: Mapping[str, Tensor], given: Any) -> int:
@@ -130,8 +144,8 @@ def _count_of_draws(draws: Any, null: str) -> int:
     count = whole_number("draws", draws, 0, "0: as many as are cheap")
     if count == 1:
         raise ValueError("draws: expected at least 2 permutations, of which there is a spread, or 0, got 1")
-    if count and null != "permuted":
-        raise ValueError(f"draws: expected null='permuted', of which they are the permutations, got null={null!r}")
+    if count and null not in ("permuted", "random_groups"):
+        raise ValueError(f"draws: expected null='permuted' or 'random_groups', of which they are the permutations, got null={null!r}")
     return count
 
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +14,12 @@ from simgap.gap.as_tensor import as_labels
 from simgap.gap.calibration import LEVEL
 from simgap.gap.overlap import BLIND, SecondNull
 from simgap.gap.pair_table import PairTable
-from simgap.overlaps import OtherTokens, Sketches, TokenPairs, other_tokens, size_order
+from simgap.nulls.other_token import Labels, elsewhere, of_gains, upper_z
+from simgap.overlaps import OtherTokens, Sketches, other_tokens
 from simgap.overlaps.memory import tokens_at
-from simgap.overlaps.other_tokens import SAMPLED
 from simgap.overlaps.rectified import some_columns
 from simgap.stats import LEAST_P
-from simgap.theory.other_tokens import FEWEST_EXPERTS, ID, gain_cumulants, least_p
-from simgap.theory.sign_flips import upper_p
+from simgap.theory.other_tokens import ID, least_p
 from simgap.threads import Map
 
 # The level of the second null. Eight experts, all pairs of which gain alike, have p 0.005, and no law that asks nothing of experts can give
@@ -29,18 +28,6 @@ SECOND_LEVEL = 1e-2
 UNSEEN = "a residual or shared expert in the vectors"
 # Tokens that are looked at for what would mislead; so many that repeat others are a doubt; how much larger than the median one is massive.
 LOOKED_AT, REPEATED, MASSIVE = 4096, 0.01, 10.0
-
-
-class Labels(NamedTuple):
-    """Of each token: its document, None for each its own, and its stratum, None for one."""
-
-    documents: Int[np.ndarray, " n"] | None
-    strata: Int[np.ndarray, " n"] | None
-
-    @classmethod
-    def of(cls, documents: Any, strata: Any, shape: tuple[int, ...]) -> "Labels":
-        """shape: of the axes that number the tokens."""
-        return cls(_numbers("documents", documents, shape), _numbers("strata", strata, shape))
 
 
 @dataclass(frozen=True)
@@ -54,13 +41,18 @@ class OnTokens:
     unequal: bool = False
 
 
-def _numbers(name: str, given: Any, shape: tuple[int, ...]) -> Int[np.ndarray, " n"] | None:
-    if given is None:
-        return None
-    numbers = as_labels(name, given)
-    if tuple(numbers.shape) != shape:
-        raise ValueError(f"{name}: expected {shape} whole numbers, one to a token, got shape {tuple(numbers.shape)}")
-    return np.unique(numbers.numpy().reshape(-1), return_inverse=True)[1].reshape(-1).astype(np.int64)
+def labels_of(documents: Any, strata: Any, shape: tuple[int, ...]) -> Labels:
+    """shape: of the axes that number the tokens. Raises ValueError for labels of another, and for what is neither whole nor boolean."""
+
+    def numbers(name: str, given: Any) -> Int[np.ndarray, " n"] | None:
+        if given is None:
+            return None
+        labels = as_labels(name, given)
+        if tuple(labels.shape) != shape:
+            raise ValueError(f"{name}: expected {shape} whole numbers, one to a token, got shape {tuple(labels.shape)}")
+        return np.unique(labels.numpy().reshape(-1), return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    return Labels(numbers("documents", documents), numbers("strata", strata))
 
 
 def on_other_tokens(
@@ -73,35 +65,23 @@ def on_other_tokens(
     task_map: Map,
 ) -> OnTokens:
     """Law T3 of vectors whose experts are numbered anew from 0; numbers: their own."""
-    documents, strata = labels
-    of_documents = np.arange(len(exists)) if documents is None else documents
-    if (of_documents == of_documents[0]).all():
-        return OnTokens(None, "all tokens are of one document")
-    pairs = TokenPairs.of(experts, exists, len(numbers), max(2, SAMPLED // vectors.shape[-1]))
-
-    def found_by(order: Float[np.ndarray, " m"] | None) -> OtherTokens:
-        return other_tokens(vectors, pairs, of_documents, order, strata, task_map)
-
-    found = found_by(size_order(vectors, pairs, exists, task_map))
-    if not len(found.count):
-        return OnTokens(None, "no pair of experts meets on two tokens of different documents")
-    table = _table(found, sketches, experts, exists, numbers)
-    left = len(np.unique(found.named))
-    if left < FEWEST_EXPERTS:
-        return OnTokens(None, f"{left} experts meet, and fewer than {FEWEST_EXPERTS} say nothing of how experts stray", table)
-    gain, variance, third = (float(value) for value in gain_cumulants(found.table()))
-    null, sd = found.over_pairs(found.other), math.sqrt(variance)
-    z, p = gain / sd if sd else 0.0, max(upper_p(gain, 0.0, variance, third), LEAST_P)
+    looked = elsewhere(vectors, experts, exists, len(numbers), labels, task_map)
+    if isinstance(looked, str):
+        return OnTokens(None, looked)
+    found = looked.found
+    table, null = _table(found, sketches, experts, exists, numbers), of_gains(found, labels)
+    if null.mean is None or null.sd is None:
+        return OnTokens(None, null.why, table)
+    gain = found.over_pairs(found.gains)
+    z, p = upper_z(gain, null)
     # Sizes are known up to an error, so that what they explain is not all that they do.
     of_sizes = 0.0
     if p <= SECOND_LEVEL:
-        plain = found_by(None)
-        of_sizes = null - plain.over_pairs(plain.other)
-    supposes = (
-        f"independent experts, on other tokens of like size{', each its own document' if documents is None else ', of other documents'}"
-    )
-    excess = (null + gain) / null if null else 1.0
-    second = SecondNull("other_token", null, sd, excess, z, p, supposes, UNSEEN, ID, 0, _doubts(vectors, exists))
+        plain = other_tokens(vectors, looked.pairs, looked.documents, None, labels.strata, task_map)
+        of_sizes = null.mean - plain.over_pairs(plain.other)
+    excess = (null.mean + gain) / null.mean if null.mean else 1.0
+    doubt = _doubts(vectors, exists)
+    second = SecondNull("other_token", null.mean, null.sd, excess, z, max(float(p), LEAST_P), null.supposes, UNSEEN, ID, 0, doubt)
     return OnTokens(second, "", table, of_sizes > gain)
 
 

@@ -73,10 +73,14 @@ class RoutedVectors:
         h, indices = self.vectors.flatten(0, -3), _required(self.indices).flatten(0, -2)
         if not bool((indices >= 0).any()):
             self._refuse()
-        if self.unmasked is not None:
-            tokens = torch.from_numpy(self.unmasked.reshape(indices.shape).any(1))
+        if (kept := self.kept_tokens()) is not None:
+            tokens = torch.from_numpy(kept)
             h, indices = h[tokens.to(h.device)], indices[tokens]
         return h, indices.to(h.device)
+
+    def kept_tokens(self) -> Bool[np.ndarray, " n"] | None:
+        """Which tokens no mask leaves out whole; None where there is no mask."""
+        return None if self.unmasked is None else np.asarray(self.unmasked.reshape(-1, self.unmasked.shape[-1]).any(1))
 
     def _refuse(self) -> NoReturn:
         masked = "" if self.unmasked is None else " that the mask keeps"

@@ -13,9 +13,13 @@ from simgap.sources import Work
 from simgap.specs import LayerSpec, RunSpec
 
 __all__ = ["NULLS_OF_ARRAYS", "Prediction", "null_by_name", "null_of", "nulls_of_arrays", "reads_whole_spec"]
-NULLS_OF_ARRAYS = ("law", "isotropic", "separable", "permuted", "renumbered")
+NULLS_OF_ARRAYS = ("law", "signs", "isotropic", "other_token", "renumbered", "separable", "permuted", "random_groups")
 # What these say nothing of.
-OTHERS = {"isotropic": "derived values, nor of other metrics than overlaps", "separable": "other values than overlaps of weights"}
+OTHERS = {
+    "isotropic": "derived values, nor of other metrics than overlaps",
+    "separable": "other values than overlaps of weights",
+    "other_token": "other values than overlaps of vectors on a token",
+}
 
 
 @cache
@@ -47,11 +51,11 @@ def null_of(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
 def nulls_of_arrays(source: Any, selection: Selection, null: str, work: Work, draws: int = 0) -> dict[Quantity, Prediction]:
     """What chance gives a user's own arrays, by the null of this name. A metric whose file has none for arrays has no law. draws: of a null
     that is drawn; 0 for as many as are cheap."""
-    if null == "permuted":
-        from simgap.nulls.permuted import permuted
+    if null in ("permuted", "random_groups"):
+        from simgap.nulls.permuted import drawn_anew
 
-        found = permuted(source, selection.observed, work, draws)
-        return {q: found.get(q, Prediction.missing("null = permuted: not of derived values")) for q in selection.asked}
+        found = drawn_anew(source, selection.observed, work, null, draws)
+        return {q: found.get(q, Prediction.missing(f"null = {null}: not of derived values")) for q in selection.asked}
     if null == "renumbered":
         from simgap.nulls.renumbered import of_weights
 
@@ -62,6 +66,8 @@ def nulls_of_arrays(source: Any, selection: Selection, null: str, work: Work, dr
         return {q: found.get(q, Prediction.missing(f"null = {null}: not of {OTHERS[null]}")) for q in selection.asked}
 
     def of(quantity: Quantity) -> Prediction:
+        if null == "signs" and quantity.metric not in ("weight_mso", "activation_mso"):
+            return Prediction.missing("null = signs: not of other values than overlaps")
         function = getattr(_null_file(metric_of()[quantity]), "of_arrays", None)
         return Prediction.missing("no law") if function is None else function(source, quantity, work)
 

@@ -24,21 +24,21 @@ UNIFORM_KURTOSIS = 9 / 5  # E u^4 / (E u^2)^2 of a uniform number
 class Prediction:
     """The null of one quantity: its mean, and the standard deviation sd that the reported mean has around it.
 
-    kind: "exact", "leading" or "simulated" for the mean, None where no law applies, and then `why` says so. order: the order of a leading
-    mean's error; error: the size that simulated layers stay within, absolute, an estimate and no bound; None where it is not known, 0 for
-    an exact mean. sd_kind: the same for sd; sd is None where its law is not known. law: its number. hypotheses: all that the value rests
-    on. pairs: uncorrelated expert pairs behind sd, so that sd can be rescaled where a run lost some; 0 where it is not theirs alone (over
-    tokens). isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and not only its sd (law N1B). contrast:
-    which of the two it is, of a gap or ratio, and sides the nulls of the mean output and of W_up that it is made of. skew: of the reported
-    mean, where that is known and no overlap's. draws: values of single trials under a simulated null, from which p is taken
-    (`exchange_p`); where there is a skew too, by the law of these moments beyond all draws on its longer side. supposes: the hypotheses in
-    three words, for a verdict.
+    kind: "exact", "leading", "simulated" or "measured" (on the same arrays) for the mean, None where no law applies, and then `why` says
+    so. order: the order of a leading mean's error; error: the size that simulated layers stay within, absolute, an estimate and no bound;
+    None where it is not known, 0 for an exact mean. sd_kind: the same for sd; sd is None where its law is not known. law: its number.
+    hypotheses: all that the value rests on. pairs: uncorrelated expert pairs behind sd, so that sd can be rescaled where a run lost some; 0
+    where it is not theirs alone (over tokens). isotropic: each pair is one of isotropic vectors, so that the law of the mean is known and
+    not only its sd (law N1B). contrast: which of the two it is, of a gap or ratio, and sides the nulls of the mean output and of W_up that
+    it is made of. skew: of the reported mean, where that is known and no overlap's. draws: values of single trials under a simulated null,
+    from which p is taken (`exchange_p`); where there is a skew too, by the law of these moments beyond all draws on its longer side.
+    supposes: the hypotheses in three words, for a verdict.
     """
 
     mean: float | None
     sd: float | None = None
-    kind: Literal["exact", "leading", "simulated"] | None = None
-    sd_kind: Literal["exact", "leading", "simulated"] | None = None
+    kind: Literal["exact", "leading", "simulated", "measured"] | None = None
+    sd_kind: Literal["exact", "leading", "simulated", "measured"] | None = None
     law: str | None = None
     hypotheses: tuple[str, ...] = ()
     pairs: int = 0

@@ -263,11 +263,11 @@ def test_it_prints_what_its_nulls_are():
         (lambda h, r: sg.measure_arrays(h, r, n_experts=3), "n_experts: expected a whole number, at least 6, got 3"),
         (lambda h, r: sg.measure_arrays(h, r, n_experts=True), "n_experts: expected a whole number, at least 6, got True"),
         (lambda h, r: sg.measure_arrays(h, r, site="outputs"), "site: expected"),
-        (lambda h, r: sg.measure_arrays(h, r, null="round"), "null: expected one of law, isotropic, separable, permuted, renumbered"),
+        (lambda h, r: sg.measure_arrays(h, r, null="round"), "null: expected one of law, signs, isotropic, other_token, renumbered"),
         (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=1), "draws: expected at least 2 permutations"),
         (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=-1), "draws: expected a whole number, at least 0"),
         (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=True), "draws: expected a whole number, at least 0"),
-        (lambda h, r: sg.measure_arrays(h, r, draws=20), "draws: expected null='permuted', of which they are"),
+        (lambda h, r: sg.measure_arrays(h, r, draws=20), "draws: expected null='permuted' or 'random_groups', of which they are"),
         (lambda h, r: sg.measure_arrays(h, r, quantities="activation_mso all output"), "it needs every expert on every token"),
         (lambda h, r: sg.measure_arrays(h, r, quantities="activation_mso token pre"), "vectors at pre are not given"),
         (lambda h, r: sg.measure_arrays(h, r, quantities="gap"), "weights up are not given"),
@@ -297,3 +297,64 @@ def test_what_cannot_be_is_refused_in_one_line(call, said):
     with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=said) as error:
         call(h, routing)
     assert "\n" not in str(error.value)
+
+
+def shared_space(seed=0, n=400, k=3, experts=8, width=16):
+    """Vectors of independent experts, each with a mean of its own, in a space with one large coordinate."""
+    rng = np.random.default_rng(seed)
+    routing = np.argsort(rng.random((n, experts)), 1)[:, :k]
+    vectors = rng.standard_normal((n, k, width)) + rng.standard_normal((experts, width))[routing]
+    return vectors * np.r_[5.0, np.ones(width - 1)], routing
+
+
+def test_other_tokens_by_name_are_those_of_token_mso():
+    vectors, routing = shared_space()
+    documents, strata = np.arange(400) // 20, np.arange(400) % 2
+    for labels in ({}, {"documents": documents}, {"strata": strata, "documents": documents}):
+        found = sg.measure_arrays(vectors, routing, null="other_token", **labels)
+        (second,) = sg.token_mso(vectors, routing=routing, **labels).beside
+        token = found["activation_mso token output"]
+        assert token.null == pytest.approx(second.null, rel=1e-12)
+        assert token.z == pytest.approx(second.z, rel=1e-6, abs=1e-6)
+        assert token.null_kind == "measured"
+        assert "null = other_token: not of" in found["activation_mso mean output"].why
+    # What a mask leaves out whole has no label either.
+    mask = np.arange(400) < 200
+    kept = sg.measure_arrays(vectors, routing, mask=mask, documents=documents, null="other_token")
+    alone = sg.measure_arrays(vectors[:200], routing[:200], documents=documents[:200], null="other_token")
+    assert kept["activation_mso token output"] == alone["activation_mso token output"]
+
+
+def test_other_tokens_that_there_are_not():
+    vectors, routing = shared_space()
+    found = sg.measure_arrays(vectors, routing, documents=np.zeros(400, int), null="other_token")
+    assert found["activation_mso token output"].why == "null = other_token: all tokens are of one document"
+    few = sg.measure_arrays(*shared_space(experts=4), null="other_token")
+    assert "4 experts meet" in few["activation_mso token output"].why
+    with pytest.raises(ValueError, match=r"^documents, strata: expected null='other_token'"):
+        sg.measure_arrays(vectors, routing, documents=np.arange(400))
+
+
+def test_random_groups_see_experts_apart():
+    vectors, routing = shared_space()
+    found = sg.measure_arrays(vectors, routing, null="random_groups", draws=40)
+    # Means of random groups are all that of the pool; those of experts are not.
+    mean = found["activation_mso mean output"]
+    assert mean.null > 2 * mean.mean
+    assert mean.p == pytest.approx(2 / 41)
+    rng = np.random.default_rng(1)
+    alike = sg.measure_arrays(rng.standard_normal((400, 3, 16)), routing, null="random_groups", draws=40)
+    assert alike["activation_mso token output"].p > 0.01
+    with pytest.raises(ValueError, match=r"^draws: expected null='permuted' or 'random_groups'"):
+        sg.measure_arrays(vectors, routing, draws=40)
+
+
+ASKED = ["activation_mso token output", "routing load_entropy"]
+
+
+def test_signs_by_name_are_the_law_of_overlaps():
+    vectors, routing = shared_space()
+    named, law = (sg.measure_arrays(vectors, routing, quantities=ASKED, null=null) for null in ("signs", "law"))
+    assert named["activation_mso token output"] == law["activation_mso token output"]
+    assert law["routing load_entropy"].null is not None
+    assert named["routing load_entropy"].why == "null = signs: not of other values than overlaps"

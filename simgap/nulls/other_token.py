@@ -1,0 +1,84 @@
+"""A user's own overlaps on tokens beside those of the same pairs of experts on other tokens: laws T2 and T3."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from simgap.nulls.prediction import Prediction
+from simgap.quantities import Quantity
+from simgap.sources import Work
+from simgap.theory.other_tokens import FEWEST_EXPERTS, HYPOTHESES, ID, SPREAD_ID, gain_cumulants
+
+
+class Labels(NamedTuple):
+    """Of each token: its document, None for each its own, and its stratum, None for one."""
+
+    documents: Int[np.ndarray, " n"] | None = None
+    strata: Int[np.ndarray, " n"] | None = None
+
+    @property
+    def supposes(self) -> str:
+        documents = "each its own document" if self.documents is None else "of other documents"
+        return f"independent experts, on other tokens of like size, {documents}"
+
+
+NO_LABELS = Labels()
+
+
+class Elsewhere(NamedTuple):
+    """The same pairs of experts, of `experts` in all, on other tokens of like size: what `of_gains` judges, and how to look again."""
+
+    found: Any
+    pairs: Any
+    documents: Int[np.ndarray, " n"]
+
+
+def elsewhere(
+    vectors: Any, experts: Int[np.ndarray, "n k"], exists: Bool[np.ndarray, "n k"], count: int, labels: Labels, work: Any
+) -> Elsewhere | str:
+    """Or why there are no other tokens. experts: from 0 to count - 1."""
+    from simgap.overlaps import TokenPairs, other_tokens, size_order
+    from simgap.overlaps.other_tokens import SAMPLED
+
+    documents = np.arange(len(exists)) if labels.documents is None else labels.documents
+    if (documents == documents[0]).all():
+        return "all tokens are of one document"
+    pairs = TokenPairs.of(experts, exists, count, max(2, SAMPLED // vectors.shape[-1]))
+    found = other_tokens(vectors, pairs, documents, size_order(vectors, pairs, exists, work), labels.strata, work)
+    if not len(found.count):
+        return "no pair of experts meets on two tokens of different documents"
+    return Elsewhere(found, pairs, documents)
+
+
+def of_gains(found: Any, labels: Labels) -> Prediction:
+    """The null of the overlap of all pairs that have other tokens."""
+    met = len(np.unique(found.named))
+    if met < FEWEST_EXPERTS:
+        return Prediction.missing(f"{met} experts meet, and fewer than {FEWEST_EXPERTS} say nothing of how experts stray")
+    _, variance, third = (float(value) for value in gain_cumulants(found.table()))
+    sd = math.sqrt(variance)
+    skew = third / sd**3 if sd else None
+    hypotheses = (*HYPOTHESES, f"sd: law {SPREAD_ID}")
+    mean = found.over_pairs(found.other)
+    return Prediction(mean, sd, "measured", "measured", ID, hypotheses, error=None, skew=skew, supposes=labels.supposes)
+
+
+def other_token(source: Any, observed: tuple[Quantity, ...], work: Work) -> dict[Quantity, Prediction]:
+    """The null of each overlap of vectors on a token among the observed quantities."""
+    asked = [q for q in observed if q.metric == "activation_mso" and q.reading == "token"]
+    if not asked:
+        return {}
+    experts = source.indices[0].cpu().numpy()
+    found = elsewhere(source.vectors, np.maximum(experts, 0), experts >= 0, source.spec.n_experts, source.labels, work.task_map)
+    null = Prediction.missing(f"null = other_token: {found}") if isinstance(found, str) else of_gains(found.found, source.labels)
+    return dict.fromkeys(asked, null)
+
+
+def upper_z(gain: float, null: Prediction) -> tuple[float, Float[np.ndarray, ""] | float]:
+    """z of a gain and the p of its upper tail, by Pearson's type III."""
+    from simgap.theory.sign_flips import upper_p
+
+    z = gain / null.sd if null.sd else 0.0
+    return z, upper_p(z, 0.0, 1.0, null.skew or 0.0) if null.sd else 1.0
