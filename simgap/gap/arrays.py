@@ -24,7 +24,7 @@ from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.other_token import labels_of, on_other_tokens, verdict_of_tokens
 from simgap.gap.overlap import Overlap, SignNull, verdict
 from simgap.gap.pair_table import MOST_PAIRS, PairTable
-from simgap.gap.renumbered import renumbered_null, units_axis, verdict_of_both
+from simgap.gap.renumbered import units_axis, with_renumbered
 from simgap.gap.routed_vectors import RoutedVectors
 from simgap.gap.scales import summable
 from simgap.overlaps import (
@@ -81,8 +81,7 @@ def weight_mso(weights: Any, *, units: int | None = None, draws: int = 0) -> Ove
     overlap = _of_vectors("weights", flattened(vectors), draws)
     if axis:
         with pool() as (task_map, _):
-            second = renumbered_null(vectors, axis, overlap.mean, draws, task_map)
-        overlap = replace(overlap, beside=(second,), verdict=verdict_of_both(overlap.p, second))
+            overlap = with_renumbered(overlap, vectors, axis, draws, task_map)
     refuse_truncated("weights", weights)
     return overlap
 

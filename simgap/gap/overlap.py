@@ -116,7 +116,8 @@ class Overlap:
 
         Columns: expert, other, tokens, overlap, null (on different tokens, or of signs), excess, difference; its score among all pairs in
         robust standard deviations, that score's p, and p_adjusted for all pairs (Benjamini and Yekutieli); own_p of the overlap under
-        signs; conditional_error of the difference over documents, for these very experts. NaN where a value is not known.
+        signs; conditional_error of the difference over documents, for these very experts; of weights with `units`, renumbered_null and
+        the pair's renumbered_p. NaN where a value is not known.
 
         Raises ValueError where there is no table: vectors on tokens without `routing`, or more than 524,288 pairs.
         """

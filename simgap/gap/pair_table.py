@@ -5,7 +5,8 @@ So a pair is judged by its place among all pairs.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,7 @@ class PairTable:
     named (P, 2): their numbers. count: tokens that a pair rests on, 0 where one vector stands for an expert. overlap: mean of cos^2. null:
     on different tokens where tokens were compared, else what signs give. spread: how far the difference strays by chance that is known, up
     to one factor for all. error: of the difference over documents, for these very experts; NaN where it is not known. signs (3, P):
-    mean, variance and skewness of the pair's overlap under signs; NaN where they are not known.
+    mean, variance and skewness of the pair's overlap under signs; NaN where they are not known. others: more columns.
     """
 
     named: Int[np.ndarray, "P 2"]
@@ -43,6 +44,7 @@ class PairTable:
     spread: Float[np.ndarray, " P"]
     error: Float[np.ndarray, " P"]
     signs: Float[np.ndarray, "3 P"]
+    others: Mapping[str, Float[np.ndarray, " P"]] = field(default_factory=dict)
 
     @classmethod
     def of_vectors(cls, numbers: Int[np.ndarray, " E"], overlaps: Float[np.ndarray, "E E"], nulls: Float[np.ndarray, "E E"]) -> "PairTable":
@@ -107,6 +109,7 @@ class PairTable:
                 "p_adjusted": benjamini_yekutieli(p),
                 "own_p": self.own_p,
                 "conditional_error": self.error,
+                **self.others,
             }
         )
 

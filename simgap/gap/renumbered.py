@@ -1,13 +1,14 @@
 """The second null of a user's own weights: each expert's hidden units in any order."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from simgap.checks import whole_number
 from simgap.gap.calibration import LEVEL
-from simgap.gap.overlap import SPACE, SecondNull
+from simgap.gap.overlap import SPACE, Overlap, SecondNull
 from simgap.nulls.renumbered import Renumbered
 from simgap.overlaps import order_sums, units_first
 from simgap.stats import LEAST_P
@@ -30,9 +31,17 @@ def units_axis(units: Any, shape: tuple[int, ...]) -> int:
     return axis
 
 
-def renumbered_null(weights: Tensor, axis: int, overlap: float, draws: int, task_map: Map) -> SecondNull:
-    """The null of a mean overlap that was measured of finite weights, two of which are not zero."""
+def with_renumbered(overlap: Overlap, weights: Tensor, axis: int, draws: int, task_map: Map) -> Overlap:
+    """An overlap of finite weights, two of which are not zero, with this null beside it and in its table of pairs."""
     found = Renumbered(order_sums([units_first(weights, axis)], draws, task_map))
+    second = _second(found, overlap.mean, draws)
+    table = overlap.table
+    if table is not None:
+        table = replace(table, others={"renumbered_null": found.nulls, "renumbered_p": found.pair_p})
+    return replace(overlap, beside=(second,), verdict=verdict_of_both(overlap.p, second), table=table)
+
+
+def _second(found: Renumbered, overlap: float, draws: int) -> SecondNull:
     null, variance, _ = found.cumulants
     sd, p = math.sqrt(variance), max(found.p(overlap), LEAST_P)
     doubt = DOUBT if found.dominated and not draws else ""

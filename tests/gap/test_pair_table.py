@@ -53,6 +53,19 @@ def test_weights_pair_by_pair():
     assert frame["conditional_error"].isna().all()
 
 
+def test_weights_with_units_have_their_second_null_pair_by_pair():
+    weights = np.random.default_rng(7).standard_normal((6, 8, 5))
+    weights[4] = weights[1] + 0.1 * weights[4]
+    weights[2] = 0
+    found = sg.weight_mso(weights, units=1)
+    frame = found.by_pair()
+    assert len(frame) == 10
+    assert frame["renumbered_null"].mean() == pytest.approx(found.beside[0].null, rel=1e-12)
+    alike = frame[(frame["expert"] == 1) & (frame["other"] == 4)].iloc[0]
+    assert alike["renumbered_p"] == frame["renumbered_p"].min() < 1e-3
+    assert "renumbered_p" not in sg.weight_mso(weights).by_pair()
+
+
 def test_means_have_their_own_numbers():
     rng = np.random.default_rng(1)
     routing = np.array([[2, 9], [9, 4], [4, 2]] * 5)
