@@ -13,11 +13,12 @@ from torch import Tensor
 from simgap.gap.as_tensor import as_labels
 from simgap.gap.calibration import LEVEL
 from simgap.gap.overlap import BLIND, SecondNull
-from simgap.gap.pair_table import PairTable
+from simgap.gap.pair_table import PairTable, median
 from simgap.nulls.other_token import Labels, elsewhere, of_gains, upper_z
 from simgap.overlaps import OtherTokens, Sketches, other_tokens
 from simgap.overlaps.memory import tokens_at
 from simgap.overlaps.rectified import some_columns
+from simgap.seeding import stream
 from simgap.stats import LEAST_P
 from simgap.theory.other_tokens import ID, least_p
 from simgap.threads import Map
@@ -117,7 +118,7 @@ def _table(
     found: OtherTokens, sketches: Sketches, experts: Int[np.ndarray, "n k"], exists: Bool[np.ndarray, "n k"], numbers: Int[np.ndarray, " E"]
 ) -> PairTable:
     # One error to all, since few tokens do not know their own.
-    pooled = float(np.median(found.error**2 * found.count))
+    pooled = median(found.error**2 * found.count)
     signs = np.full((3, len(found.count)), math.nan)
     if sketches.groups == found.experts:
         # Each pair of experts has a sketch of its own, of all tokens on which it meets.
@@ -147,7 +148,7 @@ def _doubts(vectors: Float[Tensor, "*tokens k width"], exists: Bool[np.ndarray, 
     seen = tokens_at(some_columns(vectors), some)
     rows = np.ascontiguousarray(seen[torch.arange(len(some), device=seen.device), first].float().cpu().numpy())
     doubts = []
-    repeated = 1 - len(np.unique(rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))))) / len(some)
+    repeated = 1 - len(np.unique(_digests(rows))) / len(some)
     if repeated > REPEATED:
         doubts.append(f"{repeated:.0%} of the tokens repeat others: leave them out with mask=, or pass documents=")
     norms = torch.linalg.vector_norm(tokens_at(vectors, some).float(), dim=-1).cpu().numpy()
@@ -159,3 +160,9 @@ def _doubts(vectors: Float[Tensor, "*tokens k width"], exists: Bool[np.ndarray, 
             f"{massive:.1%} of the tokens are more than {MASSIVE:g} times the median in size: leave them out with mask=, or pass strata="
         )
     return "; ".join(doubts)
+
+
+def _digests(rows: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " n"]:
+    """A number of each row that equal rows share, and others by no chance worth counting."""
+    odd = stream(0, "signs", expert=4).integers(0, 1 << 62, rows.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
+    return (rows.astype(np.float32).view(np.uint32).astype(np.uint64) * odd).sum(1, dtype=np.uint64)
