@@ -78,7 +78,7 @@ def on_other_tokens(
     # Sizes are known up to an error, so that what they explain is not all that they do.
     of_sizes = 0.0
     if p <= SECOND_LEVEL:
-        plain = other_tokens(vectors, looked.pairs, looked.documents, None, labels.strata, task_map)
+        plain = other_tokens(vectors, looked.pairs, labels.documents, None, labels.strata, task_map)
         of_sizes = null.mean - plain.over_pairs(plain.other)
     excess = (null.mean + gain) / null.mean if null.mean else 1.0
     doubt = _doubts(vectors, exists)

@@ -32,7 +32,6 @@ class Elsewhere(NamedTuple):
 
     found: Any
     pairs: Any
-    documents: Int[np.ndarray, " n"]
 
 
 def elsewhere(
@@ -42,14 +41,14 @@ def elsewhere(
     from simgap.overlaps import TokenPairs, other_tokens, size_order
     from simgap.overlaps.other_tokens import SAMPLED
 
-    documents = np.arange(len(exists)) if labels.documents is None else labels.documents
-    if (documents == documents[0]).all():
+    documents = labels.documents
+    if len(exists) == 1 or (documents is not None and (documents == documents[0]).all()):
         return "all tokens are of one document"
     pairs = TokenPairs.of(experts, exists, count, max(2, SAMPLED // vectors.shape[-1]))
     found = other_tokens(vectors, pairs, documents, size_order(vectors, pairs, exists, work), labels.strata, work)
     if not len(found.count):
         return "no pair of experts meets on two tokens of different documents"
-    return Elsewhere(found, pairs, documents)
+    return Elsewhere(found, pairs)
 
 
 def of_gains(found: Any, labels: Labels) -> Prediction:

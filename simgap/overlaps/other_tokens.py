@@ -59,16 +59,16 @@ class OtherTokens:
 def other_tokens(
     vectors: Float[Tensor, "*tokens k width"],
     pairs: TokenPairs,
-    documents: Int[np.ndarray, " n"],
+    documents: Int[np.ndarray, " n"] | None = None,
     order: Float[np.ndarray, " m"] | None = None,
     strata: Int[np.ndarray, " n"] | None = None,
     task_map: Map = in_order,
 ) -> OtherTokens:
     """Each pair of experts on the tokens on which it meets, and on PARTNERS other ones to each.
 
-    documents: which each token is of; other tokens are of other documents. order (m,): of each of `pairs`, by which its other tokens are
-    the nearest ones; without it they are any. strata: other tokens are of the same one. A vector without other tokens takes no part, nor
-    does a zero vector. O(m PARTNERS width) time.
+    documents: which each token is of, by default each its own; other tokens are of other documents. order (m,): of each of `pairs`, by
+    which its other tokens are the nearest ones; without it they are any. strata: other tokens are of the same one. A vector without other
+    tokens takes no part, nor does a zero vector. O(m PARTNERS width) time.
     """
     part = pairs.named[:, 0] * pairs.experts + pairs.named[:, 1]
     inside = np.zeros(len(part), np.int64) if strata is None else strata[pairs.tokens]
@@ -77,7 +77,7 @@ def other_tokens(
         pairs, part, inside = pairs.at(by), part[by], inside[by]
     ends = np.append(np.flatnonzero((part[1:] != part[:-1]) | (inside[1:] != inside[:-1])) + 1, len(part))
     partners = np.empty((len(part), PARTNERS), np.int64)
-    add_partners(ends, documents[pairs.tokens], partners)
+    add_partners(ends, pairs.tokens if documents is None else documents[pairs.tokens], partners)
     has = np.flatnonzero(partners[:, 0] >= 0)
     same, other = _overlaps(vectors, pairs, partners, has, task_map)
     defined = ~np.isnan(same + other)
@@ -90,7 +90,10 @@ def other_tokens(
     count = np.diff(np.append(begin, len(part)))
     means = np.add.reduceat(same, begin) / count, np.add.reduceat(other, begin) / count
     apart = same - other - np.repeat(means[0] - means[1], count)
-    error = _error(apart, np.repeat(np.arange(len(begin)), count), documents[pairs.tokens[has]]) / count
+    owner = np.repeat(np.arange(len(begin)), count)
+    # Where each token is its own document there is nothing to add up first.
+    error = np.sqrt(np.bincount(owner, apart**2)) if documents is None else _error(apart, owner, documents[pairs.tokens[has]])
+    error = error / count
     return OtherTokens(np.stack(np.divmod(part[begin], pairs.experts), 1), count, *means, error, pairs.experts)
 
 
