@@ -8,7 +8,20 @@ from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, SpaceSpec
 
 if TYPE_CHECKING:
     from simgap import metrics, sweeps, theory
-    from simgap.gap import Gap, Overlap, calibrate, judge, mean_mso, measure, measure_arrays, predict, token_mso, weight_mso
+    from simgap.gap import (
+        Explanation,
+        Gap,
+        Overlap,
+        calibrate,
+        explain,
+        judge,
+        mean_mso,
+        measure,
+        measure_arrays,
+        predict,
+        token_mso,
+        weight_mso,
+    )
     from simgap.moe import Weights
     from simgap.sweeps import Cells, Range, Run, collect, grid, one_at_a_time, random_design, sobol_design, sweep, zip_grid
 
@@ -28,6 +41,8 @@ __all__ = [
     "predict",
     "calibrate",
     "judge",
+    "explain",
+    "Explanation",
     "Gap",
     "Overlap",
     "Weights",
@@ -48,7 +63,21 @@ __all__ = [
 
 # torch takes over a second to import: it is loaded by the first name that needs it.
 _ROOMS = dict.fromkeys(
-    ("Gap", "Overlap", "calibrate", "judge", "mean_mso", "measure", "measure_arrays", "predict", "token_mso", "weight_mso"), "simgap.gap"
+    (
+        "Explanation",
+        "Gap",
+        "Overlap",
+        "calibrate",
+        "explain",
+        "judge",
+        "mean_mso",
+        "measure",
+        "measure_arrays",
+        "predict",
+        "token_mso",
+        "weight_mso",
+    ),
+    "simgap.gap",
 )
 _ROOMS["Weights"] = "simgap.moe"
 _ROOMS |= dict.fromkeys(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simgap.gap.arrays import Overlap, mean_mso, token_mso, weight_mso
     from simgap.gap.calibration import Comparison, calibrate
+    from simgap.gap.explain import explain
+    from simgap.gap.explanation import Explanation
     from simgap.gap.judgement import Judgement, judge
     from simgap.gap.measured import measure
     from simgap.gap.measured_arrays import measure_arrays
@@ -18,11 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
+    "Explanation",
     "Gap",
     "Judgement",
     "Overlap",
     "Prediction",
     "calibrate",
+    "explain",
     "judge",
     "mean_mso",
     "measure",
@@ -35,6 +39,8 @@ __all__ = [
 _ROOMS = {
     "arrays": ("Overlap", "mean_mso", "token_mso", "weight_mso"),
     "calibration": ("Comparison", "calibrate"),
+    "explain": ("explain",),
+    "explanation": ("Explanation",),
     "judgement": ("Judgement", "judge"),
     "measured": ("measure",),
     "measured_arrays": ("measure_arrays",),

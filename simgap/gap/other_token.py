@@ -81,7 +81,7 @@ def on_other_tokens(
         plain = other_tokens(vectors, looked.pairs, labels.documents, None, labels.strata, task_map)
         of_sizes = null.mean - plain.over_pairs(plain.other)
     excess = (null.mean + gain) / null.mean if null.mean else 1.0
-    doubt = _doubts(vectors, exists)
+    doubt = doubts(vectors, exists)
     second = SecondNull("other_token", null.mean, null.sd, excess, z, max(float(p), LEAST_P), null.supposes, UNSEEN, ID, 0, doubt)
     return OnTokens(second, "", table, of_sizes > gain)
 
@@ -140,7 +140,7 @@ def _meetings(experts: Int[np.ndarray, "n k"], exists: Bool[np.ndarray, "n k"], 
     return met.reshape(count, count)
 
 
-def _doubts(vectors: Float[Tensor, "*tokens k width"], exists: Bool[np.ndarray, "n k"]) -> str:
+def doubts(vectors: Float[Tensor, "*tokens k width"], exists: Bool[np.ndarray, "n k"]) -> str:
     """What of some evenly spaced tokens makes other tokens misleading: they repeat each other, or a few are massive."""
     there = np.flatnonzero(exists.any(1))
     some = there[np.arange(LOOKED_AT) * (len(there) - 1) // (LOOKED_AT - 1)] if len(there) > LOOKED_AT else there

@@ -1,6 +1,7 @@
 """Overlaps of arrays and tensors: the bare numbers that metrics and a user's own arrays are reduced to."""
 
 from simgap.overlaps.mean_vectors import add_sums, is_centred, means_by_routing
+from simgap.overlaps.one_expert import common_mean, entries_of, own_overlaps
 from simgap.overlaps.other_tokens import OtherTokens, other_tokens, size_order
 from simgap.overlaps.pair_overlap import between, cos2_of_gram, gram, gram_of_pieces, pair_cos2, total, waves
 from simgap.overlaps.pair_tables import cross_gram, over_pairs, over_tables
@@ -13,8 +14,10 @@ from simgap.overlaps.token_pairs import TokenPairs
 __all__ = [
     "add_sums",
     "between",
+    "common_mean",
     "cos2_of_gram",
     "cross_gram",
+    "entries_of",
     "flipped_overlaps",
     "flipped_token_overlaps",
     "gram",
@@ -28,6 +31,7 @@ __all__ = [
     "over_tables",
     "other_tokens",
     "OtherTokens",
+    "own_overlaps",
     "pair_cos2",
     "Signs",
     "size_order",

@@ -104,11 +104,15 @@ def draw(panels: Sequence[Panel], title: str, stem: Path, columns: int | None = 
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         figure.suptitle(title, fontsize=11)
-        # Without a date in the file, the same numbers give the same bytes.
-        return [
-            write_whole(with_ending(stem, ".png"), lambda path: figure.savefig(path, dpi=150, metadata={"Software": None})),
-            write_whole(with_ending(stem, ".pdf"), lambda path: figure.savefig(path, metadata={"CreationDate": None})),
-        ]
+        return saved(figure, stem)
+
+
+def saved(figure: Any, stem: Path) -> list[Path]:
+    """A matplotlib figure into STEM.png and STEM.pdf; without a date in them, the same numbers give the same bytes."""
+    return [
+        write_whole(with_ending(stem, ".png"), lambda path: figure.savefig(path, dpi=150, metadata={"Software": None})),
+        write_whole(with_ending(stem, ".pdf"), lambda path: figure.savefig(path, metadata={"CreationDate": None})),
+    ]
 
 
 def _draw_panel(axis: Any, panel: Panel) -> None:
