@@ -168,6 +168,7 @@ def build_parser() -> Parser:
         if run is run_predict:
             command.add_argument("--hypotheses", action="store_true", help="say what each law rests on")
     _add_judge(commands)
+    _add_explain(commands)
     _add_sweep(commands)
     return parser
 
@@ -182,6 +183,22 @@ def _add_judge(commands: Any) -> None:
         command.add_argument(f"--{name.replace('_', '-')}", type=int, required=True, metavar="INT", help=HELP[name])
     command.add_argument("--top-k", type=int, default=LayerSpec().top_k, metavar="INT", help=HELP["top_k"])
     command.add_argument("--trials", type=int, default=1, metavar="INT", help="layers that a value is a mean of (default: 1)")
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+
+def _add_explain(commands: Any) -> None:
+    text = "why the outputs of your experts overlap as they do: a ladder of factors from a round space up"
+    command = commands.add_parser("explain", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    command.set_defaults(run=run_explain, parser=command)
+    files = ".npy, or .safetensors with one tensor or one of that name"
+    command.add_argument("vectors", metavar="FILE", help=f"vectors (..., k, width): {files}")
+    command.add_argument(
+        "--routing", required=True, metavar="FILE", help="(..., k) integers: which expert each vector came from, -1 for none"
+    )
+    command.add_argument("--documents", metavar="FILE", help="(...) integers: the document of each token (default: each its own)")
+    command.add_argument("--strata", metavar="FILE", help="(...) integers: its kind; other tokens are of the same")
+    command.add_argument("--mask", metavar="FILE", help="(...) or (..., k) booleans: what is kept")
+    command.add_argument("--figure", metavar="STEM", help="draw the ladder into STEM.png and STEM.pdf")
     command.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
@@ -295,6 +312,18 @@ def run_judge(options: argparse.Namespace) -> int:
 
     names = ("weight_mso", "activation_mso", "d_model", "d_ff", "n_experts", "top_k", "trials")
     found = judge(**{name: getattr(options, name) for name in names})
+    say(json.dumps(found.as_dict(), allow_nan=False) if options.json else found)
+    return 0
+
+
+def run_explain(options: argparse.Namespace) -> int:
+    from simgap.gap.array_files import array_in
+    from simgap.gap.explain import explain
+
+    arrays = {name: getattr(options, name) for name in ("vectors", "routing", "documents", "strata", "mask")}
+    found = explain(**{name: None if path is None else array_in(name, path) for name, path in arrays.items()})
+    if options.figure is not None:
+        found.figure(options.figure)
     say(json.dumps(found.as_dict(), allow_nan=False) if options.json else found)
     return 0
 

@@ -1,29 +1,34 @@
 """Why is this overlap 0.6? The ladder of a user's own vectors on tokens."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from simgap.gap.explanation import MEAN, OWN, ROUND, SIZES, SPACE, TOKEN, Explanation, Rung, in_words
+from simgap.gap.explanation import MEAN, OWN, ROUND, SIZES, SPACE, TOKEN, Explanation, Rung, in_words, whitened_in_words
 from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.other_token import SECOND_LEVEL, doubts, labels_of
 from simgap.gap.routed_vectors import RoutedVectors
 from simgap.gap.rungs import Spread, tables
-from simgap.nulls.other_token import elsewhere, of_gains, upper_z
-from simgap.overlaps import OtherTokens, common_mean, entries_of, other_tokens, own_overlaps
+from simgap.nulls import Prediction
+from simgap.nulls.other_token import Elsewhere, Labels, elsewhere, of_gains, upper_z
+from simgap.overlaps import OtherTokens, TokenPairs, Whitening, common_mean, entries_of, other_tokens, own_of, size_order
 from simgap.overlaps.memory import AT_ONCE, tokens_at
 from simgap.overlaps.one_expert import GROUPS
 from simgap.overlaps.other_tokens import SAMPLED
 from simgap.overlaps.token_overlap import token_name
+from simgap.overlaps.whitened import DRAWN, WIDEST
 from simgap.stats import LEAST_P
-from simgap.threads import pool
+from simgap.threads import Map, pool
 
 # Vectors whose overlap with their own on other tokens is this close to 1 are the same on all tokens.
 SAME = 1e-6
+# Experts, in whose groups of four a pair has others to be whitened by.
+FEWEST_WHITENED = 8
 
 
 def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = None, mask: Any = None) -> Explanation:
@@ -32,12 +37,16 @@ def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = 
     A round space gives 1/width. About a mean that experts share, of length |m|, it gives 1/width + (1 - 1/width)|m|^4, with |m|^4 from
     four different experts on different tokens; what that mean shares with the spread about it (2 m'Cm) belongs to the next rung. The shared
     space is tr(S_e S_f) of the same pairs of experts on tokens of different documents; of like size, on those nearest in size. The last
-    rung is the overlap on a token. Beside them: one expert on two tokens, tr(S_e^2).
+    rung is the overlap on a token. Beside them: one expert on two tokens, tr(S_e^2). *Whitened* is the same from the shared space up after
+    the second moment of other experts has made the space round (law T4): it sees what outlier coordinates hide, and less where there are
+    none. Its null is its own shared space, never 1/width, and how often it is wrong has not been counted.
 
     vectors: (..., k, width) array, memory map or tensor, k >= 2. routing: (..., k) integers, which expert each came from, -1 for none.
     documents, strata: (...) integers, as for `token_mso`: other tokens are of other documents and of the same stratum. mask: (...) or
     (..., k). Errors are over experts, each left out in turn, and conservative. Some 2^25 / width pairs of vectors are looked at, evenly
-    drawn, whatever n: a value that is not looked at is not seen. Memory: those, and 4 experts x width numbers with their products.
+    drawn, whatever n: a value that is not looked at is not seen. Memory: those, 4 experts x width numbers with their products, and
+    6 width^2 to whiten, which is left out by name for fewer than 8 experts, fewer than 2 width vectors of other experts, and more than
+    8,192 dimensions.
 
     Raises ValueError for shapes that do not fit, values that are not finite, no routing, one document, fewer than 5 experts that meet, and
     experts that say the same on all tokens.
@@ -56,7 +65,7 @@ def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = 
     experts = numbered.reshape(-1, k)
     exists = np.ones(experts.shape, bool) if kept is None else kept.reshape(-1, k)
     with pool() as (task_map, _):
-        entries = entries_of(experts, exists, len(numbers), max(2, SAMPLED // width))
+        entries = entries_of(experts, exists, len(numbers), max(2, SAMPLED // width, DRAWN * min(width, WIDEST)))
         _refuse_not_finite(h, entries.tokens, exists)
         looked = elsewhere(h, experts, exists, len(numbers), labels, task_map)
         if isinstance(looked, str):
@@ -67,20 +76,27 @@ def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = 
             raise ValueError(
                 f"routing: expected experts enough to hold against each other, since they are the sample, got too few: {null.why}"
             )
-        plain = other_tokens(h, looked.pairs, labels.documents, None, labels.strata, task_map)
-        own = own_overlaps(h, entries, labels.documents, labels.strata, task_map)
-        if np.nanmin(own) > 1 - SAME:
+        raw = _reading(other_tokens, h, entries, looked, labels, task_map)
+        if np.min(raw.own, initial=1.0, where=~np.isnan(raw.own)) > 1 - SAME:
             raise ValueError(
                 "vectors: expected experts that say different things on different tokens, got one direction of each on all tokens"
             )
         mean = Spread(*common_mean(h, entries, labels.documents))
+        white = _whitened(h, entries, exists, looked, labels, task_map)
         doubt = doubts(h, exists)
     refuse_truncated("vectors", vectors)
-    rows, notes = _ladder(plain, alike, own, mean, width)
-    gain = alike.over_pairs(alike.gains)
-    z, upper = upper_z(gain, null)
-    p = max(float(upper), LEAST_P)
-    unequal = alike.over_pairs(alike.other) - plain.over_pairs(plain.other) > gain
+    rows = _ladder("raw", raw, mean.map(1 - 1 / width, 1 / width), width)
+    notes = []
+    if all(rung.name != MEAN for rung in rows):
+        notes.append(f"{MEAN}: left out, {f'it takes {GROUPS} documents' if math.isnan(mean.value) else 'lost in its error'}")
+    gain, z, p = _judged(alike, null)
+    beside, white_z, white_p = "", None, None
+    if isinstance(white, str):
+        notes.append(f"whitened: left out, {white}")
+    else:
+        rows += _ladder("whitened", white, None, width)
+        _, white_z, white_p = _judged(white.alike, of_gains(white.alike, labels))
+        beside = f" {whitened_in_words(tuple(rows), white_z, white_p)}"
     if labels.documents is None:
         notes.append("each token counts as its own document: pass documents= where tokens come in some")
     shared = int((exists.sum(1) * (exists.sum(1) - 1) // 2).sum())
@@ -88,37 +104,78 @@ def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = 
     if compared < shared:
         notes.append(f"{compared:,} of {shared:,} pairs of vectors were compared")
     notes += [doubt] if doubt else []
-    paragraph = in_words(tuple(rows), width, p, z, SECOND_LEVEL, unequal)
-    return Explanation(tuple(rows), paragraph, gain, null.sd, z, p, len(np.unique(alike.named)), width, compared, tuple(notes))
+    unequal = alike.over_pairs(alike.other) - raw.plain.over_pairs(raw.plain.other) > gain
+    said = in_words(tuple(rows), width, p, z, SECOND_LEVEL, unequal) + beside
+    met = len(np.unique(alike.named))
+    return Explanation(tuple(rows), said, gain, null.sd, z, p, met, width, compared, tuple(notes), white_z, white_p)
 
 
-def _ladder(plain: OtherTokens, alike: OtherTokens, own: Float[np.ndarray, " E"], mean: Spread, width: int) -> tuple[list[Rung], list[str]]:
-    same, of_size, weights = tables(alike)
-    _, other, weights_of_other = tables(plain)
-    met = int((weights.sum(1) > 0).sum())
-    found = [
-        (ROUND, Spread.fixed(1 / width, met), "T1", "independent vectors, all directions alike"),
-        (MEAN, mean.map(1 - 1 / width, 1 / width).at(weights.sum(1) > 0), "T1", "a round space about one mean for all experts"),
-        (SPACE, Spread.of_pairs(other, weights_of_other), "T2", "the same pairs of experts, any other tokens"),
+class _Reading(NamedTuple):
+    """The same pairs of experts on other tokens: any, and of like size; and each expert by itself, (E,)."""
+
+    plain: OtherTokens
+    alike: OtherTokens
+    own: Float[np.ndarray, " E"]
+
+
+def _reading(
+    look: Callable[..., OtherTokens], h: Tensor, entries: TokenPairs, looked: Elsewhere, labels: Labels, task_map: Map, order: Any = None
+) -> _Reading:
+    """look: as `other_tokens`. order: of the pairs by size, where like size has not been looked at."""
+    documents, strata = labels.documents, labels.strata
+    plain = look(h, looked.pairs, documents, None, strata, task_map)
+    alike = looked.found if order is None else look(h, looked.pairs, documents, order, strata, task_map)
+    return _Reading(plain, alike, own_of(look(h, entries, documents, None, strata, task_map)))
+
+
+def _whitened(
+    h: Tensor, entries: TokenPairs, exists: Bool[np.ndarray, "n k"], looked: Elsewhere, labels: Labels, task_map: Map
+) -> _Reading | str:
+    """The whitened reading, or why there is none."""
+    width, met = h.shape[-1], len(np.unique(looked.found.named))
+    if met < FEWEST_WHITENED or width > WIDEST:
+        return f"it takes {FEWEST_WHITENED} experts that meet, got {met}" if width <= WIDEST else f"wider than {WIDEST:,}"
+    whitening = Whitening.of(h, entries, task_map)
+    if why := whitening.why_not():
+        return why
+    order = size_order(h, looked.pairs, exists, task_map)
+    return _reading(whitening.other_tokens, h, entries, looked, labels, task_map, order)
+
+
+def _judged(found: OtherTokens, null: Prediction) -> tuple[float, float, float]:
+    """The mean gain over pairs, its z and p by law T3."""
+    gain = found.over_pairs(found.gains)
+    z, p = upper_z(gain, null)
+    return gain, z, max(float(p), LEAST_P)
+
+
+def _ladder(reading: str, found: _Reading, mean: Spread | None, width: int) -> list[Rung]:
+    """From a round space about a mean up; without that from the shared space, as there is no other null of whitened vectors."""
+    same, of_size, weights = tables(found.alike)
+    _, other, weights_of_other = tables(found.plain)
+    met = weights.sum(1) > 0
+    space = Spread.of_pairs(other, weights_of_other)
+    steps = [
+        (SPACE, space, "T2", "the same pairs of experts, any other tokens"),
         (SIZES, Spread.of_pairs(of_size, weights), "T2", "the same pairs of experts, other tokens of like size"),
         (TOKEN, Spread.of_pairs(same, weights), "T3", "measured"),
     ]
-    notes = []
-    if not found[1][1].value > 0:
-        why = f"it takes {GROUPS} documents" if math.isnan(mean.value) else "lost in its error"
-        notes.append(f"{MEAN}: left out, {why}")
-        found = [rung for rung in found if rung[0] != MEAN]
+    if mean is not None:
+        lowest = (ROUND, Spread.fixed(1 / width, int(met.sum())), "T1", "independent vectors, all directions alike")
+        about = (MEAN, mean.at(met), "T1", "a round space about one mean for all experts")
+        # What is lost in its error may come out below 0.
+        steps = [lowest, *([about] if mean.value > 0 else []), *steps]
     rows, below = [], None
-    for name, value, law, assumes in found:
-        rows.append(_rung(name, value, below, law, assumes))
+    for name, value, law, assumes in steps:
+        rows.append(_rung(name, reading, value, below, law, assumes))
         below = value
-    of_experts = Spread.of_experts(own, weights.sum(1))
-    shared = next(value for name, value, *_ in found if name == SPACE)
-    rows.append(_rung(OWN, of_experts, shared, "T2", "one expert on two tokens; its factor is over the shared space"))
-    return rows, notes
+    own = Spread.of_experts(found.own, weights.sum(1))
+    if math.isnan(own.value):
+        return rows
+    return [*rows, _rung(OWN, reading, own, space, "T2", "one expert on two tokens; its factor is over the shared space")]
 
 
-def _rung(name: str, value: Spread, below: Spread | None, law: str, assumes: str, reading: str = "raw") -> Rung:
+def _rung(name: str, reading: str, value: Spread, below: Spread | None, law: str, assumes: str) -> Rung:
     if below is None or not below.value > 0:
         return Rung(name, reading, value.value, _known(value.error), None, None, law, assumes)
     factor = value.over(below)

@@ -39,7 +39,8 @@ class Explanation:
     rows: rungs from a round space up, then "one expert", which is no rung but is read beside them; of each reading. paragraph: the same in
     plain words. gain, gain_sd, z, p: L3 - L2, what meeting on a token adds beyond other tokens of like size, how far that strays for
     independent experts, and its upper tail (law T3), of the vectors as they are. experts, width, pairs: experts that meet, the space, and
-    pairs of vectors that were compared. notes: what was left out, and doubts.
+    pairs of vectors that were compared. notes: what was left out, and doubts. whitened_z, whitened_p: z and p of the whitened reading, None
+    where it is left out; uncalibrated.
     """
 
     rows: tuple[Rung, ...]
@@ -52,6 +53,8 @@ class Explanation:
     width: int
     pairs: int
     notes: tuple[str, ...] = ()
+    whitened_z: float | None = None
+    whitened_p: float | None = None
 
     def __getitem__(self, name: str) -> Rung:
         """The rung of that name, of the vectors as they are; "whitened on a token" for the other reading. KeyError where there is none."""
@@ -134,3 +137,12 @@ def in_words(rows: tuple[Rung, ...], width: int, p: float, z: float, level: floa
             "it with an untrained layer."
         )
     return " ".join(said)
+
+
+def whitened_in_words(rows: tuple[Rung, ...], z: float, p: float) -> str:
+    at = {rung.name: rung for rung in rows if rung.reading == "whitened"}
+    adds = at[TOKEN].factor
+    return (
+        f"Whitened by other experts (law T4) two of them overlap by {at[SPACE].value:.3g} on different tokens, and meeting adds x "
+        f"{adds:.3g} (z {z:.1f}, {p_text(p)}): a reading without the sizes of directions, whose error rates have not been counted."
+    )

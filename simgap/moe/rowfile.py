@@ -28,8 +28,9 @@ LONGEST_HEADER = 100_000_000
 LONGEST_NPY_HEADER = 10_000
 # Bytes that say how long it is, by the version of the format. 3.0 differs from 2.0 in the encoding of names, which a matrix has not.
 NPY_LENGTHS = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
-# What numpy calls them; whatever else a tensor may be of is no matrix of floats.
-SAFE_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+# What numpy calls them; whatever else a tensor may be of is no array of numbers.
+SAFE_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?"}
+SAFE_DTYPES |= {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}
 
 
 class Layout(NamedTuple):
@@ -160,7 +161,7 @@ def safetensors_layout(file: int, tensor: str) -> Layout:
     else:
         layout = Layout(np.dtype(SAFE_DTYPES.get(name, "V")), printable(name), shape, begin + start)
     _held(layout, begin + stop)
-    # Of other dtypes the size is not known here, and they are no matrix of floats.
+    # Of other dtypes the size is not known here.
     if layout.dtype.itemsize and (taken := math.prod(shape) * layout.dtype.itemsize) != stop - start:
         raise ValueError(f"shape {shape} of {name} takes {taken:,} bytes, its header gives it {stop - start:,}")
     return layout

@@ -1,7 +1,7 @@
 """Overlaps of arrays and tensors: the bare numbers that metrics and a user's own arrays are reduced to."""
 
 from simgap.overlaps.mean_vectors import add_sums, is_centred, means_by_routing
-from simgap.overlaps.one_expert import common_mean, entries_of, own_overlaps
+from simgap.overlaps.one_expert import common_mean, entries_of, own_of
 from simgap.overlaps.other_tokens import OtherTokens, other_tokens, size_order
 from simgap.overlaps.pair_overlap import between, cos2_of_gram, gram, gram_of_pieces, pair_cos2, total, waves
 from simgap.overlaps.pair_tables import cross_gram, over_pairs, over_tables
@@ -10,6 +10,7 @@ from simgap.overlaps.sign_flips import flipped_overlaps, flipped_token_overlaps,
 from simgap.overlaps.sketches import Signs, Sketches
 from simgap.overlaps.token_overlap import Moments, TokenOverlap, token_cos2, token_cos2_torch, token_overlap, undefined_vectors
 from simgap.overlaps.token_pairs import TokenPairs
+from simgap.overlaps.whitened import Whitening
 
 __all__ = [
     "add_sums",
@@ -31,7 +32,7 @@ __all__ = [
     "over_tables",
     "other_tokens",
     "OtherTokens",
-    "own_overlaps",
+    "own_of",
     "pair_cos2",
     "Signs",
     "size_order",
@@ -46,4 +47,5 @@ __all__ = [
     "undefined_vectors",
     "units_first",
     "waves",
+    "Whitening",
 ]

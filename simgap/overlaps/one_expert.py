@@ -7,12 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from simgap.overlaps.memory import AT_ONCE, tokens_at
-from simgap.overlaps.other_tokens import other_tokens
-from simgap.overlaps.sketches import unit_rows
+from simgap.overlaps.memory import AT_ONCE
+from simgap.overlaps.other_tokens import OtherTokens
 from simgap.overlaps.token_pairs import TokenPairs
 from simgap.seeding import stream
-from simgap.threads import Map, in_order
 
 # Of documents, so that four means are independent.
 GROUPS = 4
@@ -28,16 +26,10 @@ def entries_of(named: Int[np.ndarray, "n k"], there: Bool[np.ndarray, "n k"], ex
     return TokenPairs(tokens[order], np.stack([slots, slots], 1)[order], np.stack([own, own], 1)[order], experts)
 
 
-def own_overlaps(
-    vectors: Float[Tensor, "*tokens k width"],
-    entries: TokenPairs,
-    documents: Int[np.ndarray, " n"] | None = None,
-    strata: Int[np.ndarray, " n"] | None = None,
-    task_map: Map = in_order,
-) -> Float[np.ndarray, " E"]:
-    """Of each expert tr(S_e^2), unbiased: its vector on a token against those on tokens of other documents; NaN where it has none."""
-    found = other_tokens(vectors, entries, documents, None, strata, task_map)
-    own = np.full(entries.experts, np.nan)
+def own_of(found: OtherTokens) -> Float[np.ndarray, " E"]:
+    """Of each expert tr(S_e^2), unbiased, from `other_tokens` of `entries_of`: its vector on a token against those on tokens of other
+    documents; NaN where it has none."""
+    own = np.full(found.experts, np.nan)
     own[found.named[:, 0]] = found.other
     return own
 
@@ -52,17 +44,15 @@ def common_mean(
     the space makes them, though they have no mean in common. documents: by default each token its own. 4 E width numbers and their products
     with each other.
     """
-    experts, width, k = entries.experts, vectors.shape[-1], vectors.shape[-2]
+    experts, width = entries.experts, vectors.shape[-1]
     kinds, of_document = np.unique(entries.tokens if documents is None else documents[entries.tokens], return_inverse=True)
     group = (stream(0, "signs", expert=5).permutation(len(kinds)) % GROUPS)[of_document.reshape(-1)]
     cell = entries.named[:, 0] * GROUPS + group
     sums = torch.zeros(experts * GROUPS, width, dtype=torch.float64)
-    step = max(1, AT_ONCE // (width * k))
+    step = max(1, AT_ONCE // width)
     for start in range(0, len(cell), step):
-        part = slice(start, start + step)
-        slots = torch.from_numpy(entries.slots[part, 0].copy()).to(vectors.device)
-        rows = tokens_at(vectors, entries.tokens[part])[torch.arange(len(slots), device=vectors.device), slots]
-        sums.index_add_(0, torch.from_numpy(cell[part]), unit_rows(rows).cpu())
+        part = range(start, min(start + step, len(cell)))
+        sums.index_add_(0, torch.from_numpy(cell[part.start : part.stop]), entries.unit(vectors, part, 0).cpu())
     products = (sums @ sums.T).numpy().reshape(experts, GROUPS, experts, GROUPS)
     count = np.bincount(cell, minlength=len(sums)).reshape(experts, GROUPS)
     share = np.bincount(entries.named[:, 0], minlength=experts) / len(cell)

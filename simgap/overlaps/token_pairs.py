@@ -57,7 +57,10 @@ class TokenPairs:
 
     def units(self, vectors: Float[Tensor, "*tokens k width"], at: range | np.ndarray) -> tuple[Tensor, Tensor]:
         """Both unit vectors of some of the pairs, in float64."""
+        return self.unit(vectors, at, 0), self.unit(vectors, at, 1)
+
+    def unit(self, vectors: Float[Tensor, "*tokens k width"], at: range | np.ndarray, side: int) -> Tensor:
+        """One of them."""
         some = slice(at.start, at.stop) if isinstance(at, range) else at
         along = [torch.from_numpy(axis).to(vectors.device) for axis in np.unravel_index(self.tokens[some], vectors.shape[:-2])]
-        left, right = (torch.from_numpy(self.slots[some, side].copy()).to(vectors.device) for side in (0, 1))
-        return unit_rows(vectors[(*along, left)]), unit_rows(vectors[(*along, right)])
+        return unit_rows(vectors[(*along, torch.from_numpy(self.slots[some, side].copy()).to(vectors.device))])

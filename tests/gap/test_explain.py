@@ -131,10 +131,10 @@ def test_documents_masks_and_axes():
 
 
 def test_it_shows_itself(tmp_path):
-    found = sg.explain(*layer(7, n=300))
+    found = sg.explain(*layer(7, n=300, experts=7))
     lines = str(found).splitlines()
     assert [line.split("  ")[0] for line in lines[1:7]] == list(NAMES)
-    assert lines[7] == found.paragraph
+    assert lines[7:] == [found.paragraph, *found.notes]
     assert "<table>" in found._repr_html_()
     assert list(found.to_frame()["name"]) == list(NAMES)
     assert found.as_dict()["rows"][0]["value"] == 1 / 32
@@ -187,3 +187,39 @@ def test_tokens_that_repeat_are_a_doubt():
     h, routing = layer(10, n=100)
     found = sg.explain(np.tile(h, (5, 1, 1)), np.tile(routing, (5, 1)))
     assert any("80% of the tokens repeat others" in note for note in found.notes)
+
+
+def test_whitening_stands_beside():
+    scales = np.where(np.arange(32) < 4, 10.0, 1.0)
+    found = sg.explain(*layer(11, scales=scales))
+    assert [rung.name for rung in found.ladder("whitened")] == ["shared space", "like size", "on a token"]
+    # A space with outliers is made nearly round, and has no other null than its own shared space.
+    assert found["whitened shared space"].value < 0.3 * found["shared space"].value
+    assert found["whitened shared space"].factor is None
+    assert abs(found.whitened_z) < 5
+    assert 0 < found.whitened_p <= 1
+    assert "whose error rates have not been counted" in found.paragraph
+    assert "whitened" in str(found).splitlines()[0]
+
+
+def test_outliers_hide_what_whitening_sees():
+    scales = np.where(np.arange(32) < 4, 10.0, 1.0)
+    h, routing = layer(12, experts=32, k=8, n=1000)
+    # On the small coordinates alone experts have something in common on a token.
+    common = np.random.default_rng(0).standard_normal((1000, 1, 32)) * (np.arange(32) >= 4)
+    found = sg.explain((h + 0.5 * common) * scales, routing)
+    assert found.z < 5 < found.whitened_z
+
+
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [
+        ({"experts": 7}, "it takes 8 experts that meet, got 7"),
+        ({"n": 20, "experts": 8}, "vectors of other experts are"),
+    ],
+)
+def test_whitening_is_left_out_by_name(shape, why):
+    found = sg.explain(*layer(13, **({"n": 200} | shape)))
+    assert found.whitened_z is None
+    assert not found.ladder("whitened")
+    assert any(note.startswith("whitened: left out, ") and why in note for note in found.notes)

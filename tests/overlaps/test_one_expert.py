@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.overlaps import common_mean, entries_of, own_overlaps
+from simgap.overlaps import common_mean, entries_of, other_tokens, own_of
 from tests import reference
 
 
@@ -20,11 +20,11 @@ def test_own_is_a_mean_over_different_documents():
     # Three tokens of three documents: the two partners of each are all that there are.
     vectors, routing, _ = layer(0, 3, experts=5)
     there = np.ones((3, 5), bool)
-    found = own_overlaps(torch.from_numpy(vectors), entries_of(routing, there, 5), np.arange(3))
+    found = own_of(other_tokens(torch.from_numpy(vectors), entries_of(routing, there, 5), np.arange(3)))
     for e in range(5):
         rows = [vectors[t, list(routing[t]).index(e)] for t in range(3)]
         assert found[e] == pytest.approx(np.mean([reference.cos2(rows[i], rows[j]) for i, j in permutations(range(3), 2)]), rel=1e-12)
-    one_document = own_overlaps(torch.from_numpy(vectors), entries_of(routing, there, 5), np.array([0, 0, 0]))
+    one_document = own_of(other_tokens(torch.from_numpy(vectors), entries_of(routing, there, 5), np.zeros(3, int)))
     assert np.isnan(one_document).all()
 
 

@@ -1,0 +1,140 @@
+"""Pairs of experts in a space that *other* experts make round: v -> (Sbar + r/d I)^(-1/2) v, Sbar their second moment (law T4).
+
+Whitening by the vectors that are to be compared pulls what they have on a token up where tokens repeat, though experts are independent. So
+experts are put into groups, and a pair is seen by those that hold neither: ten pairs of groups, ten factorisations, whatever the number of
+experts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from simgap.overlaps.memory import AT_ONCE
+from simgap.overlaps.other_tokens import OtherTokens, other_tokens
+from simgap.overlaps.token_pairs import TokenPairs
+from simgap.seeding import stream
+from simgap.threads import Map, in_order
+
+GROUPS = 4
+# Of the mean eigenvalue, added to all: directions that nobody writes to are not blown up.
+RIDGE = 1e-3
+# Vectors to a dimension that a second moment takes at least, and that are drawn for all groups together.
+FEWEST, DRAWN = 2, 6
+# A few width^2 numbers are held; of more than this, none.
+WIDEST, HELD = 8192, 1 << 30
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """group (E,): of each expert. sums (GROUPS, width, width): of u u' of its unit vectors. counts: how many those are."""
+
+    group: Int[np.ndarray, " E"]
+    sums: Float[Tensor, "groups width width"]
+    counts: Int[np.ndarray, " groups"]
+
+    @classmethod
+    def of(cls, vectors: Float[Tensor, "*tokens k width"], entries: TokenPairs, task_map: Map = in_order) -> "Whitening":
+        """O(m width^2) for m entries."""
+        width = vectors.shape[-1]
+        group = stream(0, "signs", expert=6).permutation(entries.experts) % GROUPS
+        of_entry = group[entries.named[:, 0]]
+        step = max(1, AT_ONCE // width)
+
+        def one(number: int) -> Tensor:
+            mine = np.flatnonzero(of_entry == number)
+            total = torch.zeros(width, width, dtype=torch.float64)
+            for start in range(0, len(mine), step):
+                rows = entries.unit(vectors, mine[start : start + step], 0).cpu()
+                total.addmm_(rows.T, rows)
+            return total
+
+        sums = torch.stack(list(_few(task_map, width)(one, range(GROUPS))))
+        return cls(group, sums, np.bincount(of_entry, minlength=GROUPS))
+
+    def why_not(self) -> str:
+        """Why it says nothing, or ""."""
+        width = self.sums.shape[-1]
+        fewest = min(int(self.counts[self.left_out(*each)].sum()) for each in combinations_with_replacement(range(GROUPS), 2))
+        if fewest >= FEWEST * width:
+            return ""
+        return f"{fewest:,} vectors of other experts are {fewest / width:.2g} to a dimension, and it takes {FEWEST}"
+
+    def left_out(self, first: int, second: int) -> list[int]:
+        """The groups that a pair of these is seen by."""
+        return [number for number in range(GROUPS) if number not in (first, second)]
+
+    def factor(self, first: int, second: int) -> Float[Tensor, "width width"]:
+        """The lower Cholesky factor of Sbar + r/d I, for pairs of these groups: its inverse does what the inverse root does, up to a
+        rotation that no angle sees."""
+        others = self.left_out(first, second)
+        moment = self.sums[others[0]].clone()
+        for other in others[1:]:
+            moment += self.sums[other]
+        moment /= moment.diagonal().sum()
+        moment.diagonal().add_(RIDGE / len(moment))
+        return torch.linalg.cholesky(moment)
+
+    def other_tokens(
+        self,
+        vectors: Float[Tensor, "*tokens k width"],
+        pairs: TokenPairs,
+        documents: Int[np.ndarray, " n"] | None = None,
+        order: Float[np.ndarray, " m"] | None = None,
+        strata: Int[np.ndarray, " n"] | None = None,
+        task_map: Map = in_order,
+    ) -> OtherTokens:
+        """`other_tokens` of the whitened vectors. O(m width^2 + 10 width^3), and 2 m width numbers, the most of one pair of groups at a
+        time."""
+        groups = self.group[pairs.named]
+        low, high = groups.min(1), groups.max(1)
+
+        def one(each: tuple[int, int]) -> OtherTokens | None:
+            mine = np.flatnonzero((low == each[0]) & (high == each[1]))
+            if not len(mine):
+                return None
+            whitened, tokens = self._whitened(vectors, pairs, mine, self.factor(*each)), pairs.tokens[mine]
+            some = TokenPairs(np.arange(len(mine)), np.tile(np.arange(2), (len(mine), 1)), pairs.named[mine], pairs.experts)
+            return other_tokens(
+                whitened,
+                some,
+                tokens if documents is None else documents[tokens],
+                None if order is None else order[mine],
+                None if strata is None else strata[tokens],
+            )
+
+        work: Callable = _few(task_map, vectors.shape[-1])
+        found = [part for part in work(one, list(combinations_with_replacement(range(GROUPS), 2))) if part is not None]
+        named = np.concatenate([part.named for part in found])
+        by = np.lexsort(named.T[::-1])
+        count, same, other, error = (
+            np.concatenate([getattr(part, name) for part in found])[by] for name in ("count", "same", "other", "error")
+        )
+        return OtherTokens(named[by], count, same, other, error, pairs.experts)
+
+    @staticmethod
+    def _whitened(
+        vectors: Tensor, pairs: TokenPairs, mine: Int[np.ndarray, " m"], factor: Float[Tensor, "width width"]
+    ) -> Float[Tensor, "m 2 width"]:
+        width = vectors.shape[-1]
+        found = torch.empty(len(mine), 2, width, dtype=torch.float32)
+        step = max(1, AT_ONCE // width)
+        for start in range(0, len(mine), step):
+            some = mine[start : start + step]
+            for side in (0, 1):
+                if side and (pairs.slots[some, 0] == pairs.slots[some, 1]).all():
+                    # Vectors beside themselves.
+                    found[start : start + step, 1] = found[start : start + step, 0]
+                    continue
+                rows = pairs.unit(vectors, some, side).cpu()
+                found[start : start + step, side] = torch.linalg.solve_triangular(factor, rows.T, upper=False).T.float()
+        return found
+
+
+def _few(task_map: Map, width: int) -> Map:
+    """The given map, or in order where tasks side by side would hold too much."""
+    return task_map if 2 * 8 * width * width * GROUPS <= HELD else in_order
