@@ -318,7 +318,7 @@ def run_judge(options: argparse.Namespace) -> int:
 
 def run_explain(options: argparse.Namespace) -> int:
     from simgap.gap.array_files import array_in
-    from simgap.gap.explain import explain
+    from simgap.gap.explained import explain
 
     arrays = {name: getattr(options, name) for name in ("vectors", "routing", "documents", "strata", "mask")}
     found = explain(**{name: None if path is None else array_in(name, path) for name, path in arrays.items()})

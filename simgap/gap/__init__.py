@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simgap.gap.arrays import Overlap, mean_mso, token_mso, weight_mso
     from simgap.gap.calibration import Comparison, calibrate
-    from simgap.gap.explain import explain
+    from simgap.gap.explained import explain
     from simgap.gap.explanation import Explanation
     from simgap.gap.judgement import Judgement, judge
     from simgap.gap.measured import measure
@@ -39,7 +39,7 @@ __all__ = [
 _ROOMS = {
     "arrays": ("Overlap", "mean_mso", "token_mso", "weight_mso"),
     "calibration": ("Comparison", "calibrate"),
-    "explain": ("explain",),
+    "explained": ("explain",),
     "explanation": ("Explanation",),
     "judgement": ("Judgement", "judge"),
     "measured": ("measure",),

@@ -144,5 +144,5 @@ def whitened_in_words(rows: tuple[Rung, ...], z: float, p: float) -> str:
     adds = at[TOKEN].factor
     return (
         f"Whitened by other experts (law T4) two of them overlap by {at[SPACE].value:.3g} on different tokens, and meeting adds x "
-        f"{adds:.3g} (z {z:.1f}, {p_text(p)}): a reading without the sizes of directions, whose error rates have not been counted."
+        f"{adds:.3g} (z {z:.1f}, {p_text(p)}): a reading without the sizes of directions, and uncalibrated."
     )

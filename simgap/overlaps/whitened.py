@@ -5,7 +5,7 @@ experts are put into groups, and a pair is seen by those that hold neither: ten 
 experts.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -82,57 +82,61 @@ class Whitening:
     def other_tokens(
         self,
         vectors: Float[Tensor, "*tokens k width"],
-        pairs: TokenPairs,
+        looks: Sequence[tuple[TokenPairs, Sequence[Float[np.ndarray, " m"] | None]]],
         documents: Int[np.ndarray, " n"] | None = None,
-        order: Float[np.ndarray, " m"] | None = None,
         strata: Int[np.ndarray, " n"] | None = None,
         task_map: Map = in_order,
-    ) -> OtherTokens:
-        """`other_tokens` of the whitened vectors. O(m width^2 + 10 width^3), and 2 m width numbers, the most of one pair of groups at a
-        time."""
-        groups = self.group[pairs.named]
-        low, high = groups.min(1), groups.max(1)
+    ) -> list[OtherTokens]:
+        """`other_tokens` of the whitened vectors, for each of some pairs in each of some orders of theirs: one factorisation to two groups,
+        and vectors are whitened once, by it in float32. O(m width^2 + 10 width^3); 2 m width numbers, of one pair of groups at a time."""
 
-        def one(each: tuple[int, int]) -> OtherTokens | None:
-            mine = np.flatnonzero((low == each[0]) & (high == each[1]))
-            if not len(mine):
-                return None
-            whitened, tokens = self._whitened(vectors, pairs, mine, self.factor(*each)), pairs.tokens[mine]
-            some = TokenPairs(np.arange(len(mine)), np.tile(np.arange(2), (len(mine), 1)), pairs.named[mine], pairs.experts)
-            return other_tokens(
-                whitened,
-                some,
-                tokens if documents is None else documents[tokens],
-                None if order is None else order[mine],
-                None if strata is None else strata[tokens],
-            )
-
-        work: Callable = _few(task_map, vectors.shape[-1])
-        found = [part for part in work(one, list(combinations_with_replacement(range(GROUPS), 2))) if part is not None]
-        named = np.concatenate([part.named for part in found])
-        by = np.lexsort(named.T[::-1])
-        count, same, other, error = (
-            np.concatenate([getattr(part, name) for part in found])[by] for name in ("count", "same", "other", "error")
-        )
-        return OtherTokens(named[by], count, same, other, error, pairs.experts)
-
-    @staticmethod
-    def _whitened(
-        vectors: Tensor, pairs: TokenPairs, mine: Int[np.ndarray, " m"], factor: Float[Tensor, "width width"]
-    ) -> Float[Tensor, "m 2 width"]:
-        width = vectors.shape[-1]
-        found = torch.empty(len(mine), 2, width, dtype=torch.float32)
-        step = max(1, AT_ONCE // width)
-        for start in range(0, len(mine), step):
-            some = mine[start : start + step]
-            for side in (0, 1):
-                if side and (pairs.slots[some, 0] == pairs.slots[some, 1]).all():
-                    # Vectors beside themselves.
-                    found[start : start + step, 1] = found[start : start + step, 0]
+        def one(each: tuple[int, int]) -> list[OtherTokens | None]:
+            factor = self.factor(*each).float()
+            found: list[OtherTokens | None] = []
+            for pairs, orders in looks:
+                groups = self.group[pairs.named]
+                mine = np.flatnonzero((groups.min(1) == each[0]) & (groups.max(1) == each[1]))
+                if not len(mine):
+                    found += [None] * len(orders)
                     continue
-                rows = pairs.unit(vectors, some, side).cpu()
-                found[start : start + step, side] = torch.linalg.solve_triangular(factor, rows.T, upper=False).T.float()
-        return found
+                whitened, tokens = _whitened(vectors, pairs, mine, factor), pairs.tokens[mine]
+                some = TokenPairs(np.arange(len(mine)), np.tile(np.arange(2), (len(mine), 1)), pairs.named[mine], pairs.experts)
+                of_tokens = tokens if documents is None else documents[tokens]
+                of_strata = None if strata is None else strata[tokens]
+                for order in orders:
+                    found.append(other_tokens(whitened, some, of_tokens, None if order is None else order[mine], of_strata))
+            return found
+
+        parts = list(_few(task_map, vectors.shape[-1])(one, list(combinations_with_replacement(range(GROUPS), 2))))
+        return [_together([part for part in look if part is not None]) for look in zip(*parts, strict=True)]
+
+
+def _together(parts: list[OtherTokens]) -> OtherTokens:
+    """Of different pairs of experts, in their order."""
+    named = np.concatenate([part.named for part in parts])
+    by = np.lexsort(named.T[::-1])
+    count, same, other, error = (
+        np.concatenate([getattr(part, name) for part in parts])[by] for name in ("count", "same", "other", "error")
+    )
+    return OtherTokens(named[by], count, same, other, error, parts[0].experts)
+
+
+def _whitened(
+    vectors: Tensor, pairs: TokenPairs, mine: Int[np.ndarray, " m"], factor: Float[Tensor, "width width"]
+) -> Float[Tensor, "m 2 width"]:
+    """Both vectors of some pairs, on the CPU; those of a vector beside itself are computed once."""
+    width = vectors.shape[-1]
+    found = torch.empty(len(mine), 2, width, dtype=torch.float32)
+    step = max(1, AT_ONCE // width)
+    for start in range(0, len(mine), step):
+        some = mine[start : start + step]
+        alone = bool((pairs.slots[some, 0] == pairs.slots[some, 1]).all())
+        for side in (0,) if alone else (0, 1):
+            rows = pairs.unit(vectors, some, side).cpu().float()
+            found[start : start + step, side] = torch.linalg.solve_triangular(factor, rows.T, upper=False).T
+        if alone:
+            found[start : start + step, 1] = found[start : start + step, 0]
+    return found
 
 
 def _few(task_map: Map, width: int) -> Map:

@@ -18,7 +18,7 @@ def test_pairs_are_whitened_by_the_groups_that_hold_neither():
     data = torch.from_numpy(vectors)
     whitening = Whitening.of(data, entries_of(routing, there, 8))
     assert sorted(np.bincount(whitening.group)) == [8 // GROUPS] * GROUPS
-    found = whitening.other_tokens(data, TokenPairs.of(routing, there, 8))
+    (found,) = whitening.other_tokens(data, [(TokenPairs.of(routing, there, 8), (None,))])
     assert found.named.tolist() == [list(pair) for pair in combinations(range(8), 2)]
     at = {(t, e): vectors[t, list(routing[t]).index(e)] for t in range(3) for e in range(8)}
     for (e, f), same, other in zip(found.named.tolist(), found.same, found.other, strict=True):
@@ -43,7 +43,8 @@ def test_bits_do_not_depend_on_threads():
     results = []
     for workers in (1, 2):
         with pool(workers) as (task_map, _):
-            results.append(Whitening.of(data, entries, task_map).other_tokens(data, pairs, task_map=task_map).same)
+            (found,) = Whitening.of(data, entries, task_map).other_tokens(data, [(pairs, (None,))], task_map=task_map)
+            results.append(found.same)
     assert (results[0] == results[1]).all()
 
 
@@ -58,7 +59,7 @@ def test_meeting_adds_nothing_for_independent_experts():
         routing, there, documents = np.tile(np.arange(8), (64, 1)), np.ones((64, 8), bool), np.arange(64) % 32
         for share, found in gains.items():
             data, pairs = torch.from_numpy(h + share * common), TokenPairs.of(routing, there, 8)
-            other = Whitening.of(data, entries_of(routing, there, 8)).other_tokens(data, pairs, documents)
+            (other,) = Whitening.of(data, entries_of(routing, there, 8)).other_tokens(data, [(pairs, (None,))], documents)
             found.append(other.over_pairs(other.gains))
     for share, values in gains.items():
         z = np.mean(values) / (np.std(values, ddof=1) / 60**0.5)
@@ -75,7 +76,7 @@ def test_whitening_by_the_same_vectors_is_no_null():
         routing, there = np.argsort(rng.random((200, 8)), 1)[:, :4], np.ones((200, 4), bool)
         h = np.einsum("nkdf,nf->nkd", experts[routing], x)
         data, pairs = torch.from_numpy(h), TokenPairs.of(routing, there, 8)
-        found = Whitening.of(data, entries_of(routing, there, 8)).other_tokens(data, pairs)
+        (found,) = Whitening.of(data, entries_of(routing, there, 8)).other_tokens(data, [(pairs, (None,))])
         by_others.append(found.over_pairs(found.gains))
         units = (h / np.linalg.norm(h, axis=-1, keepdims=True)).reshape(-1, 32)
         root = np.linalg.inv(np.linalg.cholesky(units.T @ units / len(units) + RIDGE / 32 * np.eye(32)))

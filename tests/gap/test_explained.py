@@ -198,7 +198,7 @@ def test_whitening_stands_beside():
     assert found["whitened shared space"].factor is None
     assert abs(found.whitened_z) < 5
     assert 0 < found.whitened_p <= 1
-    assert "whose error rates have not been counted" in found.paragraph
+    assert "uncalibrated" in found.paragraph
     assert "whitened" in str(found).splitlines()[0]
 
 
@@ -223,3 +223,10 @@ def test_whitening_is_left_out_by_name(shape, why):
     assert found.whitened_z is None
     assert not found.ladder("whitened")
     assert any(note.startswith("whitened: left out, ") and why in note for note in found.notes)
+
+
+def test_it_is_a_function_whatever_has_been_imported():
+    import simgap.gap.explained
+    from simgap.gap import explain
+
+    assert explain is sg.explain is simgap.gap.explained.explain

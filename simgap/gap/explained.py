@@ -1,7 +1,6 @@
 """Why is this overlap 0.6? The ladder of a user's own vectors on tokens."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,9 +36,9 @@ def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = 
     A round space gives 1/width. About a mean that experts share, of length |m|, it gives 1/width + (1 - 1/width)|m|^4, with |m|^4 from
     four different experts on different tokens; what that mean shares with the spread about it (2 m'Cm) belongs to the next rung. The shared
     space is tr(S_e S_f) of the same pairs of experts on tokens of different documents; of like size, on those nearest in size. The last
-    rung is the overlap on a token. Beside them: one expert on two tokens, tr(S_e^2). *Whitened* is the same from the shared space up after
+    rung is the overlap on a token. Beside them: one expert on two tokens, tr(S_e^2). *Whitened* is the same from the shared space up, after
     the second moment of other experts has made the space round (law T4): it sees what outlier coordinates hide, and less where there are
-    none. Its null is its own shared space, never 1/width, and how often it is wrong has not been counted.
+    none. Its null is its own shared space, never 1/width, and it is uncalibrated: its error rates were seen in a few simulations only.
 
     vectors: (..., k, width) array, memory map or tensor, k >= 2. routing: (..., k) integers, which expert each came from, -1 for none.
     documents, strata: (...) integers, as for `token_mso`: other tokens are of other documents and of the same stratum. mask: (...) or
@@ -76,7 +75,8 @@ def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = 
             raise ValueError(
                 f"routing: expected experts enough to hold against each other, since they are the sample, got too few: {null.why}"
             )
-        raw = _reading(other_tokens, h, entries, looked, labels, task_map)
+        plain, own = (other_tokens(h, each, labels.documents, None, labels.strata, task_map) for each in (looked.pairs, entries))
+        raw = _Reading(plain, alike, own_of(own))
         if np.min(raw.own, initial=1.0, where=~np.isnan(raw.own)) > 1 - SAME:
             raise ValueError(
                 "vectors: expected experts that say different things on different tokens, got one direction of each on all tokens"
@@ -118,16 +118,6 @@ class _Reading(NamedTuple):
     own: Float[np.ndarray, " E"]
 
 
-def _reading(
-    look: Callable[..., OtherTokens], h: Tensor, entries: TokenPairs, looked: Elsewhere, labels: Labels, task_map: Map, order: Any = None
-) -> _Reading:
-    """look: as `other_tokens`. order: of the pairs by size, where like size has not been looked at."""
-    documents, strata = labels.documents, labels.strata
-    plain = look(h, looked.pairs, documents, None, strata, task_map)
-    alike = looked.found if order is None else look(h, looked.pairs, documents, order, strata, task_map)
-    return _Reading(plain, alike, own_of(look(h, entries, documents, None, strata, task_map)))
-
-
 def _whitened(
     h: Tensor, entries: TokenPairs, exists: Bool[np.ndarray, "n k"], looked: Elsewhere, labels: Labels, task_map: Map
 ) -> _Reading | str:
@@ -139,7 +129,9 @@ def _whitened(
     if why := whitening.why_not():
         return why
     order = size_order(h, looked.pairs, exists, task_map)
-    return _reading(whitening.other_tokens, h, entries, looked, labels, task_map, order)
+    looks = [(looked.pairs, (None, order)), (entries, (None,))]
+    plain, alike, own = whitening.other_tokens(h, looks, labels.documents, labels.strata, task_map)
+    return _Reading(plain, alike, own_of(own))
 
 
 def _judged(found: OtherTokens, null: Prediction) -> tuple[float, float, float]:
