@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 
 from simgap.nulls.prediction import Prediction
@@ -56,7 +57,9 @@ def of_gains(found: Any, labels: Labels) -> Prediction:
     met = len(np.unique(found.named))
     if met < FEWEST_EXPERTS:
         return Prediction.missing(f"{met} experts meet, and fewer than {FEWEST_EXPERTS} say nothing of how experts stray")
-    _, variance, third = (float(value) for value in gain_cumulants(found.table()))
+    # numpy would multiply by as many threads as the process has, and their number would show in the last bits.
+    table = torch.tensor(found.table())
+    _, variance, third = (float(value) for value in gain_cumulants(table.numpy(), (table @ table).numpy()))
     sd = math.sqrt(variance)
     skew = third / sd**3 if sd else None
     hypotheses = (*HYPOTHESES, f"sd: law {SPREAD_ID}")

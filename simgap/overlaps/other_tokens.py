@@ -46,7 +46,8 @@ class OtherTokens:
 
     def over_pairs(self, values: Float[np.ndarray, " P"]) -> float:
         """Mean of a value of each pair, by the tokens on which it meets."""
-        return float(values @ self.count / self.count.sum())
+        # No product of the library, which cuts a long one by its threads.
+        return float((values * self.count).sum() / self.count.sum())
 
     def table(self) -> Float[np.ndarray, "E E"]:
         """The gain of each pair times its share of the tokens, symmetric, 0 where there is none: half its sum is the mean gain."""

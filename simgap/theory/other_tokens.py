@@ -31,16 +31,17 @@ def meeting_gain(moments: Sequence[Any]) -> Any:
     return sum(((moment - mean) ** 2).sum() for moment in moments) / len(moments)
 
 
-def gain_cumulants(table: Any) -> tuple[Any, Any, Any]:
+def gain_cumulants(table: Any, squared: Any = None) -> tuple[Any, Any, Any]:
     """The mean gain over pairs, and estimates of the second and third cumulant that it has under the null, from the gains themselves.
 
     table (E, E): symmetric, 0 on the diagonal, each pair's gain times its weight, weights summing to 1 over pairs. The mean is half the sum
     of the table, the second cumulant half the sum of squares, the third half the sum of cubes and tr A^3, six times each triangle. Both
-    are unbiased for gains that are <x_e, x_f> plus noise of their own, x independent of mean 0: other products of gains average 0.
+    are unbiased for gains that are <x_e, x_f> plus noise of their own, x independent of mean 0: other products of gains average 0. squared:
+    A @ A, where the caller multiplies in an order of its own.
     """
     table = np.asarray(table)
-    squares = table * table
-    return table.sum() / 2, squares.sum() / 2, (squares * table).sum() / 2 + ((table @ table) * table).sum()
+    squares, product = table * table, table @ table if squared is None else np.asarray(squared)
+    return table.sum() / 2, squares.sum() / 2, (squares * table).sum() / 2 + (product * table).sum()
 
 
 def least_p(experts: int) -> float:

@@ -1,5 +1,9 @@
 """Pairs of experts on a token and on others, against loops; what other tokens are, and are not."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -125,3 +129,31 @@ def test_the_order_is_by_the_size_of_all_but_the_right_one():
 def test_pairs_that_meet_once_say_nothing():
     found = other_tokens(torch.ones(1, 2, 3), TokenPairs.of(np.array([[0, 1]]), np.ones((1, 2), bool), 2), np.zeros(1, np.int64))
     assert found.count.size == 0
+
+
+BITS = """
+import numpy as np
+from simgap.nulls.other_token import NO_LABELS, of_gains
+from simgap.overlaps import OtherTokens
+from simgap.settings import own_settings
+
+rng = np.random.default_rng(0)
+named = np.stack(np.triu_indices(257, 1), 1)
+count = rng.integers(1, 9, len(named))
+same, other, error = rng.random((3, len(named)))
+found = OtherTokens(named, count, same, other, error, 257)
+null = own_settings(of_gains)(found, NO_LABELS)
+print(null.mean.hex(), null.sd.hex(), null.skew.hex(), found.over_pairs(found.gains).hex())
+"""
+
+
+def test_the_bits_do_not_know_how_many_threads_numpy_has():
+    """numpy cuts long products by its threads: 32,896 pairs of 257 experts are long enough."""
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", BITS], env={**os.environ, "OPENBLAS_NUM_THREADS": n}, capture_output=True, text=True, check=True
+        )
+        for n in ("1", "2")
+    ]
+    assert found[0].stdout == found[1].stdout
+    assert found[0].stdout.count("0x") == 4
