@@ -20,7 +20,7 @@ from simgap.overlaps.memory import AT_ONCE, tokens_at
 from simgap.overlaps.one_expert import GROUPS
 from simgap.overlaps.other_tokens import SAMPLED
 from simgap.overlaps.token_overlap import token_name
-from simgap.overlaps.whitened import DRAWN, WIDEST
+from simgap.overlaps.whitened import DRAWN, WIDEST, why_not
 from simgap.stats import LEAST_P
 from simgap.threads import Map, pool
 
@@ -125,9 +125,9 @@ def _whitened(
     width, met = h.shape[-1], len(np.unique(looked.found.named))
     if met < FEWEST_WHITENED or width > WIDEST:
         return f"it takes {FEWEST_WHITENED} experts that meet, got {met}" if width <= WIDEST else f"wider than {WIDEST:,}"
-    whitening = Whitening.of(h, entries, task_map)
-    if why := whitening.why_not():
+    if why := why_not(entries, width):
         return why
+    whitening = Whitening.of(h, entries, task_map)
     order = size_order(h, looked.pairs, exists, task_map)
     looks = [(looked.pairs, (None, order)), (entries, (None,))]
     plain, alike, own = whitening.other_tokens(h, looks, labels.documents, labels.strata, task_map)

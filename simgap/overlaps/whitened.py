@@ -29,19 +29,37 @@ FEWEST, DRAWN = 2, 6
 WIDEST, HELD = 8192, 1 << 30
 
 
+def why_not(entries: TokenPairs, width: int) -> str:
+    """Why so many vectors of such experts are too few to whiten others by, or ""."""
+    counts = np.bincount(_groups(entries.experts)[entries.named[:, 0]], minlength=GROUPS)
+    fewest = min(int(counts[_others(*each)].sum()) for each in combinations_with_replacement(range(GROUPS), 2))
+    if fewest >= FEWEST * width:
+        return ""
+    return f"{fewest:,} vectors of other experts are {fewest / width:.3g} to a dimension, and it takes {FEWEST}"
+
+
+def _groups(experts: int) -> Int[np.ndarray, " E"]:
+    """Of each expert."""
+    return stream(0, "signs", expert=6).permutation(experts) % GROUPS
+
+
+def _others(first: int, second: int) -> list[int]:
+    """The groups that a pair of these is seen by."""
+    return [number for number in range(GROUPS) if number not in (first, second)]
+
+
 @dataclass(frozen=True)
 class Whitening:
-    """group (E,): of each expert. sums (GROUPS, width, width): of u u' of its unit vectors. counts: how many those are."""
+    """group (E,): of each expert. sums (GROUPS, width, width): of u u' of its unit vectors."""
 
     group: Int[np.ndarray, " E"]
     sums: Float[Tensor, "groups width width"]
-    counts: Int[np.ndarray, " groups"]
 
     @classmethod
     def of(cls, vectors: Float[Tensor, "*tokens k width"], entries: TokenPairs, task_map: Map = in_order) -> "Whitening":
         """O(m width^2) for m entries."""
         width = vectors.shape[-1]
-        group = stream(0, "signs", expert=6).permutation(entries.experts) % GROUPS
+        group = _groups(entries.experts)
         of_entry = group[entries.named[:, 0]]
         step = max(1, AT_ONCE // width)
 
@@ -53,25 +71,12 @@ class Whitening:
                 total.addmm_(rows.T, rows)
             return total
 
-        sums = torch.stack(list(_few(task_map, width)(one, range(GROUPS))))
-        return cls(group, sums, np.bincount(of_entry, minlength=GROUPS))
-
-    def why_not(self) -> str:
-        """Why it says nothing, or ""."""
-        width = self.sums.shape[-1]
-        fewest = min(int(self.counts[self.left_out(*each)].sum()) for each in combinations_with_replacement(range(GROUPS), 2))
-        if fewest >= FEWEST * width:
-            return ""
-        return f"{fewest:,} vectors of other experts are {fewest / width:.2g} to a dimension, and it takes {FEWEST}"
-
-    def left_out(self, first: int, second: int) -> list[int]:
-        """The groups that a pair of these is seen by."""
-        return [number for number in range(GROUPS) if number not in (first, second)]
+        return cls(group, torch.stack(list(_few(task_map, width)(one, range(GROUPS)))))
 
     def factor(self, first: int, second: int) -> Float[Tensor, "width width"]:
         """The lower Cholesky factor of Sbar + r/d I, for pairs of these groups: its inverse does what the inverse root does, up to a
         rotation that no angle sees."""
-        others = self.left_out(first, second)
+        others = _others(first, second)
         moment = self.sums[others[0]].clone()
         for other in others[1:]:
             moment += self.sums[other]
