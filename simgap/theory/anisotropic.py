@@ -32,6 +32,8 @@ HYPOTHESES = (
 STEP = 0.3
 # What is left off at either end, relative to the integral.
 REST = 1e-14
+# Smaller eigenvalues, relative to the largest, have shares of 1e-70 at most, and integrals that leave float64.
+LEAST = 1e-140
 # Nodes, and eigenvalues, at a time.
 NODES = 128
 
@@ -78,8 +80,8 @@ class Spread:
 def anisotropic_shares(eigenvalues: Any, counts: Any = None) -> Float[np.ndarray, " n"]:
     """s_i of one coordinate of each eigenvalue, relative error below 1e-12, sum_i counts_i s_i = 1 (law T5).
 
-    eigenvalues (n,): finite, >= 0, one above 0, of any size. counts (n,): how often each comes; once, where not given. Takes
-    O(n log(largest / smallest)). Raises ValueError for other values.
+    eigenvalues (n,): finite, >= 0, one above 0; below LEAST of the largest they count as 0. counts (n,): how often each comes;
+    once, where not given. Takes O(n log(largest / smallest)). Raises ValueError for other values.
 
     >>> anisotropic_shares([100, 1], [1, 7]).round(4).tolist()
     [0.739, 0.0373]
@@ -129,14 +131,15 @@ def anisotropic_spread(eigenvalues: Any, counts: Any = None) -> Spread:
 
 
 def _checked(eigenvalues: Any, counts: Any) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Eigenvalues, the largest 1, and counts."""
+    """Eigenvalues, the largest 1 and what is below LEAST of it 0, and counts."""
     values = np.asarray(eigenvalues, np.float64)
     many = np.ones(values.shape) if counts is None else np.asarray(counts, np.float64)
     if values.ndim != 1 or not np.isfinite(values).all() or not (values >= 0).all() or not values.any():
         raise ValueError(f"eigenvalues: expected finite numbers of at least 0, not all of them 0, got {_short(eigenvalues)}")
     if many.shape != values.shape or not np.isfinite(many).all() or not (many >= 1).all():
         raise ValueError(f"counts: expected {len(values)} numbers of at least 1, got {_short(counts)}")
-    return values / values.max(), many
+    values = values / values.max()
+    return np.where(values < LEAST, 0.0, values), many
 
 
 def _short(values: Sequence[Any]) -> str:

@@ -130,3 +130,15 @@ def test_thousands_of_eigenvalues_take_a_moment():
 def test_what_is_no_spectrum(arguments, message):
     with pytest.raises(ValueError, match=message):
         null_anisotropic_mso(*arguments)
+
+
+@pytest.mark.parametrize("least", [1e-130, 1e-140, 1e-150, 1e-180, 1e-300])
+@pytest.mark.parametrize("count", [1, 2, 100])
+@pytest.mark.filterwarnings("error")
+def test_tiny_eigenvalues_end_and_leave_no_float64(least, count):
+    shares = anisotropic_shares([1.0, least], [1, count])
+    assert shares[0] == pytest.approx(1.0, abs=1e-12)
+    assert 0 <= shares[1] <= 1.001 * least**0.5
+    spread = anisotropic_spread([1.0, least], [1, count])
+    assert spread.mean == pytest.approx(1.0, abs=1e-12)
+    assert spread.variance <= 1e-12
