@@ -20,7 +20,7 @@ from simgap import LayerSpec, RunSpec
 from simgap.records import Records
 from simgap.stats import Estimate
 
-NAMES = ("dual_maps", "norm_maps", "threshold", "null_laws", "independence", "futility", "gram_flow", "finite_width")
+NAMES = ("dual_maps", "norm_maps", "threshold", "null_laws", "spaces", "independence", "futility", "gram_flow", "finite_width")
 # A clean commit, so that what is recorded is found again.
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
 
