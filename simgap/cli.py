@@ -15,56 +15,18 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from simgap import __version__
 from simgap.checks import nearest, printable
+from simgap.help_texts import HELP
 from simgap.quantities import NULLS, READINGS, SITES, WEIGHT_KINDS
 from simgap.specs import NESTED, LayerSpec, RunSpec
 
 CHOICES = {"--weights": WEIGHT_KINDS, "--sites": SITES, "--readings": READINGS}
 # Those of simgap.sweeps.engines, which takes longer to load than a help text may.
 ENGINES = ("inprocess", "local", "dask")
-HELP = {
-    "d_model": "model width d",
-    "d_ff": "hidden width f of each expert",
-    "n_experts": "routed experts E",
-    "top_k": "active experts per token",
-    "n_shared_experts": "experts that see every token",
-    "activation": "hidden activation",
-    "gated": "act(W_gate x) * (W_up x), as in SwiGLU",
-    "norm": "norm of the hidden vector",
-    "norm_affine": "learned gain and bias of the norm",
-    "norm_affine_std": "their spread",
-    "init": "law of the weights",
-    "init_correlation": "correlation of upcycled experts",
-    "tokens": "tokens per trial",
-    "trials": "independent layers",
-    "seed": "root of every random stream",
-    "device": "cpu, cuda or cuda:N",
-    "dtype": "float32 or float64",
-    "memory": "budget; never changes a result",
-    "router": "kind of router",
-    "router.temperature": "divides the logits",
-    "router.noise": "standard deviation of the logit noise (noisy)",
-    "router.bias": "standard deviation of the selection bias (sigmoid)",
-    "router.capacity": "tokens an expert takes, over tokens x top_k / n_experts (expert_choice)",
-    "inputs.alpha": "exponent of the covariance spectrum (powerlaw)",
-    "inputs.n_clusters": "centres of the mixture (clusters)",
-    "inputs.separation": "share of the variance between centres (clusters)",
-    "inputs.dof": "degrees of freedom (student)",
-    "inputs.mean": "root mean square entry of a vector common to all tokens",
-    "inputs.path": "a .npy or .safetensors matrix (file)",
-    "inputs.tensor": "its name in the .safetensors file",
-    "inputs": "law of the tokens",
-    "inputs.massive": "share of tokens that are longer",
-    "inputs.massive_scale": "how many times longer",
-    "inputs.document_tokens": "tokens of a document",
-    "inputs.document_correlation": "of a token with the one before it in its document (gaussian, sphere, powerlaw)",
-    "space": "sizes of the directions that experts write to",
-    "space.scaled": "whose directions: rows of W_down, columns of W_up and W_gate, or both",
-    "space.alpha": "exponent of the mean squares (powerlaw)",
-    "space.spread": "standard deviation of the logarithm of the sizes (lognormal)",
-    "space.outliers": "directions that are larger still",
-    "space.scale": "how many times larger",
-    "space.rotated": "in one random basis that all experts share",
-    "space.bias": "root mean square entry of a vector added to every expert's output",
+EXPLAINED_BY = {
+    "routing": "(..., k) integers: which expert each vector came from, -1 for none",
+    "documents": "(...) integers: the document of each token (default: each its own)",
+    "strata": "(...) integers: its kind; other tokens are of the same",
+    "mask": "(...) or (..., k) booleans: what is kept",
 }
 
 
@@ -153,8 +115,7 @@ def build_parser() -> Parser:
         ("measure", run_measure, "simulate a layer and measure its overlaps beside their nulls"),
         ("predict", run_predict, "the same numbers from theory"),
     ):
-        command = commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
-        command.set_defaults(run=run, parser=command)
+        command = _command(commands, name, run, text)
         _add_flags(command, LayerSpec, "layer")
         _add_flags(command, RunSpec, "run")
         for flag, options in CHOICES.items():
@@ -164,7 +125,6 @@ def build_parser() -> Parser:
         command.add_argument(
             "--null", choices=NULLS, default=NULLS[0], help="theory, or 16 to 199 untrained layers simulated (default: law)"
         )
-        command.add_argument("--json", action="store_true", help="print JSON and nothing else")
         if run is run_predict:
             command.add_argument("--hypotheses", action="store_true", help="say what each law rests on")
     _add_judge(commands)
@@ -173,39 +133,39 @@ def build_parser() -> Parser:
     return parser
 
 
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> Parser:
+    command: Parser = commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    command.set_defaults(run=run, parser=command)
+    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    return command
+
+
 def _add_judge(commands: Any) -> None:
     text = "hold a published weight and activation overlap against untrained experts of the printed widths"
-    command = commands.add_parser("judge", help=text, description=text.capitalize() + ".", allow_abbrev=False)
-    command.set_defaults(run=run_judge, parser=command)
+    command = _command(commands, "judge", run_judge, text)
     for flag, what in (("--weight-mso", "W_up"), ("--activation-mso", "experts' mean outputs")):
         command.add_argument(flag, metavar="NUMBER", help=f"of {what}, with the digits as printed: 0.0040 says more than 0.004")
     for name in ("d_model", "d_ff", "n_experts"):
         command.add_argument(f"--{name.replace('_', '-')}", type=int, required=True, metavar="INT", help=HELP[name])
     command.add_argument("--top-k", type=int, default=LayerSpec().top_k, metavar="INT", help=HELP["top_k"])
     command.add_argument("--trials", type=int, default=1, metavar="INT", help="layers that a value is a mean of (default: 1)")
-    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def _add_explain(commands: Any) -> None:
     text = "why the outputs of your experts overlap as they do: a ladder of factors from a round space up"
-    command = commands.add_parser("explain", help=text, description=text.capitalize() + ".", allow_abbrev=False)
-    command.set_defaults(run=run_explain, parser=command)
-    files = ".npy, or .safetensors with one tensor or one of that name"
-    command.add_argument("vectors", metavar="FILE", help=f"vectors (..., k, width): {files}")
+    command = _command(commands, "explain", run_explain, text)
     command.add_argument(
-        "--routing", required=True, metavar="FILE", help="(..., k) integers: which expert each vector came from, -1 for none"
+        "vectors", metavar="FILE", help="vectors (..., k, width): .npy, or .safetensors with one tensor or one of that name"
     )
-    command.add_argument("--documents", metavar="FILE", help="(...) integers: the document of each token (default: each its own)")
-    command.add_argument("--strata", metavar="FILE", help="(...) integers: its kind; other tokens are of the same")
-    command.add_argument("--mask", metavar="FILE", help="(...) or (..., k) booleans: what is kept")
+    for name, what in EXPLAINED_BY.items():
+        command.add_argument(f"--{name}", required=name == "routing", metavar="FILE", help=what)
+    command.add_argument("--activation", metavar="NAME", help="the vectors are what it made of pre-activations: how those correlate")
     command.add_argument("--figure", metavar="STEM", help="draw the ladder into STEM.png and STEM.pdf")
-    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def _add_sweep(commands: Any) -> None:
     text = "measure every layer of a sweep file beside its null; stopped and resumed at will"
-    command = commands.add_parser("sweep", help=text, description=text.capitalize() + ".", allow_abbrev=False)
-    command.set_defaults(run=run_sweep, parser=command)
+    command = _command(commands, "sweep", run_sweep, text)
     command.add_argument("file", nargs="?", metavar="FILE.toml", help="the sweep file; with --resume it may be left out")
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the results: records.jsonl, manifest.json, frame.parquet")
     command.add_argument("--resume", action="store_true", help="go on with the sweep that DIR holds, if it holds one")
@@ -219,7 +179,6 @@ def _add_sweep(commands: Any) -> None:
     command.add_argument(
         "--any-version", action="store_true", help="go on with what another version of simgap began, or a machine of other arithmetic"
     )
-    command.add_argument("--json", action="store_true", help="print JSON and nothing else")
     _add_flags(command, RunSpec, "run, instead of what the file says", defaults=False)
 
 
@@ -320,8 +279,9 @@ def run_explain(options: argparse.Namespace) -> int:
     from simgap.gap.array_files import array_in
     from simgap.gap.explained import explain
 
-    arrays = {name: getattr(options, name) for name in ("vectors", "routing", "documents", "strata", "mask")}
-    found = explain(**{name: None if path is None else array_in(name, path) for name, path in arrays.items()})
+    arrays = {name: getattr(options, name) for name in ("vectors", *EXPLAINED_BY)}
+    given = {name: None if path is None else array_in(name, path) for name, path in arrays.items()}
+    found = explain(**given, activation=options.activation)
     if options.figure is not None:
         found.figure(options.figure)
     say(json.dumps(found.as_dict(), allow_nan=False) if options.json else found)

@@ -8,7 +8,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from simgap.gap.explanation import MEAN, OWN, ROUND, SIZES, SPACE, TOKEN, Explanation, Rung, in_words, whitened_in_words
+from simgap.gap.explanation import (
+    MEAN,
+    OWN,
+    ROUND,
+    SIZES,
+    SPACE,
+    TOKEN,
+    Explanation,
+    Rung,
+    correlation_in_words,
+    in_words,
+    whitened_in_words,
+)
 from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.other_token import SECOND_LEVEL, doubts, labels_of
 from simgap.gap.routed_vectors import RoutedVectors
@@ -22,6 +34,8 @@ from simgap.overlaps.other_tokens import SAMPLED
 from simgap.overlaps.token_overlap import token_name
 from simgap.overlaps.whitened import DRAWN, WIDEST, why_not
 from simgap.stats import LEAST_P
+from simgap.theory.activations import activation_of
+from simgap.theory.normalisation import explaining_correlation
 from simgap.threads import Map, pool
 
 # Vectors whose overlap with their own on other tokens is this close to 1 are the same on all tokens.
@@ -30,7 +44,9 @@ SAME = 1e-6
 FEWEST_WHITENED = 8
 
 
-def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = None, mask: Any = None) -> Explanation:
+def explain(
+    vectors: Any, routing: Any, *, documents: Any = None, strata: Any = None, mask: Any = None, activation: Any = None
+) -> Explanation:
     """Why the experts' vectors overlap as much as they do on a token: a ladder whose rungs are held one against the next (laws T1 to T3).
 
     A round space gives 1/width. About a mean that experts share, of length |m|, it gives 1/width + (1 - 1/width)|m|^4, with |m|^4 from
@@ -45,7 +61,8 @@ def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = 
     (..., k). Errors are over experts, each left out in turn, and conservative. Some 2^25 / width pairs of vectors are looked at, evenly
     drawn, whatever n: a value that is not looked at is not seen. Memory: those, 4 experts x width numbers with their products, and
     6 width^2 to whiten, which is left out by name for fewer than 8 experts, fewer than 2 width vectors of other experts, and more than
-    8,192 dimensions.
+    8,192 dimensions. activation: of `theory.dual_map`; the vectors are what it made of pre-activations, and the correlation of those that
+    would give this overlap is told (law L2).
 
     Raises ValueError for shapes that do not fit, values that are not finite, no routing, one document, fewer than 5 experts that meet, and
     experts that say the same on all tokens.
@@ -56,6 +73,7 @@ def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = 
     >>> round(sg.explain(h, routing)["round space"].value, 4)
     0.0625
     """
+    act = None if activation is None else activation_of(activation)
     routed = RoutedVectors.of(vectors, routing, mask, least=2)
     h, kept = routed.vectors, routed.kept()
     *sizes, k, width = h.shape
@@ -106,8 +124,16 @@ def explain(vectors: Any, routing: Any, *, documents: Any = None, strata: Any = 
     notes += [doubt] if doubt else []
     unequal = alike.over_pairs(alike.other) - raw.plain.over_pairs(raw.plain.other) > gain
     said = in_words(tuple(rows), width, p, z, SECOND_LEVEL, unequal) + beside
+    correlation = None
+    if act is not None:
+        measured = next(rung.value for rung in rows if rung.name == TOKEN)
+        try:
+            correlation = float(explaining_correlation(min(measured, 1.0), act))
+            said += f" {correlation_in_words(act.name, correlation)}"
+        except ValueError as error:
+            notes.append(f"correlation: left out, {str(error).partition(': ')[2]}")
     met = len(np.unique(alike.named))
-    return Explanation(tuple(rows), said, gain, null.sd, z, p, met, width, compared, tuple(notes), white_z, white_p)
+    return Explanation(tuple(rows), said, gain, null.sd, z, p, met, width, compared, tuple(notes), white_z, white_p, correlation)
 
 
 class _Reading(NamedTuple):

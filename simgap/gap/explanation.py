@@ -40,7 +40,7 @@ class Explanation:
     plain words. gain, gain_sd, z, p: L3 - L2, what meeting on a token adds beyond other tokens of like size, how far that strays for
     independent experts, and its upper tail (law T3), of the vectors as they are. experts, width, pairs: experts that meet, the space, and
     pairs of vectors that were compared. notes: what was left out, and doubts. whitened_z, whitened_p: z and p of the whitened reading, None
-    where it is left out; uncalibrated.
+    where it is left out; uncalibrated. correlation: of pre-activations that gives this overlap, where an activation was named (law L2).
     """
 
     rows: tuple[Rung, ...]
@@ -55,6 +55,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     whitened_z: float | None = None
     whitened_p: float | None = None
+    correlation: float | None = None
 
     def __getitem__(self, name: str) -> Rung:
         """The rung of that name, of the vectors as they are; "whitened on a token" for the other reading. KeyError where there is none."""
@@ -145,4 +146,11 @@ def whitened_in_words(rows: tuple[Rung, ...], z: float, p: float) -> str:
     return (
         f"Whitened by other experts (law T4) two of them overlap by {at[SPACE].value:.3g} on different tokens, and meeting adds x "
         f"{adds:.3g} (z {z:.1f}, {p_text(p)}): a reading without the sizes of directions, and uncalibrated."
+    )
+
+
+def correlation_in_words(activation: str, correlation: float) -> str:
+    return (
+        f"If these are {activation} of Gaussian pre-activations of standard deviation 1 in wide experts, with one correlation for all "
+        f"pairs and tokens, that is {correlation:.3g} (law L2); independent experts have 0."
     )

@@ -230,3 +230,26 @@ def test_it_is_a_function_whatever_has_been_imported():
     from simgap.gap import explain
 
     assert explain is sg.explain is simgap.gap.explained.explain
+
+
+def test_a_named_activation_tells_how_pre_activations_correlate():
+    # Independent pre-activations but for a share that experts have in common on a token: correlation 0.3.
+    rng = np.random.default_rng(14)
+    n, k, d = 400, 4, 512
+    pre = 0.3**0.5 * rng.standard_normal((n, 1, d)) + 0.7**0.5 * rng.standard_normal((n, k, d))
+    h, routing = np.maximum(pre, 0), np.argsort(rng.random((n, 8)), 1)[:, :k]
+    found = sg.explain(h, routing, activation="relu")
+    # A width of 512 is off by O(1/d).
+    assert found.correlation == pytest.approx(0.3, abs=0.01)
+    assert f"that is {found.correlation:.3g} (law L2)" in found.paragraph
+    assert sg.explain(h, routing).correlation is None
+
+    def square_and_one(x):
+        return x * x + 1
+
+    # Whose vectors overlap by 4/9 at least.
+    small = sg.explain(h, routing, activation=square_and_one)
+    assert small.correlation is None
+    assert any(note.startswith("correlation: left out, no correlation gives an overlap as small as") for note in small.notes)
+    with pytest.raises(ValueError, match=r"^activation: expected one of"):
+        sg.explain(h, routing, activation="rellu")
