@@ -59,10 +59,11 @@ def explain(
     vectors: (..., k, width) array, memory map or tensor, k >= 2. routing: (..., k) integers, which expert each came from, -1 for none.
     documents, strata: (...) integers, as for `token_mso`: other tokens are of other documents and of the same stratum. mask: (...) or
     (..., k). Errors are over experts, each left out in turn, and conservative. Some 2^25 / width pairs of vectors are looked at, evenly
-    drawn, whatever n: a value that is not looked at is not seen. Memory: those, 4 experts x width numbers with their products, and
-    6 width^2 to whiten, which is left out by name for fewer than 8 experts, fewer than 2 width vectors of other experts, and more than
-    8,192 dimensions. activation: of `theory.dual_map`; the vectors are what it made of pre-activations, and the correlation of those that
-    would give this overlap is told (law L2).
+    drawn, whatever n: a value that is not looked at is not seen. Memory: those, 4 experts x width numbers with their products, and some
+    6 width^2 numbers of float64 to whiten, in O(width^3) time: seconds for a width of 2,048, minutes for 8,192. Whitening is left out by
+    name for fewer than 8 experts, fewer than 2 width vectors of other experts, and more than 8,192 dimensions. activation: of
+    `theory.dual_map`; the vectors are what it made of pre-activations, and the correlation of those that would give this overlap is told
+    (law L2).
 
     Raises ValueError for shapes that do not fit, values that are not finite, no routing, one document, fewer than 5 experts that meet, and
     experts that say the same on all tokens.

@@ -25,8 +25,8 @@ GROUPS = 4
 RIDGE = 1e-3
 # Vectors to a dimension that a second moment takes at least, and that are drawn for all groups together.
 FEWEST, DRAWN = 2, 6
-# A few width^2 numbers are held; of more than this, none.
-WIDEST, HELD = 8192, 1 << 30
+# Of more dimensions than this, nobody is whitened. One pair of groups holds PER_TASK bytes times width^2, all ten at once HELD at most.
+WIDEST, PER_TASK, HELD = 8192, 20, 1 << 30
 
 
 def why_not(entries: TokenPairs, width: int) -> str:
@@ -146,4 +146,4 @@ def _whitened(
 
 def _few(task_map: Map, width: int) -> Map:
     """The given map, or in order where tasks side by side would hold too much."""
-    return task_map if 2 * 8 * width * width * GROUPS <= HELD else in_order
+    return task_map if 10 * PER_TASK * width * width <= HELD else in_order
