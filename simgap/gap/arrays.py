@@ -187,11 +187,11 @@ def token_mso(
         null = SignNull.of_sum(found.sketches.cumulants(width), moments.pairs, _factor(width, kind), drawn)
         overlap = null.overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, dropped, places)
         if experts is None:
-            overlap = replace(overlap, verdict=verdict(overlap.p, overlap.excess, "unnamed"))
+            overlap = replace(overlap, verdict=verdict(overlap.p, overlap.excess, "unnamed", draws))
         else:
             others = on_other_tokens(h, experts, reached, exists, labels, found.sketches, task_map)
             elsewhere = others.second.null / overlap.null if others.second and overlap.null else None
-            said = verdict_of_tokens(overlap.p, overlap.excess, others, elsewhere)
+            said = verdict_of_tokens(overlap, others, elsewhere)
             beside = () if others.second is None else (others.second,)
             overlap = replace(overlap, elsewhere=elsewhere, verdict=said, beside=beside, table=others.table)
     refuse_truncated("vectors", vectors)
@@ -280,7 +280,7 @@ def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | Non
     places = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])
     found = SignNull.of_sum(sums.cumulants, pairs, _factor(width, kind), drawn)
     overlap = found.overlap(min(moments.mean, 1.0), sem, pairs, dimensions, len(missing) + idle, places)
-    said = verdict(overlap.p, overlap.excess, "weights" if numbers is None else "means")
+    said = verdict(overlap.p, overlap.excess, "weights" if numbers is None else "means", draws)
     table = None
     if of_pairs is not None and sums.of_pairs is not None:
         kept = np.setdiff1d(np.arange(len(vectors)), undefined)

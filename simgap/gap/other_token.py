@@ -12,8 +12,8 @@ from torch import Tensor
 
 from simgap.gap.as_tensor import as_labels
 from simgap.gap.calibration import LEVEL
-from simgap.gap.overlap import BLIND, SecondNull
-from simgap.gap.pair_table import PairTable, median
+from simgap.gap.overlap import BLIND, Overlap, SecondNull, too_few_draws
+from simgap.gap.pair_table import MOST_PAIRS, PairTable, median
 from simgap.nulls.other_token import Labels, elsewhere, of_gains, upper_z
 from simgap.overlaps import OtherTokens, Sketches, other_tokens
 from simgap.overlaps.memory import tokens_at
@@ -29,17 +29,20 @@ SECOND_LEVEL = 1e-2
 UNSEEN = "a residual or shared expert in the vectors"
 # Tokens that are looked at for what would mislead; so many that repeat others are a doubt; how much larger than the median one is massive.
 LOOKED_AT, REPEATED, MASSIVE = 4096, 0.01, 10.0
+# Of one degree of freedom; and steps towards the spread of experts, to a few thousandths of it.
+CHI_SQUARE_MEDIAN, HALVINGS = 0.4549, 20
 
 
 @dataclass(frozen=True)
 class OnTokens:
     """What other tokens say of an overlap. second: None where they say nothing, and why. table: of every pair of experts that has any.
-    unequal: tokens of unequal size add more than is left when other tokens are of like size."""
+    unequal: tokens of unequal size add more than is left when other tokens are of like size. documents: whether they were given."""
 
     second: SecondNull | None
     why: str = ""
     table: PairTable | None = None
     unequal: bool = False
+    documents: bool = False
 
 
 def labels_of(documents: Any, strata: Any, shape: tuple[int, ...]) -> Labels:
@@ -70,7 +73,8 @@ def on_other_tokens(
     if isinstance(looked, str):
         return OnTokens(None, looked)
     found = looked.found
-    table, null = _table(found, sketches, experts, exists, numbers), of_gains(found, labels)
+    table = _table(found, sketches, experts, exists, numbers) if len(found.count) <= MOST_PAIRS else None
+    null = of_gains(found, labels)
     if null.mean is None or null.sd is None:
         return OnTokens(None, null.why, table)
     gain = found.over_pairs(found.gains)
@@ -83,12 +87,14 @@ def on_other_tokens(
     excess = (null.mean + gain) / null.mean if null.mean else 1.0
     doubt = doubts(vectors, exists)
     second = SecondNull("other_token", null.mean, null.sd, excess, z, max(float(p), LEAST_P), null.supposes, UNSEEN, ID, 0, doubt)
-    return OnTokens(second, "", table, of_sizes > gain)
+    return OnTokens(second, "", table, of_sizes > gain, labels.documents is not None)
 
 
-def verdict_of_tokens(p: float, excess: float, found: OnTokens, elsewhere: float | None) -> str:
-    """What p under signs and other tokens ask for. elsewhere: the overlap on different tokens, over what signs would make of it."""
-    second = found.second
+def verdict_of_tokens(overlap: Overlap, found: OnTokens, elsewhere: float | None) -> str:
+    """What signs and other tokens ask for. elsewhere: the overlap on different tokens, over what signs would make of it."""
+    if too_few := too_few_draws(overlap.p, overlap.draws):
+        return too_few
+    p, excess, second = overlap.p, overlap.excess, found.second
     few = [] if found.table is None else found.table.standing_out(SECOND_LEVEL)
     others = f" and {len(few) - 1} other pair{'s' if few[2:] else ''}" if few[1:] else ""
     named = f"experts {few[0][0]} and {few[0][1]}{others}" if few else ""
@@ -105,7 +111,8 @@ def verdict_of_tokens(p: float, excess: float, found: OnTokens, elsewhere: float
             f"cannot tell: a common bias with tokens of unequal size explains as much ({both}); pass strata=, classes of tokens of one size"
         )
     if second.p <= SECOND_LEVEL:
-        return f"more than a shared space or shared weights give ({both}); {UNSEEN} would do this too"
+        tokens = "" if found.documents else "; tokens count as independent: pass documents= where they are not"
+        return f"more than a shared space or shared weights give ({both}); {UNSEEN} would do this too{tokens}"
     if named:
         return f"more than a shared space gives in few pairs: {named} stand out from all pairs ({both}); .top() lists them"
     floor = least_p(len(np.unique(found.table.named))) if found.table is not None else 0.0
@@ -117,8 +124,6 @@ def verdict_of_tokens(p: float, excess: float, found: OnTokens, elsewhere: float
 def _table(
     found: OtherTokens, sketches: Sketches, experts: Int[np.ndarray, "n k"], exists: Bool[np.ndarray, "n k"], numbers: Int[np.ndarray, " E"]
 ) -> PairTable:
-    # One error to all, since few tokens do not know their own.
-    pooled = median(found.error**2 * found.count)
     signs = np.full((3, len(found.count)), math.nan)
     if sketches.groups == found.experts:
         # Each pair of experts has a sketch of its own, of all tokens on which it meets.
@@ -127,7 +132,22 @@ def _table(
         mean, variance, third = sketches.of_pairs(found.named)[:, whole]
         skew = np.divide(third, variance**1.5, out=np.zeros(len(third)), where=variance > 0)
         signs[:, whole] = mean / met[whole], variance / met[whole].astype(float) ** 2, skew
-    return PairTable(numbers[found.named], found.count, found.same, found.other, np.sqrt(pooled / found.count), found.error, signs)
+    return PairTable(numbers[found.named], found.count, found.same, found.other, _spread(found), found.error, signs)
+
+
+def _spread(found: OtherTokens) -> Float[np.ndarray, " P"]:
+    """How far the gain of each pair strays by chance: that of two experts, which no tokens make smaller, and that of their tokens."""
+    # One error of a token to all, since few tokens do not know their own.
+    of_tokens = median(found.error**2 * found.count) / found.count
+    apart = (found.gains - median(found.gains)) ** 2
+    least, most = 0.0, float(apart.max(initial=0.0)) / CHI_SQUARE_MEDIAN
+    # The more experts stray, the smaller is the median of the standardised squares: halved until it is a chi-square's.
+    for _ in range(HALVINGS):
+        middle = (least + most) / 2
+        total = middle + of_tokens
+        larger = median(np.divide(apart, total, out=np.zeros(len(apart)), where=total > 0)) > CHI_SQUARE_MEDIAN
+        least, most = (middle, most) if larger else (least, middle)
+    return np.sqrt(least + of_tokens)
 
 
 def _meetings(experts: Int[np.ndarray, "n k"], exists: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "E E"]:

@@ -166,8 +166,18 @@ class SignNull:
         return Overlap(mean, sem, pairs, self.mean, sd, excess, z, self.p(mean), dropped, dropped_at, 1 / dimensions, draws, **rest)
 
 
-def verdict(p: float, excess: float, kind: Kind) -> str:
-    """What a p and the excess behind it ask for, at LEVEL, where there is no other null."""
+def too_few_draws(p: float, draws: int) -> str:
+    """Why so few draws do not decide at LEVEL, where none of them is as large; nothing where they do."""
+    least = 1 / (draws + 1)
+    if not draws or p > least or least <= LEVEL:
+        return ""
+    return f"cannot tell at the level {LEVEL:g}: {draws} draws give no p below {least:.2g}; pass draws={math.ceil(1 / LEVEL) - 1} or more"
+
+
+def verdict(p: float, excess: float, kind: Kind, draws: int = 0) -> str:
+    """What a p and the excess behind it ask for, at LEVEL, where there is no other null. draws: of signs, that p is by."""
+    if few := too_few_draws(p, draws):
+        return few
     if p > LEVEL:
         return f"nothing to explain at the level {LEVEL:g}"
     if kind in ("weights", "means"):

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 # Pairs that a table is kept of: those of 1,024 experts.
 MOST_PAIRS = 1 << 19
 # Fewer pairs say nothing of their own spread. From MANY on the tail is that of the largest tenth, below it that of the upper half, which
-# bends less than the tail of any overlap does: wider by a half, from simulated chi-squares of one degree of freedom.
-FEWEST_PAIRS, MANY, WIDER = 10, 100, 1.5
+# bends less than the tail of any overlap does; wider by a half, since few scores know their tail badly and those of experts of different
+# sizes mix.
+FEWEST_PAIRS, MANY, WIDER = 10, 400, 1.5
 CHI_SQUARE_SKEW = math.sqrt(8.0)
 
 
@@ -96,9 +97,9 @@ class PairTable:
     def _tail(self) -> tuple[float, float, float]:
         """What share of the scores it holds, where it starts, and its rate."""
         ordered = np.sort(self.score)
-        share, wider = (0.1, 1.0) if len(ordered) >= MANY else (0.5, WIDER)
+        share = 0.1 if len(ordered) >= MANY else 0.5
         start, middle = (float(ordered[round((1 - each) * (len(ordered) - 1))]) for each in (share, share / 2))
-        return share, start, math.log(2) / max(wider * (middle - start), 1e-300)
+        return share, start, math.log(2) / max(WIDER * (middle - start), 1e-300)
 
     def frame(self) -> "DataFrame":
         """A row to a pair, in their order."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from simgap.checks import whole_number
 from simgap.gap.calibration import LEVEL
-from simgap.gap.overlap import SPACE, Overlap, SecondNull
+from simgap.gap.overlap import SPACE, Overlap, SecondNull, too_few_draws
 from simgap.nulls.renumbered import Renumbered
 from simgap.overlaps import order_sums, units_first
 from simgap.stats import LEAST_P
@@ -38,7 +38,7 @@ def with_renumbered(overlap: Overlap, weights: Tensor, axis: int, draws: int, ta
     table = overlap.table
     if table is not None:
         table = replace(table, others={"renumbered_null": found.nulls, "renumbered_p": found.pair_p})
-    return replace(overlap, beside=(second,), verdict=verdict_of_both(overlap.p, second), table=table)
+    return replace(overlap, beside=(second,), verdict=verdict_of_both(overlap.p, second, draws), table=table)
 
 
 def _second(found: Renumbered, overlap: float, draws: int) -> SecondNull:
@@ -49,8 +49,10 @@ def _second(found: Renumbered, overlap: float, draws: int) -> SecondNull:
     return SecondNull("renumbered", null, sd, excess, z, p, SUPPOSES, UNSEEN, renumbered.ID, draws, doubt)
 
 
-def verdict_of_both(p: float, second: SecondNull) -> str:
-    """What p under signs and the second null ask for, at LEVEL."""
+def verdict_of_both(p: float, second: SecondNull, draws: int = 0) -> str:
+    """What p under signs and the second null ask for, at LEVEL. draws: that both are by."""
+    if few := too_few_draws(p, draws) or too_few_draws(second.p, draws):
+        return few
     if p > LEVEL and second.p > LEVEL:
         return f"nothing to explain at the level {LEVEL:g}"
     if second.doubt:
@@ -59,5 +61,6 @@ def verdict_of_both(p: float, second: SecondNull) -> str:
         return f"more than signs give, no more than units in any order do: {SPACE}, a common mean of the units or low rank"
     ancestor = "a common ancestor (upcycling) or a pull on the weights"
     if p > LEVEL:
-        return f"more than units in any order give, no more than signs do: units of one number have one size or shape, as {ancestor} leaves"
+        sizes = "units of the same number have one size or shape"
+        return f"more than units in any order give, no more than signs do: {sizes}, as {ancestor} leaves"
     return f"more than both nulls give: units of the same number are alike, as {ancestor} makes them"

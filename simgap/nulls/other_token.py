@@ -12,6 +12,9 @@ from simgap.quantities import Quantity
 from simgap.sources import Work
 from simgap.theory.other_tokens import FEWEST_EXPERTS, HYPOTHESES, ID, SPREAD_ID, gain_cumulants
 
+# Tables of all pairs of so many take some 100 MB, and seconds.
+MOST_EXPERTS = 2048
+
 
 class Labels(NamedTuple):
     """Of each token: its document, None for each its own, and its stratum, None for one."""
@@ -43,12 +46,16 @@ def elsewhere(
     from simgap.overlaps.other_tokens import SAMPLED
 
     documents = labels.documents
-    if len(exists) == 1 or (documents is not None and (documents == documents[0]).all()):
+    if len(exists) == 1:
+        return "there is one token"
+    if count > MOST_EXPERTS:
+        return f"more than {MOST_EXPERTS} experts, whose pairs are not held in one table"
+    if documents is not None and (documents == documents[0]).all():
         return "all tokens are of one document"
     pairs = TokenPairs.of(experts, exists, count, max(2, SAMPLED // vectors.shape[-1]))
     found = other_tokens(vectors, pairs, documents, size_order(vectors, pairs, exists, work), labels.strata, work)
     if not len(found.count):
-        return "no pair of experts meets on two tokens of different documents"
+        return f"no pair of experts meets on two tokens of different documents{'' if labels.strata is None else ' and one stratum'}"
     return Elsewhere(found, pairs)
 
 

@@ -74,7 +74,7 @@ def test_tokens_of_unequal_size_are_not_taken_for_meeting():
     ("change", "why"),
     [
         ({"documents": np.zeros(600, int)}, "all tokens are of one document"),
-        ({"strata": np.arange(600)}, "no pair of experts meets on two tokens of different documents"),
+        ({"strata": np.arange(600)}, "no pair of experts meets on two tokens of different documents and one stratum"),
     ],
 )
 def test_signs_alone_are_named(change, why):
@@ -85,6 +85,36 @@ def test_signs_alone_are_named(change, why):
     biased = sg.token_mso(vectors + 5, routing=routing, **change)
     assert biased.verdict.startswith("cannot tell")
     assert biased.verdict.endswith(why)
+
+
+def test_too_few_draws_do_not_say_that_nothing_is_there():
+    vectors, routing = layer(8)
+    vectors[:, 1] = vectors[:, 0]
+    for found in (
+        sg.token_mso(vectors, routing=routing, draws=99),
+        sg.token_mso(vectors, draws=99),
+        sg.weight_mso(np.stack([vectors[0, 0]] * 6), draws=99),
+        sg.weight_mso(np.stack([vectors[:20, 0]] * 6), units=1, draws=99),
+    ):
+        assert found.p == 0.01
+        assert found.verdict == "cannot tell at the level 0.001: 99 draws give no p below 0.01; pass draws=999 or more"
+    assert sg.token_mso(vectors, routing=routing, draws=999).verdict.startswith("more than")
+    # Where draws exceed it, so few say enough.
+    assert sg.token_mso(*layer(8)[:1], routing=layer(8)[1], draws=99).verdict == "nothing to explain at the level 0.001"
+
+
+def test_whether_tokens_are_independent_is_in_the_verdict():
+    vectors, routing = layer(9, n=1500)
+    vectors[:, 1] += vectors[:, 0]
+    said = "; tokens count as independent: pass documents= where they are not"
+    assert sg.token_mso(vectors, routing=routing).verdict.endswith(said)
+    assert not sg.token_mso(vectors, routing=routing, documents=np.arange(1500)).verdict.endswith(said)
+
+
+def test_more_experts_than_a_table_holds_are_named(monkeypatch):
+    monkeypatch.setattr("simgap.nulls.other_token.MOST_EXPERTS", 7)
+    vectors, routing = layer(10)
+    assert "more than 7 experts, whose pairs are not held in one table" in sg.token_mso(vectors, routing=routing).verdict
 
 
 def test_few_experts_are_named():

@@ -115,6 +115,20 @@ def test_few_others_stand_out():
     assert naive > 3 + 5 * 3**0.5
 
 
+def test_pairs_that_meet_often_do_not_stand_out_for_that():
+    # Loads by a power law in a rotated space: the gain of two fixed experts does not shrink with their tokens.
+    said = 0
+    for seed in range(40):
+        rng = np.random.default_rng([9, seed])
+        routing = np.argsort(-(rng.gumbel(size=(600, 16)) - np.log(np.arange(1, 17))), 1)[:, :3]
+        turn = np.linalg.qr(rng.standard_normal((24, 24)))[0] * np.arange(1, 25) ** -0.5
+        matrices = rng.standard_normal((16, 24, 24))
+        vectors = np.einsum("nkdf,nf->nkd", matrices[routing], np.maximum(rng.standard_normal((600, 24)), 0)) @ turn.T
+        said += bool(sg.token_mso(vectors, routing=routing).table.standing_out(0.05))
+    # At a rate of 0.05 of 40: 5 sigma.
+    assert said <= 2 + 5 * 2**0.5
+
+
 def test_scores_are_robust():
     rng = np.random.default_rng(4)
     plain = rng.standard_normal(500)

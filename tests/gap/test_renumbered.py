@@ -88,7 +88,9 @@ def test_units_of_one_size_exceed_it_alone():
     found = sg.weight_mso(independent() * np.exp(np.random.default_rng(5).standard_normal((F, 1))), units=1, draws=1999)
     assert found.beside[0].p == 1 / 2000 < 1e-3 < found.p
     assert found.beside[0].draws == found.draws == 1999
-    assert found.verdict.startswith("more than units in any order give, no more than signs do: units of one number have one size or shape")
+    assert found.verdict.startswith(
+        "more than units in any order give, no more than signs do: units of the same number have one size or shape"
+    )
 
 
 def test_few_large_units_are_named():
