@@ -38,8 +38,8 @@ class Layer(NamedTuple):
 Draw = Callable[[np.random.Generator, int, int], Layer]
 
 
-def balanced(rng: np.random.Generator, experts: int, top_k: int) -> np.ndarray:
-    return np.argsort(rng.random((TOKENS, experts)), 1)[:, :top_k]
+def balanced(rng: np.random.Generator, experts: int, top_k: int, tokens: int = TOKENS) -> np.ndarray:
+    return np.argsort(rng.random((tokens, experts)), 1)[:, :top_k]
 
 
 def crowded(rng: np.random.Generator, experts: int, top_k: int) -> np.ndarray:
@@ -60,8 +60,8 @@ def relu_experts(rng: np.random.Generator, x: np.ndarray, experts: int, width: i
     return np.maximum(x @ up, 0) @ rng.standard_normal((experts, UNITS, width), np.float32)
 
 
-def tokens_of(rng: np.random.Generator) -> np.ndarray:
-    return rng.standard_normal((TOKENS, D_IN), np.float32)
+def tokens_of(rng: np.random.Generator, tokens: int = TOKENS) -> np.ndarray:
+    return rng.standard_normal((tokens, D_IN), np.float32)
 
 
 def outputs(scale: np.ndarray | None = None, turned: bool = False, routing_of: Callable[..., np.ndarray] = balanced) -> Draw:
