@@ -154,6 +154,7 @@ CASES: tuple[tuple[str, int, int], ...] = (
     ("4 coordinates x 10", 64, 8),
     ("i^-1, turned", 64, 2),
     ("90% on one expert", 64, 2),
+    ("1 coordinate x 100", 16, 2),
 )
 
 

@@ -103,7 +103,7 @@ def shared(rng: np.random.Generator, space: str, experts: int, share: float) -> 
 
 
 def power(rng: np.random.Generator, space: str, experts: int, repetitions: int, nulls: int) -> dict[str, Any]:
-    """Of each share and level: how many other tokens find, and how many the same gain does among simulated layers of independent experts."""
+    """Of each share and level: how many other tokens find, and how many their gain does among simulated layers of independent experts."""
 
     def judged(share: float) -> tuple[float, float]:
         layer = shared(rng, space, experts, share)
