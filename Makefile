@@ -1,6 +1,7 @@
 # make reproduce   the published tables beside the theory, into runs/persistence (PRESET=smoke for a quick look, PRESET=full by default)
 # make figures     the theory figures, simulation on the laws' lines, into runs/theory (PRESET as above)
 # make atlas       where the laws hold: hundreds of layers swept, with a map of verdicts, into runs/sweeps (DEVICE=cuda adds the largest)
+# make calibration how often each null is wrong where nothing is to be found, and what it sees, into runs/null_rates (PRESET as above)
 # make cluster-demo a real Dask scheduler with workers on this machine, a sweep on it, and a worker killed midway
 # make test        the tests; make test-slow adds the long ones; make lint runs the linters; make bench times the main job
 # make bits        the tests of bits once more, under other instruction sets, library modes and numbers of threads
@@ -11,7 +12,7 @@ DEVICE ?= cpu
 OUT ?= runs/persistence
 BIN := .venv/bin
 
-.PHONY: reproduce figures atlas cluster-demo test test-slow bits lint format bench clean
+.PHONY: reproduce figures atlas calibration cluster-demo test test-slow bits lint format bench clean
 
 reproduce: .venv/installed
 	$(BIN)/python -m experiments persistence --preset $(PRESET) --device $(DEVICE) --out $(OUT)
@@ -21,6 +22,9 @@ figures: .venv/installed
 
 atlas: .venv/installed
 	$(BIN)/python -m experiments sweeps atlas --preset $(if $(filter cpu,$(DEVICE)),cpu,full) --device $(DEVICE) --out runs/sweeps
+
+calibration: .venv/installed
+	$(BIN)/python -m experiments null_rates --preset $(PRESET) --out runs/null_rates
 
 cluster-demo: .venv/installed
 	$(BIN)/python -m experiments.sweeps.cluster

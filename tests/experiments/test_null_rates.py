@@ -3,12 +3,13 @@ beforehand."""
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
 from experiments.__main__ import artefacts
 from experiments.cells import Bench
-from experiments.null_rates import by_name, gap_and_ratio, renumbered, signs
+from experiments.null_rates import by_name, gap_and_ratio, other_tokens, other_tokens_seen, renumbered, signs
 from experiments.null_rates.gap_and_ratio import KEPT, LEVELS, NORMAL, QUANTITIES, REPETITIONS, verdict
 
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
@@ -147,3 +148,111 @@ def test_the_kept_rates_of_nulls_by_name():
             place = (null, design, experts, name, excess, rms)
             assert ("too often" in said) == ((null, design) in by_name.BROKEN), place
             assert (excess > 1.9) == ((null, design) in by_name.BROKEN), place
+
+
+THREE = (("ReLU outputs", 8, 2), ("4 coordinates x 10", 8, 2), ("i^-1, turned", 8, 2))
+
+
+def test_independent_experts_do_not_exceed_other_tokens_in_any_space(tmp_path, monkeypatch):
+    """A subset of what is kept, at 100 repetitions: signs, which do not know turned directions, fail the same line."""
+    monkeypatch.setattr(other_tokens, "CASES", THREE)
+    assert artefacts()["null_rates"]["other_tokens"] == other_tokens
+    records = other_tokens.compute("smoke", Bench(tmp_path, "other_tokens", quiet=True, origin=ORIGIN))
+    for record in records:
+        for level, count in zip(other_tokens.LEVELS, record["values"][other_tokens.OTHER], strict=False):
+            assert verdict(count, 100, level) == "as stated", (record["labels"], level)
+    assert verdict(records[2]["values"][other_tokens.SIGNS][0], 100, 0.05) == "too often"
+    assert other_tokens.compute("smoke", Bench(tmp_path, "other_tokens", quiet=True, origin=ORIGIN)) == records
+    assert [path.name for path in other_tokens.render(records, tmp_path)] == ["other_tokens.md", "other_tokens.csv"]
+    with open(tmp_path / "other_tokens.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3 * 5
+
+
+def kept(module) -> dict[tuple, dict]:
+    records = [json.loads(line) for line in module.KEPT.read_text().splitlines()]
+    return {tuple(record["labels"]["cell"]): record["values"] for record in records}
+
+
+def between(values) -> str:
+    """As percentages of a thousand, the least and the largest."""
+    least, most = f"{min(values) / 10:g}", f"{max(values) / 10:g}"
+    return f"{least}%" if least == most else f"{least} to {most}%"
+
+
+def lines_of_rates(found) -> list[str]:
+    """The table of docs/nulls.md, from the record."""
+    spaces, one = tuple(found), ("1 coordinate x 100",)
+    lines = [
+        f"| {said} | {' | '.join(between([found[cell][name][at] for cell in spaces]) for at in range(3))} |"
+        for said, name in (("other tokens", other_tokens.OTHER), ("signs", other_tokens.SIGNS), ("a round space", other_tokens.ROUND))
+    ]
+    lines.append(f'| verdict "more than" | {between([values[other_tokens.MORE] for values in found.values()])} | | |')
+    groups = {
+        "1 coordinate x 100": [cell for cell in spaces if cell[0] in one],
+        "lognormal rows; 90% on one of 8 experts; 64 experts of 300 tokens, k = 2": [cell for cell in spaces if cell in UNEVEN],
+        "any other": [cell for cell in spaces if cell[0] not in one and cell not in UNEVEN],
+    }
+    return lines + [
+        f"| a pair at 0.05: {said} | {between([found[cell][other_tokens.PAIRS] for cell in cells])} | | |" for said, cells in groups.items()
+    ]
+
+
+UNEVEN = (
+    ("lognormal rows", 8, 2),
+    ("90% on one expert", 8, 2),
+    ("90% on one expert", 64, 2),
+    ("ReLU outputs", 64, 2),
+    ("i^-1, turned", 64, 2),
+)
+
+
+def lines_of_what_is_seen(found) -> list[str]:
+    lines = []
+    for design in other_tokens_seen.BROKEN:
+        cells = [found["broken", design, 16, k] for k in (2, 4)]
+        names = ("any", "like size", "remedy", "doubt", "more than", "more than, remedy")
+        lines.append(f"| {design} | {' | '.join(', '.join(f'{cell[name]}%' for cell in cells) for name in names)} |")
+    for space in other_tokens_seen.SPACES:
+        for experts in (8, 16, 64):
+            values = found["shared", space, experts, 2]
+            pairs = [
+                f"{values[f'{share}, p < {level}'] / 2:g}, {values[f'{share}, p < {level}, simulated'] / 2:g}"
+                for level in other_tokens_seen.LEVELS
+                for share in other_tokens_seen.SHARES[1:]
+            ]
+            lines.append(f"| {space}, {experts} experts | {' | '.join(pairs)} |")
+    return lines
+
+
+def test_the_kept_rates_of_other_tokens_are_those_of_the_page():
+    """Nowhere too often at 5 sigma, at 0.05 conservative by a factor of 3 at most; beside one large coordinate single pairs are wrong."""
+    found = kept(other_tokens)
+    assert set(found) == set(other_tokens.CASES)
+    for cell, values in found.items():
+        for level, count in zip(other_tokens.LEVELS, values[other_tokens.OTHER], strict=False):
+            assert verdict(count, 1000, level) != "too often", cell
+        assert values[other_tokens.OTHER][0] >= 50 / 3, cell
+        # All pairs at 0.01 and single ones at 0.01.
+        assert verdict(values[other_tokens.MORE], 1000, 0.02) != "too often", cell
+    assert found["1 coordinate x 100", 16, 2][other_tokens.PAIRS] > 500
+    page = (Path(__file__).parents[2] / "docs" / "nulls.md").read_text()
+    assert [line for line in lines_of_rates(found) if line not in page] == []
+
+
+def test_the_kept_record_of_what_is_seen_is_that_of_the_page():
+    found = kept(other_tokens_seen)
+    assert set(found) == set(other_tokens_seen.CELLS)
+    page = (Path(__file__).parents[2] / "docs" / "nulls.md").read_text()
+    assert [line for line in lines_of_what_is_seen(found) if line not in page] == []
+
+
+def test_a_small_run_of_what_is_seen_knows_a_bias_by_the_sizes_of_tokens(tmp_path, monkeypatch):
+    cell = ("broken", "bias, sizes 1", 16, 2)
+    monkeypatch.setattr(other_tokens_seen, "CELLS", (cell,))
+    assert artefacts()["null_rates"]["other_tokens_seen"] == other_tokens_seen
+    records = other_tokens_seen.compute("smoke", Bench(tmp_path, "other_tokens_seen", quiet=True, origin=ORIGIN))
+    (values,) = [record["values"] for record in records]
+    assert values["any"] == values["doubt"] == values["layers"] == 10
+    assert values["remedy"] <= 5
+    assert values["more than"] <= 2
+    assert [path.suffix for path in other_tokens_seen.render(records, tmp_path)] == [".md", ".csv"]
