@@ -168,7 +168,9 @@ def doubts(vectors: Float[Tensor, "*tokens k width"], exists: Bool[np.ndarray, "
     seen = tokens_at(some_columns(vectors), some)
     rows = np.ascontiguousarray(seen[torch.arange(len(some), device=seen.device), first].float().cpu().numpy())
     doubts = []
-    repeated = 1 - len(np.unique(_digests(rows))) / len(some)
+    # Zeros are no vectors, and equal.
+    rows = rows[rows.any(1)]
+    repeated = 1 - len(np.unique(_digests(rows))) / max(1, len(rows))
     if repeated > REPEATED:
         doubts.append(f"{repeated:.0%} of the tokens repeat others: leave them out with mask=, or pass documents=")
     norms = torch.linalg.vector_norm(tokens_at(vectors, some).float(), dim=-1).cpu().numpy()

@@ -152,13 +152,15 @@ def size_order(
 
     def task(start: int) -> np.ndarray:
         part = tokens_at(vectors, tokens[start : start + step])
-        return torch.linalg.vector_norm(part, dim=-1, dtype=torch.float64 if part.dtype == torch.float64 else torch.float32).cpu().numpy()
+        if part.dtype != torch.float64:
+            return torch.linalg.vector_norm(part, dim=-1, dtype=torch.float64).log().cpu().numpy()
+        # The square of no other format leaves float64.
+        largest = part.abs().amax(-1)
+        return (torch.linalg.vector_norm(part / largest[..., None], dim=-1).log() + largest.log()).cpu().numpy()
 
     work = shared(if_large(task_map, len(tokens) * k * vectors.shape[-1]), vectors)
-    norms = np.concatenate(list(work(task, range(0, len(tokens), step))))
+    logs = np.concatenate(list(work(task, range(0, len(tokens), step))))
     # What is not there, or zero, says nothing of a token's size.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(norms)
     there = np.isfinite(logs) & exists[tokens]
     logs = np.where(there, logs, 0.0)
     right = at, pairs.slots[:, 1]

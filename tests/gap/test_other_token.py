@@ -52,6 +52,12 @@ def test_a_document_that_is_repeated_is_one_document():
     assert apart.beside[0].null == pytest.approx(sg.token_mso(vectors[:30], routing=routing[:30]).beside[0].null, rel=0.1)
 
 
+def test_zero_vectors_repeat_nothing():
+    vectors, routing = layer(11, k=3)
+    vectors[::2, 0] = 0
+    assert sg.token_mso(vectors, routing=routing).beside[0].doubt == ""
+
+
 def test_massive_tokens_are_said():
     vectors, routing = layer(3)
     vectors[::100] *= 100

@@ -157,3 +157,14 @@ def test_the_bits_do_not_know_how_many_threads_numpy_has():
     ]
     assert found[0].stdout == found[1].stdout
     assert found[0].stdout.count("0x") == 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.float64, 1e200), (torch.float64, 1e-200), (torch.float32, 1e30), (torch.float32, 1e-30)]
+)
+def test_sizes_of_any_scale_have_their_order(dtype, scale):
+    vectors, routing, there = layer(9)
+    pairs, plain = TokenPairs.of(routing, there, 6), torch.from_numpy(vectors)
+    found = size_order((plain * scale).to(dtype), pairs, there)
+    # float32 rounds a norm by some 1e-7 of it.
+    assert found - np.log(scale) == pytest.approx(size_order(plain, pairs, there), abs=1e-5)
