@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from simgap.checks import whole_number
 from simgap.stats import LEAST_P, benjamini_yekutieli
@@ -25,7 +25,7 @@ MOST_PAIRS = 1 << 19
 # Fewer pairs say nothing of their own spread. From MANY on the tail is that of the largest tenth, below it that of the upper half, which
 # bends less than the tail of any overlap does; wider by a half, since few scores know their tail badly and those of experts of different
 # sizes mix.
-FEWEST_PAIRS, MANY, WIDER = 10, 400, 1.5
+FEWEST_PAIRS, FEWEST_TOKENS, MANY, WIDER = 10, 16, 400, 1.5
 CHI_SQUARE_SKEW = math.sqrt(8.0)
 
 
@@ -83,23 +83,22 @@ class PairTable:
         return scores / robust if robust > 0 else np.zeros(len(scores))
 
     @property
-    def p(self) -> Float[np.ndarray, " P"]:
-        """Upper tail of each score among all: exponential beyond the largest tenth, by the scores themselves; NaN for too few pairs."""
-        scores = self.score
-        if len(scores) < FEWEST_PAIRS:
-            return np.full(len(scores), math.nan)
-        share, start, rate = self._tail
-        ranks = np.empty(len(scores))
-        ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1) / len(scores)
-        return np.where(scores > start, share * np.exp(-np.maximum(scores - start, 0) * rate), ranks)
+    def judged(self) -> Bool[np.ndarray, " P"]:
+        """Pairs that one vector stands for each, or that meet on FEWEST_TOKENS: of fewer, a few odd tokens make the difference."""
+        return (self.count == 0) | (self.count >= FEWEST_TOKENS)
 
     @property
-    def _tail(self) -> tuple[float, float, float]:
-        """What share of the scores it holds, where it starts, and its rate."""
-        ordered = np.sort(self.score)
-        share = 0.1 if len(ordered) >= MANY else 0.5
-        start, middle = (float(ordered[round((1 - each) * (len(ordered) - 1))]) for each in (share, share / 2))
-        return share, start, math.log(2) / max(WIDER * (middle - start), 1e-300)
+    def p(self) -> Float[np.ndarray, " P"]:
+        """Upper tail of each score among those of judged pairs: exponential beyond the largest of them, by the scores themselves. NaN for
+        what is not judged, and for too few pairs."""
+        p, judged = np.full(len(self.score), math.nan), self.judged
+        scores = self.score[judged]
+        if len(scores) >= FEWEST_PAIRS:
+            share, start, rate = _tail(scores)
+            ranks = np.empty(len(scores))
+            ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1) / len(scores)
+            p[judged] = np.where(scores > start, share * np.exp(-np.maximum(scores - start, 0) * rate), ranks)
+        return p
 
     def frame(self) -> "DataFrame":
         """A row to a pair, in their order."""
@@ -132,16 +131,25 @@ class PairTable:
 
     def standing_out(self, level: float) -> list[tuple[int, int]]:
         """The pairs whose adjusted p is at most so large, the highest score first."""
-        count = len(self.score)
-        if count < FEWEST_PAIRS:
+        scores = self.score[self.judged]
+        if len(scores) < FEWEST_PAIRS:
             return []
-        share, start, rate = self._tail
+        share, start, rate = _tail(scores)
         # The smallest p is adjusted by at least this, so that most often there is nothing more to do.
-        if share * math.exp(-max(float(self.score.max()) - start, 0.0) * rate) * math.log(count) > level:
+        if share * math.exp(-max(float(scores.max()) - start, 0.0) * rate) * math.log(len(scores)) > level:
             return []
         adjusted = benjamini_yekutieli(self.p)
-        order = np.argsort(-self.score, kind="stable")
-        return [tuple(self.named[at].tolist()) for at in order[: int((adjusted <= level).sum())].tolist()]
+        named = self.named[np.flatnonzero(adjusted <= level)]
+        order = np.argsort(-self.score[np.flatnonzero(adjusted <= level)], kind="stable")
+        return [tuple(pair) for pair in named[order].tolist()]
+
+
+def _tail(scores: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
+    """What share of the scores it holds, where it starts, and its rate."""
+    ordered = np.sort(scores)
+    share = 0.1 if len(ordered) >= MANY else 0.5
+    start, middle = (float(ordered[round((1 - each) * (len(ordered) - 1))]) for each in (share, share / 2))
+    return share, start, math.log(2) / max(WIDER * (middle - start), 1e-300)
 
 
 def median(values: Float[np.ndarray, " n"]) -> float:

@@ -1,13 +1,14 @@
 """The table of pairs: what it holds, which pairs stand out, and how seldom others do."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
 
 import simgap as sg
-from simgap.gap.pair_table import FEWEST_PAIRS, PairTable
+from simgap.gap.pair_table import FEWEST_PAIRS, FEWEST_TOKENS, PairTable
 from simgap.stats import benjamini_yekutieli
 from tests import reference
 
@@ -32,7 +33,7 @@ def table(overlap, null, spread=None):
     spread = np.ones(count) if spread is None else spread
     none = np.full(count, math.nan)
     named = np.stack([np.arange(count), np.arange(count) + 1], 1)
-    return PairTable(named, np.ones(count, np.int64), overlap, np.full(count, float(null)), spread, none, np.full((3, count), math.nan))
+    return PairTable(named, np.zeros(count, np.int64), overlap, np.full(count, float(null)), spread, none, np.full((3, count), math.nan))
 
 
 def test_weights_pair_by_pair():
@@ -137,6 +138,18 @@ def test_scores_are_robust():
     assert np.delete(table(planted, 0).score, 7) == pytest.approx(np.delete(table(plain, 0).score, 7), abs=0.02)
     assert table(planted, 0).standing_out(0.01) == [(7, 8)]
     assert np.median(np.abs(table(plain, 0).score)) == pytest.approx(1 / 1.4826, rel=1e-9)
+
+
+def test_pairs_on_few_tokens_are_not_judged():
+    rng = np.random.default_rng(8)
+    scores = rng.standard_normal(200)
+    scores[[3, 4]] = 1e6
+    plain = table(scores, 0)
+    few = replace(plain, count=np.where(np.arange(200) == 3, FEWEST_TOKENS - 1, FEWEST_TOKENS))
+    assert few.standing_out(0.01) == [(4, 5)]
+    assert np.isnan(few.p[3])
+    assert np.isnan(few.frame()["p_adjusted"][3])
+    assert few.top(2)["expert"].tolist() == [3, 4]
 
 
 def test_what_says_nothing_is_not_judged():
