@@ -13,7 +13,7 @@ import torch
 from experiments.cells import Bench, Record
 from experiments.null_rates.other_tokens import TOKENS, WIDTH, Layer, balanced, outliers, recorded, relu_experts, routed, tokens_of
 from simgap import token_mso
-from simgap.nulls.other_token import Labels, of_gains, upper_z
+from simgap.nulls.other_token import Labels, judged, of_gains
 from simgap.overlaps import TokenPairs, other_tokens
 from simgap.report.table import Table
 
@@ -91,7 +91,7 @@ def misled(rng: np.random.Generator, design: str, experts: int, top_k: int, repe
 def plain_p(layer: Layer, experts: int) -> float:
     vectors, exists = torch.from_numpy(layer.vectors), np.ones(layer.routing.shape, bool)
     found = other_tokens(vectors, TokenPairs.of(layer.routing, exists, experts, 1 << 20))
-    return float(upper_z(found.over_pairs(found.gains), of_gains(found, Labels()))[1])
+    return judged(found, of_gains(found, Labels()))[2]
 
 
 def shared(rng: np.random.Generator, space: str, experts: int, share: float) -> Layer:

@@ -25,15 +25,13 @@ from simgap.gap.memory_maps import refuse_truncated
 from simgap.gap.other_token import SECOND_LEVEL, doubts, labels_of
 from simgap.gap.routed_vectors import RoutedVectors
 from simgap.gap.rungs import Spread, tables
-from simgap.nulls import Prediction
-from simgap.nulls.other_token import Elsewhere, Labels, elsewhere, of_gains, upper_z
-from simgap.overlaps import OtherTokens, TokenPairs, Whitening, common_mean, entries_of, other_tokens, own_of, size_order
+from simgap.nulls.other_token import Elsewhere, Labels, elsewhere, judged, of_gains
+from simgap.overlaps import OtherTokens, TokenPairs, Whitening, common_mean, entries_of, other_tokens, own_of
 from simgap.overlaps.memory import AT_ONCE, tokens_at
 from simgap.overlaps.one_expert import GROUPS
 from simgap.overlaps.other_tokens import SAMPLED
 from simgap.overlaps.token_overlap import token_name
 from simgap.overlaps.whitened import DRAWN, WIDEST, why_not
-from simgap.stats import LEAST_P
 from simgap.theory.activations import activation_of
 from simgap.theory.normalisation import explaining_correlation
 from simgap.threads import Map, pool
@@ -101,20 +99,20 @@ def explain(
                 "vectors: expected experts that say different things on different tokens, got one direction of each on all tokens"
             )
         mean = Spread(*common_mean(h, entries, labels.documents))
-        white = _whitened(h, entries, exists, looked, labels, task_map)
+        white = _whitened(h, entries, looked, labels, task_map)
         doubt = doubts(h, exists)
     refuse_truncated("vectors", vectors)
     rows = _ladder("raw", raw, mean.map(1 - 1 / width, 1 / width), width)
     notes = []
     if all(rung.name != MEAN for rung in rows):
         notes.append(f"{MEAN}: left out, {f'it takes {GROUPS} documents' if math.isnan(mean.value) else 'lost in its error'}")
-    gain, z, p = _judged(alike, null)
+    gain, z, p = judged(alike, null)
     beside, white_z, white_p = "", None, None
     if isinstance(white, str):
         notes.append(f"whitened: left out, {white}")
     else:
         rows += _ladder("whitened", white, None, width)
-        _, white_z, white_p = _judged(white.alike, of_gains(white.alike, labels))
+        _, white_z, white_p = judged(white.alike, of_gains(white.alike, labels))
         beside = f" {whitened_in_words(tuple(rows), white_z, white_p)}"
     if labels.documents is None:
         notes.append("each token counts as its own document: pass documents= where tokens come in some")
@@ -145,9 +143,7 @@ class _Reading(NamedTuple):
     own: Float[np.ndarray, " E"]
 
 
-def _whitened(
-    h: Tensor, entries: TokenPairs, exists: Bool[np.ndarray, "n k"], looked: Elsewhere, labels: Labels, task_map: Map
-) -> _Reading | str:
+def _whitened(h: Tensor, entries: TokenPairs, looked: Elsewhere, labels: Labels, task_map: Map) -> _Reading | str:
     """The whitened reading, or why there is none."""
     width, met = h.shape[-1], len(np.unique(looked.found.named))
     if met < FEWEST_WHITENED or width > WIDEST:
@@ -155,17 +151,9 @@ def _whitened(
     if why := why_not(entries, width):
         return why
     whitening = Whitening.of(h, entries, task_map)
-    order = size_order(h, looked.pairs, exists, task_map)
-    looks = [(looked.pairs, (None, order)), (entries, (None,))]
+    looks = [(looked.pairs, (None, looked.order)), (entries, (None,))]
     plain, alike, own = whitening.other_tokens(h, looks, labels.documents, labels.strata, task_map)
     return _Reading(plain, alike, own_of(own))
-
-
-def _judged(found: OtherTokens, null: Prediction) -> tuple[float, float, float]:
-    """The mean gain over pairs, its z and p by law T3."""
-    gain = found.over_pairs(found.gains)
-    z, p = upper_z(gain, null)
-    return gain, z, max(float(p), LEAST_P)
 
 
 def _ladder(reading: str, found: _Reading, mean: Spread | None, width: int) -> list[Rung]:

@@ -14,12 +14,11 @@ from simgap.gap.as_tensor import as_labels
 from simgap.gap.calibration import LEVEL
 from simgap.gap.overlap import BLIND, Overlap, SecondNull, too_few_draws
 from simgap.gap.pair_table import MOST_PAIRS, PairTable, median
-from simgap.nulls.other_token import Labels, elsewhere, of_gains, upper_z
+from simgap.nulls.other_token import Labels, elsewhere, judged, of_gains
 from simgap.overlaps import OtherTokens, Sketches, other_tokens
 from simgap.overlaps.memory import tokens_at
 from simgap.overlaps.rectified import some_columns
 from simgap.seeding import stream
-from simgap.stats import LEAST_P
 from simgap.theory.other_tokens import ID, least_p
 from simgap.threads import Map
 
@@ -77,8 +76,7 @@ def on_other_tokens(
     null = of_gains(found, labels)
     if null.mean is None or null.sd is None:
         return OnTokens(None, null.why, table)
-    gain = found.over_pairs(found.gains)
-    z, p = upper_z(gain, null)
+    gain, z, p = judged(found, null)
     # Sizes are known up to an error, so that what they explain is not all that they do.
     of_sizes = 0.0
     if p <= SECOND_LEVEL:
@@ -86,7 +84,7 @@ def on_other_tokens(
         of_sizes = null.mean - plain.over_pairs(plain.other)
     excess = (null.mean + gain) / null.mean if null.mean else 1.0
     doubt = doubts(vectors, exists)
-    second = SecondNull("other_token", null.mean, null.sd, excess, z, max(float(p), LEAST_P), null.supposes, UNSEEN, ID, 0, doubt)
+    second = SecondNull("other_token", null.mean, null.sd, excess, z, p, null.supposes, UNSEEN, ID, 0, doubt)
     return OnTokens(second, "", table, of_sizes > gain, labels.documents is not None)
 
 

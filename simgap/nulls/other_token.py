@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from simgap.nulls.prediction import Prediction
 from simgap.quantities import Quantity
 from simgap.sources import Work
+from simgap.stats import LEAST_P
 from simgap.theory.other_tokens import FEWEST_EXPERTS, HYPOTHESES, ID, SPREAD_ID, gain_cumulants
 
 # Tables of all pairs of so many take some 100 MB, and seconds.
@@ -32,10 +33,12 @@ NO_LABELS = Labels()
 
 
 class Elsewhere(NamedTuple):
-    """The same pairs of experts, of `experts` in all, on other tokens of like size: what `of_gains` judges, and how to look again."""
+    """The same pairs of experts on other tokens of like size: what `of_gains` judges, and how to look again, at the pairs and their order
+    by size."""
 
     found: Any
     pairs: Any
+    order: Float[np.ndarray, " m"]
 
 
 def elsewhere(
@@ -53,10 +56,11 @@ def elsewhere(
     if documents is not None and (documents == documents[0]).all():
         return "all tokens are of one document"
     pairs = TokenPairs.of(experts, exists, count, max(2, SAMPLED // vectors.shape[-1]))
-    found = other_tokens(vectors, pairs, documents, size_order(vectors, pairs, exists, work), labels.strata, work)
+    order = size_order(vectors, pairs, exists, work)
+    found = other_tokens(vectors, pairs, documents, order, labels.strata, work)
     if not len(found.count):
         return f"no pair of experts meets on two tokens of different documents{'' if labels.strata is None else ' and one stratum'}"
-    return Elsewhere(found, pairs)
+    return Elsewhere(found, pairs, order)
 
 
 def of_gains(found: Any, labels: Labels) -> Prediction:
@@ -85,9 +89,10 @@ def other_token(source: Any, observed: tuple[Quantity, ...], work: Work) -> dict
     return dict.fromkeys(asked, null)
 
 
-def upper_z(gain: float, null: Prediction) -> tuple[float, Float[np.ndarray, ""] | float]:
-    """z of a gain and the p of its upper tail, by Pearson's type III."""
+def judged(found: Any, null: Prediction) -> tuple[float, float, float]:
+    """The mean gain over pairs, its z, and the p of its upper tail by Pearson's type III."""
     from simgap.theory.sign_flips import upper_p
 
+    gain = found.over_pairs(found.gains)
     z = gain / null.sd if null.sd else 0.0
-    return z, upper_p(z, 0.0, 1.0, null.skew or 0.0) if null.sd else 1.0
+    return gain, z, max(float(upper_p(z, 0.0, 1.0, null.skew or 0.0)), LEAST_P) if null.sd else 1.0
