@@ -10,9 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from simgap import LayerSpec, RunSpec, Weights, measure, predict
-from simgap.gap import Gap
-from simgap.gap.measured import TRIALS_BAR
+from simgap import Gap, LayerSpec, RunSpec, Weights, measure, predict
+from simgap.api.measured import TRIALS_BAR
 from simgap.moe.canary import canary
 from simgap.records import Records, provenance
 from simgap.stats import Estimate

@@ -8,21 +8,17 @@ from simgap.specs import InputSpec, LayerSpec, RouterSpec, RunSpec, SpaceSpec
 
 if TYPE_CHECKING:
     from simgap import metrics, sweeps, theory
-    from simgap.gap import (
-        Explanation,
-        Gap,
-        Overlap,
-        calibrate,
-        explain,
-        judge,
-        mean_mso,
-        measure,
-        measure_arrays,
-        predict,
-        token_mso,
-        weight_mso,
-    )
+    from simgap.api.arrays import Overlap, mean_mso, token_mso, weight_mso
+    from simgap.api.calibration import Comparison, calibrate
+    from simgap.api.explained import explain
+    from simgap.api.explanation import Explanation
+    from simgap.api.judgement import Judgement, judge
+    from simgap.api.measured import measure
+    from simgap.api.measured_arrays import measure_arrays
+    from simgap.api.predicted import predict
     from simgap.moe import Weights
+    from simgap.nulls import Prediction
+    from simgap.results import Gap
     from simgap.sweeps import Cells, Range, Run, collect, grid, one_at_a_time, random_design, sobol_design, sweep, zip_grid
 
 __version__ = "0.1.0"
@@ -42,9 +38,12 @@ __all__ = [
     "calibrate",
     "judge",
     "explain",
+    "Comparison",
     "Explanation",
     "Gap",
+    "Judgement",
     "Overlap",
+    "Prediction",
     "Weights",
     "grid",
     "zip_grid",
@@ -62,27 +61,21 @@ __all__ = [
 ]
 
 # torch takes over a second to import: it is loaded by the first name that needs it.
-_ROOMS = dict.fromkeys(
-    (
-        "Explanation",
-        "Gap",
-        "Overlap",
-        "calibrate",
-        "explain",
-        "judge",
-        "mean_mso",
-        "measure",
-        "measure_arrays",
-        "predict",
-        "token_mso",
-        "weight_mso",
-    ),
-    "simgap.gap",
-)
-_ROOMS["Weights"] = "simgap.moe"
-_ROOMS |= dict.fromkeys(
-    ("Cells", "Range", "Run", "collect", "grid", "one_at_a_time", "random_design", "sobol_design", "sweep", "zip_grid"), "simgap.sweeps"
-)
+_HOMES = {
+    "api.arrays": ("Overlap", "mean_mso", "token_mso", "weight_mso"),
+    "api.calibration": ("Comparison", "calibrate"),
+    "api.explained": ("explain",),
+    "api.explanation": ("Explanation",),
+    "api.judgement": ("Judgement", "judge"),
+    "api.measured": ("measure",),
+    "api.measured_arrays": ("measure_arrays",),
+    "api.predicted": ("predict",),
+    "moe": ("Weights",),
+    "nulls": ("Prediction",),
+    "results": ("Gap",),
+    "sweeps": ("Cells", "Range", "Run", "collect", "grid", "one_at_a_time", "random_design", "sobol_design", "sweep", "zip_grid"),
+}
+_HOME = {name: f"simgap.{home}" for home, names in _HOMES.items() for name in names}
 
 
 _MODULES = ("metrics", "sweeps", "theory")
@@ -91,9 +84,9 @@ _MODULES = ("metrics", "sweeps", "theory")
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"simgap.{name}")
-    if name in _ROOMS:
+    if name in _HOME:
         # Kept, so that it is looked up once.
-        globals()[name] = value = getattr(import_module(_ROOMS[name]), name)
+        globals()[name] = value = getattr(import_module(_HOME[name]), name)
         return value
     raise AttributeError(f"module 'simgap' has no attribute {name!r}")
 

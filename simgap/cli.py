@@ -231,8 +231,8 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_measure(options: argparse.Namespace) -> int:
     spec, run = _specs(options)
-    from simgap.gap import calibrate, measure, predict
-    from simgap.gap.calibration import row, sentence
+    from simgap import calibrate, measure, predict
+    from simgap.api.calibration import row, sentence
     from simgap.report.gap import gap_table
 
     chosen = _chosen(options)
@@ -255,7 +255,7 @@ def run_measure(options: argparse.Namespace) -> int:
 
 def run_predict(options: argparse.Namespace) -> int:
     spec, run = _specs(options)
-    from simgap.gap.predicted import predict
+    from simgap.api.predicted import predict
     from simgap.report.gap import prediction_table
 
     predicted = predict(spec, tokens=run.tokens, trials=run.trials, **_chosen(options), null=options.null)
@@ -267,7 +267,7 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def run_judge(options: argparse.Namespace) -> int:
-    from simgap.gap.judgement import judge
+    from simgap.api.judgement import judge
 
     names = ("weight_mso", "activation_mso", "d_model", "d_ff", "n_experts", "top_k", "trials")
     found = judge(**{name: getattr(options, name) for name in names})
@@ -276,8 +276,8 @@ def run_judge(options: argparse.Namespace) -> int:
 
 
 def run_explain(options: argparse.Namespace) -> int:
-    from simgap.gap.array_files import array_in
-    from simgap.gap.explained import explain
+    from simgap.api.array_files import array_in
+    from simgap.api.explained import explain
 
     arrays = {name: getattr(options, name) for name in ("vectors", *EXPLAINED_BY)}
     given = {name: None if path is None else array_in(name, path) for name, path in arrays.items()}

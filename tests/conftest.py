@@ -12,7 +12,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 MOE = [f"simgap.moe.{name}" for name in ("inputs", "routers", "dispatch", "experts", "layer")]
-install_import_hook([*MOE, "simgap.gap.arrays", "simgap.metrics", "simgap.training"], "beartype.beartype")
+install_import_hook([*MOE, "simgap.api.arrays", "simgap.metrics", "simgap.training"], "beartype.beartype")
 
 # The same examples in every run, and no limit by the clock, which other processes share.
 settings.register_profile("simgap", deadline=None, derandomize=True)

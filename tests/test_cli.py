@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap import cli, gap
+from simgap import cli
 from simgap.cli import main
 from simgap.sweeps import engines
 
@@ -189,7 +189,7 @@ def test_files_of_inputs(capsys, tmp_path):
 
 def test_a_file_of_inputs_that_is_replaced_meanwhile(capsys, monkeypatch, tmp_path):
     """What was measured would go by the key of what was not."""
-    path, measure = tmp_path / "x.npy", gap.measure
+    path, measure = tmp_path / "x.npy", sg.measure
 
     def replaced(*args, **more):
         found = measure(*args, **more)
@@ -197,7 +197,7 @@ def test_a_file_of_inputs_that_is_replaced_meanwhile(capsys, monkeypatch, tmp_pa
         return found
 
     np.save(path, np.eye(40, 12))
-    monkeypatch.setattr(gap, "measure", replaced)
+    monkeypatch.setattr(sg, "measure", replaced)
     line = refusal(capsys, "measure", *SMALL, "--inputs", "file", "--inputs.path", str(path), "--json")
     assert line == f"simgap measure: error: inputs.path: {str(path)!r} changed while it was read\n"
 

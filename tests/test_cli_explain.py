@@ -7,7 +7,7 @@ import pytest
 
 import simgap as sg
 from simgap.cli import main
-from tests.gap.test_explained import layer
+from tests.api.test_explained import layer
 
 
 @pytest.fixture

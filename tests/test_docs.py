@@ -13,8 +13,8 @@ import pytest
 
 import simgap.theory.dual_map  # noqa: F401
 from simgap import own_activations, spaces
+from simgap.api import arrays
 from simgap.cli import main
-from simgap.gap import arrays
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from simgap import notebook
-from simgap.gap.calibration import Comparison
+from simgap.api.calibration import Comparison
 from simgap.nulls import Prediction
 from simgap.stats import Estimate
 from simgap.sweeps import Run

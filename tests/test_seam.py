@@ -12,8 +12,8 @@ import simgap as sg
 import simgap.metrics
 import simgap.nulls
 from simgap import selection
+from simgap.api.plan import plan_of
 from simgap.cli import main
-from simgap.gap.plan import plan_of
 
 TOY = '''
 """The largest first entry of an output: a toy."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simgap as sg
-from simgap.gap.batch import Request, measure_batch
+from simgap.api.batch import Request, measure_batch
 from simgap.selection import ranges, select
 from simgap.sums import MOST, Skipped, Sums
 

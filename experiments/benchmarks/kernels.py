@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments.benchmarks import expressions
 from experiments.benchmarks.rates import fastest, interleaved, quartiles, readers
 from experiments.cells import Bench, Record
-from simgap.gap.plan import check_device
+from simgap.api.plan import check_device
 from simgap.overlaps import gram, means_by_routing, token_cos2, token_overlap
 from simgap.overlaps.token_overlap import tokens_at_once
 from simgap.records import Records

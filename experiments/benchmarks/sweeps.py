@@ -110,7 +110,7 @@ def overhead(cells: Cells, like: Mapping[str, Any], out: Path) -> dict[str, floa
 
 def held_by_coordinator(n: int, like: Mapping[str, Any], scratch: str) -> dict[str, int | None]:
     """Bytes by which a process grows that sweeps n cells: at the end, and at the most; None where the system does not say."""
-    import simgap.gap.batch  # noqa: F401
+    import simgap.api.batch  # noqa: F401
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         before = reset_peak("cpu")

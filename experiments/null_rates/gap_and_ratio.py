@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.cells import Bench, Cell, Record
 from simgap import LayerSpec, RunSpec, measure, predict
-from simgap.gap.calibration import Asked, compare_all
+from simgap.api.calibration import Asked, compare_all
 from simgap.report.table import Table
 from simgap.stats import Estimate, difference, normal_p, ratio_of_means
 

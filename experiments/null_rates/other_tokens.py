@@ -14,7 +14,7 @@ from tqdm import tqdm
 from experiments.cells import Bench, Record
 from experiments.null_rates.gap_and_ratio import SIGMA, verdict
 from simgap import token_mso
-from simgap.gap.overlap import Overlap
+from simgap.api.overlap import Overlap
 from simgap.records import Records
 from simgap.report.table import Table
 from simgap.theory import mso_p

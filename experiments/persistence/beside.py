@@ -7,7 +7,7 @@ from experiments.cells import Record, estimate
 from experiments.persistence.published import reported
 from experiments.persistence.readings import Verdict, fit, law_nulls
 from simgap import LayerSpec
-from simgap.gap.reported import FITS, FIVE_SIGMA, Null, Reported, joint_p
+from simgap.api.reported import FITS, FIVE_SIGMA, Null, Reported, joint_p
 from simgap.report.table import Table
 from simgap.stats import Estimate, difference, ratio_of_means
 

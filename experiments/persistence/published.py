@@ -8,7 +8,7 @@ import csv
 from importlib.resources import files
 
 from simgap import LayerSpec
-from simgap.gap.reported import Reported
+from simgap.api.reported import Reported
 
 LAMBDAS = (0.0, 0.01, 0.1, 1.0, 5.0)
 TRIALS = 10  # [stated] for the regularisation scan, [unknown] for the others

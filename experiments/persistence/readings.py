@@ -11,7 +11,7 @@ import torch
 from experiments.cells import Cell, Record
 from experiments.persistence.published import reported
 from simgap import LayerSpec, RunSpec, Weights, measure
-from simgap.gap.reported import FIVE_SIGMA, Null, Reported, fitting_widths, joint_p
+from simgap.api.reported import FIVE_SIGMA, Null, Reported, fitting_widths, joint_p
 from simgap.moe import Layer, draws_of, open_inputs, simulate
 from simgap.overlaps import between, means_by_routing, pair_cos2
 from simgap.theory import null_output_mso, null_variance, null_weight_mso

@@ -12,8 +12,8 @@ from experiments.cells import Bench, Cell, Record
 from experiments.persistence.beside import gap_and_ratio, state
 from experiments.persistence.published import MARKS, expert, reported, table
 from simgap import LayerSpec, predict
-from simgap.gap.calibration import compare
-from simgap.gap.reported import Reported
+from simgap.api.calibration import compare
+from simgap.api.reported import Reported
 from simgap.report.figure import Panel, Series, draw
 from simgap.report.table import Table
 from simgap.stats import Estimate, fisher, holm

@@ -10,7 +10,7 @@ from experiments.persistence.beside import COLUMNS, QUANTITIES, fair_wording, re
 from experiments.persistence.published import D_FF_TABLE1, LAMBDAS, MARKS, TRIALS, expert, reported, table
 from experiments.persistence.readings import judge, law_nulls, reading_cell
 from simgap import LayerSpec
-from simgap.gap.reported import FITS
+from simgap.api.reported import FITS
 from simgap.report.figure import Panel, Series, draw
 from simgap.report.table import Table
 from simgap.seeding import stream

@@ -8,7 +8,7 @@ from experiments.persistence.beside import COLUMNS, QUANTITIES, printed_p, rows_
 from experiments.persistence.published import MARKS, TRIALS, expert, reported, table
 from experiments.persistence.readings import law_nulls
 from simgap import LayerSpec
-from simgap.gap.reported import FITS
+from simgap.api.reported import FITS
 from simgap.report.figure import Panel, Series, draw
 from simgap.report.table import Table
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simgap import LayerSpec, RunSpec, predict
-from simgap.gap.reported import FIVE_SIGMA
+from simgap.api.reported import FIVE_SIGMA
 from simgap.specs import NESTED
 from simgap.stats import holm, normal_score, student_p
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from simgap.gap.explanation import OWN, TOKEN, Explanation, Rung
+from simgap.api.explanation import OWN, TOKEN, Explanation, Rung
 from simgap.report.figure import saved
 from simgap.report.gap import Shown, number
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from simgap.gap.calibration import Comparison, calibrate, nulls_of, row, sentence
+from simgap.api.calibration import Comparison, calibrate, nulls_of, row, sentence
 from simgap.notebook import table
 from simgap.nulls import Prediction
 from simgap.quantities import Quantity

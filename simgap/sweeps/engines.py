@@ -216,7 +216,7 @@ def check_engine(engine: str | Executor | None, workers: int | None, scheduler: 
 def check_here(engine: str | Executor | None, device: str) -> None:
     """ValueError where there is no such device; that of a cluster is its workers' matter."""
     if engine != "dask" and _client_of(engine) is None:
-        from simgap.gap.plan import check_device
+        from simgap.api.plan import check_device
 
         check_device(device)
 

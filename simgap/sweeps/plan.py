@@ -83,7 +83,7 @@ def plan_cells(
     cells: Cells, run: RunSpec, selection: Selection, numbers: Sequence[int] | None = None, progress: bool | None = False
 ) -> Plan:
     """The cost of every cell, or of those of these numbers, before anything is drawn."""
-    from simgap.gap.batch import batch_key, cost_key
+    from simgap.api.batch import batch_key, cost_key
 
     n, kept = len(cells), 0
     seconds, sizes, batches, too_large = np.zeros(n), np.zeros((n, 2), np.int64), np.zeros(n, np.int64), []
@@ -107,7 +107,7 @@ def plan_cells(
 
 def _costs(spec: LayerSpec, run: RunSpec, selection: Selection) -> tuple[tuple[float, int, int], int, str]:
     """A cell's seconds, least and liked bytes, those of its trials among them, and why the budget cannot hold it."""
-    from simgap.gap.plan import kept_of, memory_needed
+    from simgap.api.plan import kept_of, memory_needed
     from simgap.moe.budget import group_size
 
     seconds = estimated_seconds(spec, run, selection)

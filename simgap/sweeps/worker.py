@@ -65,7 +65,7 @@ class Report:
 
 def ready() -> str:
     """Load and compile what a task needs, so that no cell's seconds count it; which code this worker runs."""
-    from simgap.gap.batch import Request, measure_batch
+    from simgap.api.batch import Request, measure_batch
     from simgap.moe.canary import canary
     from simgap.selection import select
 
@@ -110,8 +110,8 @@ def _failed(cell: Cell, error: Exception) -> Outcome:
 def _batch(cells: Sequence[Cell], selection: Selection) -> list[Outcome]:
     import torch
 
-    from simgap.gap.batch import Request, check_sums, estimates, measure_batch
-    from simgap.gap.plan import check_device
+    from simgap.api.batch import Request, check_sums, estimates, measure_batch
+    from simgap.api.plan import check_device
     from simgap.moe.canary import canary
 
     device = cells[0].run.device
@@ -145,7 +145,7 @@ def check_files(cells: Sequence[Cell]) -> None:
 
 def _nulls(cells: Sequence[Cell], selection: Selection) -> list[Mapping[Quantity, Any]]:
     """The predictions for each cell. What is predicted alike is predicted once."""
-    from simgap.gap.predicted import predicted, predicted_alike
+    from simgap.api.predicted import predicted, predicted_alike
 
     keys = [(predicted_alike(cell.spec, selection), cell.run.tokens, cell.run.trials) for cell in cells]
     known = {key: predicted(cell.spec, cell.run, selection).values for key, cell in dict(zip(keys, cells, strict=True)).items()}
@@ -156,8 +156,8 @@ def _rows(
     cells: Sequence[Cell], measured: Sequence[Mapping[Quantity, Any]], nulls: Sequence[Mapping[Quantity, Any]]
 ) -> list[tuple[dict[str, dict[str, Any]], float]]:
     """Of each cell, every quantity that was asked for, as the frame shows it, and the largest |z| against an exact law."""
-    from simgap.gap.batch import estimate_of
-    from simgap.gap.calibration import Asked, compare_all, is_overlap, row
+    from simgap.api.batch import estimate_of
+    from simgap.api.calibration import Asked, compare_all, is_overlap, row
 
     # Cells of one batch have the same sides and experts. Pairs with a shared expert are not all pairs of anything.
     names = [

@@ -31,8 +31,8 @@ from experiments.sweeps.atlas_verdicts import (
     verdicts,
 )
 from simgap import LayerSpec, RunSpec
-from simgap.gap.calibration import compare
-from simgap.gap.reported import FIVE_SIGMA
+from simgap.api.calibration import compare
+from simgap.api.reported import FIVE_SIGMA
 from simgap.nulls import Prediction
 from simgap.specs import ACTIVATIONS, INITS, NORMS, InputKind, RouterKind
 from simgap.stats import Estimate, normal_p

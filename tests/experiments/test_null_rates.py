@@ -11,7 +11,7 @@ from experiments.__main__ import artefacts
 from experiments.cells import Bench
 from experiments.null_rates import by_name, gap_and_ratio, other_tokens, other_tokens_seen, renumbered, signs
 from experiments.null_rates.gap_and_ratio import KEPT, LEVELS, NORMAL, QUANTITIES, REPETITIONS, verdict
-from simgap.gap.pair_table import FEWEST_TOKENS
+from simgap.api.pair_table import FEWEST_TOKENS
 
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
 

@@ -15,7 +15,7 @@ from experiments.__main__ import artefacts, main
 from experiments.cells import Bench
 from experiments.persistence import scale, table2
 from simgap import RunSpec, calibrate, measure, predict
-from simgap.gap.reported import FIVE_SIGMA
+from simgap.api.reported import FIVE_SIGMA
 from simgap.records import Records
 
 # A clean commit, so that what is recorded is found again.

@@ -17,8 +17,8 @@ SCRIPT = """
 import json, re, sys
 import torch
 import simgap as sg
-from simgap.gap import batch as module
-from simgap.gap.plan import memory_needed
+from simgap.api import batch as module
+from simgap.api.plan import memory_needed
 def memory(name):
     return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 torch.set_num_threads(2)

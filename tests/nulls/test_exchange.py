@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from simgap.gap.calibration import compare
+from simgap.api.calibration import compare
 from simgap.nulls import Prediction
 from simgap.nulls.exchange import DIVISIONS, draws_of_size, exchange_p
 from simgap.stats import Estimate, student_p

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import simgap as sg
-from simgap.gap.array_source import ArraySource
-from simgap.gap.calibration import compare
+from simgap.api.array_source import ArraySource
+from simgap.api.calibration import compare
 from simgap.nulls import permuted
 from simgap.observe import observe
 from simgap.selection import select

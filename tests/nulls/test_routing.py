@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.gap.batch import Request, gathered, measure_batch
-from simgap.gap.calibration import Asked, compare_all, p_of
+from simgap.api.batch import Request, gathered, measure_batch
+from simgap.api.calibration import Asked, compare_all, p_of
 from simgap.metrics.routing import QUANTITIES, largest_coactivation, load_statistics, tokens_shared
 from simgap.nulls.routing import balanced, null
 from simgap.selection import select

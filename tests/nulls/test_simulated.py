@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.gap.calibration import compare
+from simgap.api.calibration import compare
 from simgap.nulls import simulated
 from simgap.selection import select
 from simgap.stats import Estimate, student_p

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import simgap as sg
-from simgap.gap.calibration import Asked, compare_all
+from simgap.api.calibration import Asked, compare_all
 from simgap.nulls.spaces import spread_of, squares
 from simgap.spaces import direction_scales
 from simgap.stats import Estimate
