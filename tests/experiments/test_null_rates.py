@@ -9,7 +9,7 @@ import pytest
 
 from experiments.__main__ import artefacts
 from experiments.cells import Bench
-from experiments.null_rates import by_name, gap_and_ratio, other_tokens, other_tokens_seen, renumbered, signs
+from experiments.null_rates import by_name, drawn_orders, gap_and_ratio, other_tokens, other_tokens_seen, renumbered, signs
 from experiments.null_rates.gap_and_ratio import KEPT, LEVELS, NORMAL, QUANTITIES, REPETITIONS, verdict
 from simgap.api.pair_table import FEWEST_TOKENS
 
@@ -120,6 +120,34 @@ def test_the_kept_rates_of_renumbered_units():
     extreme = found["rows lognormal, sd 1.5", 8]
     assert extreme[renumbered.TRUSTED][0] == 0
     assert verdict(extreme[renumbered.ALL][2], 1000, 0.001) == "too often"
+
+
+ORDERS = ("round", "rows lognormal, sd 0.5", "a column x 10")
+
+
+def strays(values) -> list[float]:
+    return [abs(sampled - stated) / error for stated, sampled, error in (values[name] for name in drawn_orders.CUMULANTS)]
+
+
+def test_orders_drawn_one_by_one_have_the_cumulants_and_the_p_of_the_law(tmp_path, monkeypatch):
+    """2,000 of two experts. Few large units fail the same line by their p, and the mean of a round space by that of a large column."""
+    monkeypatch.setattr(drawn_orders, "EXPERTS", (2,))
+    assert artefacts()["null_rates"]["drawn_orders"] == drawn_orders
+    records = drawn_orders.compute("smoke", Bench(tmp_path, "drawn_orders", quiet=True, origin=ORIGIN))
+    found = {record["labels"]["cell"][0]: record["values"] for record in records}
+    said = {
+        design: [verdict(count, 2000, level) for count, level in zip(values["p"], drawn_orders.LEVELS, strict=True)]
+        for design, values in found.items()
+    }
+    for design in ORDERS:
+        assert max(strays(found[design])) < 5, design
+        assert said[design] == ["as stated"] * 3, design
+        assert found[design]["relied on"]
+    assert said["rows lognormal, sd 1.5"][2] == "too often"
+    assert not found["rows lognormal, sd 1.5"]["relied on"]
+    _, mean, error = found["a column x 10"]["mean"]
+    assert mean - 1 / (drawn_orders.UNITS * drawn_orders.WIDTH) > 5 * error
+    assert [path.name for path in drawn_orders.render(records, tmp_path)] == ["drawn_orders.md", "drawn_orders.csv"]
 
 
 def test_nulls_by_name_have_the_p_that_is_stated_and_break_where_it_is_said(tmp_path, monkeypatch):
