@@ -20,6 +20,8 @@ from experiments.null_rates.renumbered import Draw, rows
 from simgap.nulls.renumbered import Renumbered
 from simgap.overlaps import OrderSums, order_sums
 from simgap.report.table import Table
+from simgap.theory.renumbered import pair_p
+from simgap.theory.sign_flips import upper_p
 
 KEPT = Path(__file__).parent / "data" / "drawn_orders.jsonl"
 DRAWS = {"smoke": 2000, "full": 100_000}
@@ -53,19 +55,29 @@ def against_draws(design: str, experts: int, draws: int, seed: int) -> dict[str,
     # What a unit moves the cosine by when it meets another: by units less their mean, whose orders have the same spread.
     tables = [(weights - means)[e] @ (weights - means)[f].T for e, f in pairs]
     apart = np.array([UNITS * float(means[e, 0] @ means[f, 0]) for e, f in pairs])
-    overlaps, p = np.empty(draws), np.empty(draws)
+    overlaps, p = np.empty(draws), np.ones(draws)
     for draw in range(draws):
         orders = rng.permuted(np.tile(np.arange(UNITS), (experts, 1)), axis=1)
         met = np.stack([table[orders[e], orders[f]] for table, (e, f) in zip(tables, pairs, strict=True)])
         cosines = met.sum(1) + apart
         overlaps[draw] = (cosines**2).mean()
-        p[draw] = p_of(sums, cosines, np.where(cosines < 0, -met.min(1), met.max(1)))
+        # A p above all levels need not be known.
+        if least_p(law, overlaps[draw]) <= LEVELS[0]:
+            p[draw] = p_of(sums, cosines, np.where(cosines < 0, -met.min(1), met.max(1)))
     values: dict[str, Any] = {}
     # The mean of the law is exact, so that powers about it have the other cumulants as their means.
     beyond = overlaps - law.cumulants[0]
     for name, stated, sample in zip(CUMULANTS, law.cumulants, (overlaps, beyond**2, beyond**3), strict=True):
         values[name] = [float(stated), float(sample.mean()), float(sample.std(ddof=1) / draws**0.5)]
     return values | {"p": [int((p <= level).sum()) for level in LEVELS], RELIED_ON: not law.dominated}
+
+
+def least_p(law: Renumbered, overlap: float) -> float:
+    """What no p of these weights is below, whichever units meet: by a normal cosine of one pair, by the cumulants of several."""
+    if len(law.overlaps) > 1:
+        return float(upper_p(overlap, *law.cumulants))
+    mean, sd = law.moments
+    return float(pair_p(overlap, mean[0], sd[0]))
 
 
 def p_of(sums: OrderSums, cosines: Float[np.ndarray, " pairs"], largest: Float[np.ndarray, " pairs"]) -> float:
