@@ -4,7 +4,6 @@ regularisers can do. `predict` puts them together; `proofs/` proves them.
 
 from types import FunctionType
 
-from simgap.settings import numpy_settings
 from simgap.theory.activations import Activation
 from simgap.theory.anisotropic import anisotropic_shares, anisotropic_spread, null_anisotropic_mso
 from simgap.theory.centred_means import null_centred_directions, null_centred_mso
@@ -25,6 +24,7 @@ from simgap.theory.mean_vectors import mean_hidden_mso, routed_mean_cosine
 from simgap.theory.mso_law import mso_distribution, mso_interval, mso_p, overlap_distribution
 from simgap.theory.normalisation import explaining_correlation, layernorm_map
 from simgap.theory.output_null import null_output_mso
+from simgap.theory.public import public
 from simgap.theory.subspace_null import null_subspace_overlap
 from simgap.theory.token_variance import null_token_sd, output_alignment
 from simgap.theory.weight_null import null_all_weights_mso, null_mso, null_variance, null_weight_mso
@@ -79,9 +79,9 @@ __all__ = [
     "FLOAT",
 ]
 
-# A tail that underflows to 0 is part of every integral here: whoever calls by these names may have numpy raise errors for his own sums.
+# As users call them.
 for _name in __all__:
     if isinstance(_law := globals()[_name], FunctionType):
-        globals()[_name] = numpy_settings(_law)
+        globals()[_name] = public(_law)
         # Where another process finds it by name.
         globals()[_name].__module__ = __name__
