@@ -115,8 +115,8 @@ class _Folder(NamedTuple):
         """Whether nobody but this user or root can have put code here, where anybody could make the folder: what is found is run."""
         if not self.temporary:
             return True
-        found = self.path.lstat()
-        return stat.S_ISDIR(found.st_mode) and found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        status = self.path.lstat()
+        return stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _folders(home: Path) -> Iterator[_Folder]:

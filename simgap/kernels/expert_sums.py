@@ -21,6 +21,6 @@ def add_by_expert(flat, starts, experts, width, sums):
 
 @kernel(**BORROWED)
 def _add_row(flat, start, total, to, width):
-    # Unsigned places: a signed one might count from the end, and the test for that keeps the loop from being vectorised.
+    # Unsigned indices: a signed one might count from the end, and the test for that keeps the loop from being vectorised.
     for i in range(width):
         total[to + i] += widened(flat[start + i])

@@ -40,12 +40,12 @@ def add_square_grams(flat, starts, width, scale, table, sums):
     """
     rows = starts.size
     columns = COLUMNS if rows <= SQUARED_ROWS else COLUMNS // 4
-    squares, places = np.empty(rows * columns), np.arange(rows) * columns
+    squares, offsets = np.empty(rows * columns), np.arange(rows) * columns
     for first in range(0, width, columns):
         count = min(columns, width - first)
         for i in range(rows):
             sums[i] += _square(flat, starts[i] + first, count, scale[i], squares, i * columns)
-        add_products(squares, places, places, rows, 0, count, table)
+        add_products(squares, offsets, offsets, rows, 0, count, table)
 
 
 @kernel(fastmath={"reassoc", "contract"}, **BORROWED)

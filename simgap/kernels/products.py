@@ -28,29 +28,29 @@ def _widened(x):
 
 
 @kernel(**BORROWED)
-def add_products(flat, places, soon, count, first, last, table):
+def add_products(flat, starts, soon, count, first, last, table):
     """table[i, j] += the product over columns first to last of rows i <= j < count; beyond `count` the table's tiles hold no meaning.
 
-    flat: (N,) float32, float64 or uint16. places: at least `count` >= 1 places in `flat`; soon: as many, of rows that will be wanted next.
-    table: (M, M) float64, M a multiple of TILE and at least count. A tile that the rows do not fill takes the last row again.
+    flat: (N,) float32, float64 or uint16. starts: at least `count` >= 1, where in `flat` rows begin; soon: as many, of rows that will be
+    wanted next. table: (M, M) float64, M a multiple of TILE and at least count. A tile that the rows do not fill takes the last row again.
     """
     whole = (last - first) // STEP * STEP
     if count <= 2:
-        _add_two(flat, places, soon, count, first, whole, table)
+        _add_two(flat, starts, soon, count, first, whole, table)
     else:
         for i in range(0, count, TILE):
-            _add_four(flat, places, soon, i, count - 1, first, whole, table)
+            _add_four(flat, starts, soon, i, count - 1, first, whole, table)
             for j in range(i + TILE, count, TILE):
-                _add_across(flat, places, i, j, count - 1, first, whole, table)
+                _add_across(flat, starts, i, j, count - 1, first, whole, table)
     if first + whole < last:
-        _add_tail(flat, places, count, first + whole, last, table)
+        _add_tail(flat, starts, count, first + whole, last, table)
 
 
 # A function to each shape: in one, the registers of the largest are saved and restored for a pair, which costs more than the pair.
 @kernel(**BORROWED)
-def _add_two(flat, places, soon, count, first, columns, table):
+def _add_two(flat, starts, soon, count, first, columns, table):
     end = count - 1
-    rows, next_rows = (places[0] + first, places[end] + first), (soon[0] + first, soon[end] + first)
+    rows, next_rows = (starts[0] + first, starts[end] + first), (soon[0] + first, soon[end] + first)
     aa, ab, bb = tile(flat, rows, None, next_rows, columns)
     table[0, 0] += aa
     table[0, 1] += ab
@@ -58,10 +58,10 @@ def _add_two(flat, places, soon, count, first, columns, table):
 
 
 @kernel(**BORROWED)
-def _add_four(flat, places, soon, i, end, first, columns, table):
+def _add_four(flat, starts, soon, i, end, first, columns, table):
     """Rows i to i + 3 with themselves; beyond `end` the last row again."""
     i1, i2, i3 = min(i + 1, end), min(i + 2, end), min(i + 3, end)
-    rows = (places[i] + first, places[i1] + first, places[i2] + first, places[i3] + first)
+    rows = (starts[i] + first, starts[i1] + first, starts[i2] + first, starts[i3] + first)
     next_rows = (soon[i] + first, soon[i1] + first, soon[i2] + first, soon[i3] + first)
     own = tile(flat, rows, None, next_rows, columns)
     table[i, i] += own[0]
@@ -77,11 +77,11 @@ def _add_four(flat, places, soon, i, end, first, columns, table):
 
 
 @kernel(**BORROWED)
-def _add_across(flat, places, i, j, end, first, columns, table):
+def _add_across(flat, starts, i, j, end, first, columns, table):
     """Rows i to i + 3, all of which there are, with rows j to j + 3; beyond `end` the last row again."""
     j1, j2, j3 = min(j + 1, end), min(j + 2, end), min(j + 3, end)
-    rows = (places[i] + first, places[i + 1] + first, places[i + 2] + first, places[i + 3] + first)
-    others = (places[j] + first, places[j1] + first, places[j2] + first, places[j3] + first)
+    rows = (starts[i] + first, starts[i + 1] + first, starts[i + 2] + first, starts[i + 3] + first)
+    others = (starts[j] + first, starts[j1] + first, starts[j2] + first, starts[j3] + first)
     cross = tile(flat, rows, others, None, columns)
     for u in range(TILE):
         table[i + u, j] += cross[TILE * u]
@@ -91,12 +91,12 @@ def _add_across(flat, places, i, j, end, first, columns, table):
 
 
 @kernel(**BORROWED)
-def _add_tail(flat, places, count, first, last, table):
+def _add_tail(flat, starts, count, first, last, table):
     """The columns that do not fill a step of a tile."""
     # Pair by pair, each in its register: with the table in the inner loop, every product waits for the sum before it to be stored.
     for i in range(count):
         for j in range(i, count):
             total = table[i, j]
             for column in range(first, last):
-                total += np.float64(widened(flat[places[i] + column])) * np.float64(widened(flat[places[j] + column]))
+                total += np.float64(widened(flat[starts[i] + column])) * np.float64(widened(flat[starts[j] + column]))
             table[i, j] = total

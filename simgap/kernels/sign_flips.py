@@ -21,12 +21,12 @@ DEPTH = 4
 
 
 @intrinsic
-def _lane_sums(typingctx, rows, places, signs, windows, columns, out, held, soon):
+def _lane_sums(typingctx, rows, offsets, signs, windows, columns, out, held, soon):
     """out[b] = sum of a_i s_i and out[BUCKETS + b] = sum of a_i^2 over i = b modulo BUCKETS, a_i = rows[left + i] rows[right + i], s_i the
-    sign of both places' bytes, which lie as `in_order` says; added to what `out` held where that is to be kept.
+    sign of both bytes at `windows`, which lie as `in_order` says; added to what `out` held where that is to be kept.
 
-    rows, out: arrays of one type, float32 or float64. places, windows: (left, right), windows multiples of BUCKETS. columns: likewise.
-    soon: a place whose numbers are asked for meanwhile.
+    rows, out: arrays of one type, float32 or float64. offsets: (left, right), in `rows`. windows: (left, right) in `signs`, multiples of
+    BUCKETS, as `columns` is. soon: an offset whose numbers are asked for meanwhile.
     """
     element = ir.FloatType() if rows.dtype == types.float32 else ir.DoubleType()
     vector, align = ir.VectorType(element, ABREAST), rows.dtype.bitwidth // 8
@@ -34,26 +34,26 @@ def _lane_sums(typingctx, rows, places, signs, windows, columns, out, held, soon
 
     def codegen(context, builder, signature, arguments):
         data, given, to = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2, 5))
-        places, windows = (cgutils.unpack_tuple(builder, arguments[i]) for i in (1, 3))
+        offsets, windows = (cgutils.unpack_tuple(builder, arguments[i]) for i in (1, 3))
 
-        def at(base, place, number, kind):
-            address = builder.gep(base, [builder.add(place, context.get_constant(types.intp, number))])
+        def at(base, offset, number, kind):
+            address = builder.gep(base, [builder.add(offset, context.get_constant(types.intp, number))])
             return builder.bitcast(address, kind.as_pointer())
 
         start, step = (context.get_constant(types.intp, value) for value in (0, BUCKETS))
         sums = [at(to, start, lane, vector) for lane in range(0, 2 * BUCKETS, ABREAST)]
         zero = ir.Constant(vector, [0.0] * ABREAST)
-        begin = [builder.select(arguments[6], builder.load(place, align=align), zero) for place in sums]
+        begin = [builder.select(arguments[6], builder.load(address, align=align), zero) for address in sums]
         held = [cgutils.alloca_once_value(builder, value) for value in begin]
         with cgutils.for_range_slice(builder, start, arguments[4], step) as (column, _):
-            both = [builder.load(at(given, builder.add(place, column), 0, words), align=1) for place in windows]
+            both = [builder.load(at(given, builder.add(window, column), 0, words), align=1) for window in windows]
             flips = builder.xor(*both)
             for line in range(0, BUCKETS, LINE_BYTES * 8 // rows.dtype.bitwidth):
                 prefetch(
                     builder, builder.gep(data, [builder.add(builder.add(arguments[7], column), context.get_constant(types.intp, line))])
                 )
             for part in range(BUCKETS // ABREAST):
-                left, right = (at(data, builder.add(place, column), ABREAST * part, vector) for place in places)
+                left, right = (at(data, builder.add(offset, column), ABREAST * part, vector) for offset in offsets)
                 a = builder.fmul(builder.load(left, align=align), builder.load(right, align=align))
                 moved = builder.shl(flips, ir.Constant(words, [8 * part] * ABREAST))
                 sign = builder.and_(moved, ir.Constant(words, [1 << 31] * ABREAST))
@@ -63,11 +63,11 @@ def _lane_sums(typingctx, rows, places, signs, windows, columns, out, held, soon
                 square = builder.fmul(a, a, flags=("contract",))
                 for term, total in zip((signed, square), held[part :: BUCKETS // ABREAST], strict=True):
                     builder.store(builder.fadd(builder.load(total), term, flags=("contract",)), total)
-        for place, total in zip(sums, held, strict=True):
-            builder.store(builder.load(total), place, align=align)
+        for address, total in zip(sums, held, strict=True):
+            builder.store(builder.load(total), address, align=align)
         return context.get_dummy_value()
 
-    return types.void(rows, places, signs, windows, columns, out, held, soon), codegen
+    return types.void(rows, offsets, signs, windows, columns, out, held, soon), codegen
 
 
 def in_order(signs):
@@ -86,11 +86,11 @@ def _unit_row(flat, start, width, root, top, rows, to):
 
 
 @kernel(forceinline=True, **BORROWED)
-def _sketch(rows, places, signs, windows, width, lanes, held, soon):
+def _sketch(rows, offsets, signs, windows, width, lanes, held, soon):
     whole = width // BUCKETS * BUCKETS
-    _lane_sums(rows, places, signs, windows, whole, lanes, held, soon)
+    _lane_sums(rows, offsets, signs, windows, whole, lanes, held, soon)
     for lane in range(width - whole):
-        a = rows[places[0] + whole + lane] * rows[places[1] + whole + lane]
+        a = rows[offsets[0] + whole + lane] * rows[offsets[1] + whole + lane]
         byte = whole + lane % ABREAST * (BUCKETS // ABREAST) + BUCKETS // ABREAST - 1 - lane // ABREAST
         lanes[lane] += -a if (signs[windows[0] + byte] ^ signs[windows[1] + byte]) > 127 else a
         lanes[BUCKETS + lane] += a * a
@@ -106,20 +106,20 @@ def _add_products(typingctx, to, at, rows, left, right, count, size):
     def codegen(context, builder, signature, arguments):
         out, data = (context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2))
         apart = [builder.mul(arguments[6], context.get_constant(types.intp, r)) for r in range(DEPTH)]
-        places = [[builder.add(arguments[i], each) for each in apart] for i in (3, 4)]
-        factors = [builder.load(builder.gep(data, [place])) for place in places[0]]
+        offsets = [[builder.add(arguments[i], each) for each in apart] for i in (3, 4)]
+        factors = [builder.load(builder.gep(data, [offset])) for offset in offsets[0]]
         factors = [builder.insert_element(ir.Constant(vector, ir.Undefined), each, ir.Constant(ir.IntType(32), 0)) for each in factors]
         factors = [builder.shuffle_vector(each, each, first) for each in factors]
 
-        def at(base, place, column):
-            return builder.bitcast(builder.gep(base, [builder.add(place, column)]), vector.as_pointer())
+        def at(base, offset, column):
+            return builder.bitcast(builder.gep(base, [builder.add(offset, column)]), vector.as_pointer())
 
         start, step = (context.get_constant(types.intp, value) for value in (0, ABREAST))
         with cgutils.for_range_slice(builder, start, arguments[5], step) as (column, _):
             held = at(out, arguments[1], column)
             total = builder.load(held, align=align)
-            for factor, place in zip(factors, places[1], strict=True):
-                term = builder.fmul(factor, builder.load(at(data, place, column), align=align), flags=("contract",))
+            for factor, offset in zip(factors, offsets[1], strict=True):
+                term = builder.fmul(factor, builder.load(at(data, offset, column), align=align), flags=("contract",))
                 total = builder.fadd(total, term, flags=("contract",))
             builder.store(total, held, align=align)
         return context.get_dummy_value()
@@ -236,15 +236,15 @@ def add_flips(flat, token, inverse, width, t, signs, state):
             sums[0] += _add_to(tables, waiting, number, lanes[pair], inverse[i] * inverse[j] if plain else 1.0)
 
 
-def _sketch_of(flat, unit, places, signs, windows, width, lanes, held, soon):
+def _sketch_of(flat, unit, offsets, signs, windows, width, lanes, held, soon):
     raise NotImplementedError
 
 
 @overload(_sketch_of)
-def _sketch_of_numbers(flat, unit, places, signs, windows, width, lanes, held, soon):
+def _sketch_of_numbers(flat, unit, offsets, signs, windows, width, lanes, held, soon):
     # The bits of bfloat16 are no numbers; they are never taken as they lie.
     if flat.dtype != unit.dtype:
-        return lambda flat, unit, places, signs, windows, width, lanes, held, soon: None
-    return lambda flat, unit, places, signs, windows, width, lanes, held, soon: _sketch(
-        flat, places, signs, windows, width, lanes, held, soon
+        return lambda flat, unit, offsets, signs, windows, width, lanes, held, soon: None
+    return lambda flat, unit, offsets, signs, windows, width, lanes, held, soon: _sketch(
+        flat, offsets, signs, windows, width, lanes, held, soon
     )

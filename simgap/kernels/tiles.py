@@ -30,8 +30,8 @@ def tile(typingctx, flat, left, right, ahead, columns):
     """Products of rows over the first `columns` columns (a multiple of STEP): each of the left with each of the right, row by row, or
     where right is None the upper triangle of the left with themselves.
 
-    flat: array of float32, float64, or uint16 (the bits of bfloat16, the high half of a float32's). left, right: tuples of places in
-    `flat` where rows begin; sums are float64, LANES of them or more to each product. ahead: places whose rows start to be loaded into the
+    flat: array of float32, float64, or uint16 (the bits of bfloat16, the high half of a float32's). left, right: tuples of where
+    in `flat` rows begin; sums are float64, LANES of them or more to each product. ahead: where rows begin that start to be loaded into the
     second-level cache meanwhile, or None; these may lie anywhere, a hint is never read.
     """
     if not isinstance(flat, types.Array) or flat.dtype not in (types.float32, types.float64, types.uint16):
@@ -44,7 +44,7 @@ def tile(typingctx, flat, left, right, ahead, columns):
     def codegen(context, builder, signature, arguments):
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         given = arguments[1:3] if others else arguments[1:2]
-        places = [place for value in given for place in cgutils.unpack_tuple(builder, value)]
+        starts = [start for value in given for start in cgutils.unpack_tuple(builder, value)]
         soon = cgutils.unpack_tuple(builder, arguments[3]) if isinstance(ahead, types.BaseTuple) else []
         abreast = max(u for u in (1, 2, 4) if u == 1 or u * len(pairs) <= MOST_SUMS)
         zero = ir.Constant(VECTOR, [0.0] * LANES)
@@ -55,16 +55,16 @@ def tile(typingctx, flat, left, right, ahead, columns):
                 for block in range(0, STEP, 2 * LANES):
                     at = builder.add(column, context.get_constant(types.intp, block))
                     used = sorted({i for pair in part for i in pair})
-                    values = {i: _load(builder, flat.dtype, builder.gep(data, [builder.add(places[i], at)])) for i in used}
+                    values = {i: _load(builder, flat.dtype, builder.gep(data, [builder.add(starts[i], at)])) for i in used}
                     for half in (0, 1):
                         for i, j in part:
                             held = sums[i, j][(block // LANES + half) % abreast]
                             product = builder.fmul(values[i][half], values[j][half], flags=("contract",))
                             builder.store(builder.fadd(builder.load(held), product, flags=("contract",)), held)
-                for place in soon:
+                for hint in soon:
                     for line in range(0, STEP, LINE_BYTES * 8 // flat.dtype.bitwidth):
                         at = builder.add(column, context.get_constant(types.intp, line))
-                        prefetch(builder, builder.gep(data, [builder.add(place, at)]))
+                        prefetch(builder, builder.gep(data, [builder.add(hint, at)]))
         carried = [functools.reduce(builder.fadd, [builder.load(held) for held in sums[pair]]) for pair in pairs]
         totals = [total for start in range(0, len(carried), LANES) for total in _totals(builder, carried[start : start + LANES])]
         return context.make_tuple(builder, signature.return_type, totals)

@@ -43,16 +43,16 @@ def _rescale(flat, at, count, width, table, tops):
 
 
 @kernel()
-def token_cos2(flat, starts, width, lead, cos2, pairs, moments):
+def token_cos2(flat, starts, width, n_first, cos2, pairs, moments):
     """Per token, the mean cos^2 over its pairs of defined vectors and how many pairs that is; over tokens, their moments.
 
     flat: (N,) float32, float64, or uint16 for the bits of bfloat16. starts: (n, m) int64, where in `flat` each of a token's vectors
-    begins, -1 for none. lead: pairs are all i < j where lead is negative, else those of one of the first `lead` columns with one of the
+    begins, -1 for none. n_first: pairs are all i < j where it is negative, else those of one of the first `n_first` columns with one of the
     others. cos2: (n,) float64 out, NaN for a vector that is not finite, 0 where there is no pair. pairs: (n,) int64 out; a zero vector has
     none. moments: (5,) float64, in and out, over the tokens that have a pair: how many, mean and sum of squared deviations of their cos2
     (Welford), sum of cos2 times pairs, pairs. A NaN enters all but the counts.
     """
-    _each_token(flat, starts, width, lead, cos2, pairs, moments, _scratch(flat, starts, width), None, None)
+    _each_token(flat, starts, width, n_first, cos2, pairs, moments, _scratch(flat, starts, width), None, None)
 
 
 @kernel()
@@ -63,8 +63,8 @@ def token_flips(flat, starts, width, cos2, pairs, moments, signs, state):
 
 @kernel()
 def _scratch(flat, starts, width):
-    """Places (where a token's vectors begin, where those of a later one do, which columns hold the first), the table of their products, two
-    numbers of each, and how many tokens later that one comes."""
+    """Indices (where a token's vectors begin, where those of a later one do, which columns hold the first), the table of their products,
+    two scales of each, and how many tokens later that one comes."""
     m = starts.shape[1]
     size = -(-max(m, 1) // TILE) * TILE
     ahead = max(1, AHEAD_BYTES // max(1, m * width * flat.itemsize))
@@ -72,19 +72,19 @@ def _scratch(flat, starts, width):
 
 
 @kernel(**BORROWED)
-def _each_token(flat, starts, width, lead, cos2, pairs, moments, scratch, signs, state):
-    places, table, numbers, ahead = scratch
+def _each_token(flat, starts, width, n_first, cos2, pairs, moments, scratch, signs, state):
+    indices, table, scales, ahead = scratch
     n, m = starts.shape
-    at, soon, slots = places[0], places[1], places[2]
-    inverse, tops = numbers[0], numbers[1]
+    at, soon, slots = indices[0], indices[1], indices[2]
+    inverse, tops = scales[0], scales[1]
     for t in range(n):
-        count, leading = 0, 0
+        count, count_first = 0, 0
         for j in range(m):
             if starts[t, j] >= 0:
                 at[count] = starts[t, j]
                 slots[count] = j
                 count += 1
-                leading += j < lead
+                count_first += j < n_first
         cos2[t], pairs[t] = 0.0, 0
         if count == 0:
             continue
@@ -110,38 +110,38 @@ def _each_token(flat, starts, width, lead, cos2, pairs, moments, scratch, signs,
                 safe = safe and SAFE_LOW < table[i, i] < SAFE_HIGH
             if not safe:
                 _rescale(flat, at, count, width, table, tops)
-        total, found = _over_pairs(table, count, leading if lead >= 0 else -1, inverse)
-        if found == 0 and not np.isnan(total):
+        total, n_pairs = _over_pairs(table, count, count_first if n_first >= 0 else -1, inverse)
+        if n_pairs == 0 and not np.isnan(total):
             continue
-        pairs[t] = found
-        cos2[t] = total / max(found, 1)
-        moments[0] += found > 0
+        pairs[t] = n_pairs
+        cos2[t] = total / max(n_pairs, 1)
+        moments[0] += n_pairs > 0
         moments[3] += total
-        moments[4] += found
+        moments[4] += n_pairs
         deviation = cos2[t] - moments[1]
         moments[1] += deviation / max(moments[0], 1.0)
         moments[2] += deviation * (cos2[t] - moments[1])
-        if state is not None and found > 0 and not np.isnan(total):
+        if state is not None and n_pairs > 0 and not np.isnan(total):
             add_flips(flat, (at, slots, tops, count), inverse, width, t, signs, state)
 
 
 @kernel(**BORROWED)
-def _over_pairs(table, count, leading, inverse):
+def _over_pairs(table, count, n_first, inverse):
     """Sum of cos^2 over pairs of non-zero rows, NaN where any norm is, and how many pairs there are.
 
-    leading: pairs run from so many first rows to the others, or where it is negative from every row to those after it.
+    n_first: pairs run from so many first rows to the others, or where it is negative from every row to those after it.
     """
-    defined, ahead, broken = 0, 0, 0.0
+    defined, first, broken = 0, 0, 0.0
     for i in range(count):
         # A zero row's products are zero, so that its pairs add nothing.
         inverse[i] = 1.0 / table[i, i] if table[i, i] != 0.0 else 0.0
         defined += table[i, i] != 0.0
-        ahead += i < leading and table[i, i] != 0.0
+        first += i < n_first and table[i, i] != 0.0
         broken += table[i, i] * 0.0
     total = broken
-    for i in range(count if leading < 0 else leading):
-        for j in range(i + 1 if leading < 0 else leading, count):
+    for i in range(count if n_first < 0 else n_first):
+        for j in range(i + 1 if n_first < 0 else n_first, count):
             value = (table[i, j] * inverse[i]) * (table[i, j] * inverse[j])
             # Round-off of parallel vectors; a NaN compares false and stays.
             total += 1.0 if value > 1.0 else value
-    return total, defined * (defined - 1) // 2 if leading < 0 else ahead * (defined - ahead)
+    return total, defined * (defined - 1) // 2 if n_first < 0 else first * (defined - first)

@@ -24,7 +24,7 @@ def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
 
 @dataclass(frozen=True)
 class TokenGroup:
-    """Which vectors of a token are compared, and `lead` where pairs run from so many first ones to the others.
+    """Which vectors of a token are compared, and `n_first` where pairs run from so many first ones to the others.
 
     index (s, n, m): the rows of a token's experts, -1 for none; over all trials in `flat` (s n, m). expected (s,): pairs, defined or not.
     own (s,): how many of the first ones a trial fills, where the table is as wide as its widest trial needs; None where all do.
@@ -32,7 +32,7 @@ class TokenGroup:
 
     index: Int[Any, "s n m"]
     flat: Int[Any, "N m"]
-    lead: int | None
+    n_first: int | None
     expected: Int[np.ndarray, " s"]
     own: list[int] | None
 
@@ -41,7 +41,7 @@ class TokenGroup:
         import torch
 
         index = self.index[t]
-        return index if self.own is None else torch.cat([index[:, : self.own[t]], index[:, self.lead :]], 1)
+        return index if self.own is None else torch.cat([index[:, : self.own[t]], index[:, self.n_first :]], 1)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class State:
         from simgap.overlaps.token_overlap import token_cos2, undefined_vectors
 
         rows, (s, n, _), first = block.rows[quantity.site], group.index.shape, block.first
-        cos2, pairs = (values.reshape(s, n) for values in token_cos2(rows.flatten(0, 1), group.flat, group.lead))
+        cos2, pairs = (values.reshape(s, n) for values in token_cos2(rows.flatten(0, 1), group.flat, group.n_first))
         broken = np.flatnonzero((pairs.sum(1) != group.expected) | np.isnan(cos2).any(1)).tolist()
         undefined = {}
         for t, part in ((t, part) for t in broken for part in range(first // TOKEN_BLOCK, -(-(first + n) // TOKEN_BLOCK))):
@@ -116,16 +116,16 @@ class State:
         return cos2 * pairs, pairs.sum(1), undefined
 
 
-def _group(index: Int[Any, "s n m"], rows: int, lead: int | None = None, own: list[int] | None = None) -> TokenGroup:
+def _group(index: Int[Any, "s n m"], rows: int, n_first: int | None = None, own: list[int] | None = None) -> TokenGroup:
     """The vectors of a block, of which each trial has so many rows."""
     import torch
 
     (s, n, m), exists = index.shape, index >= 0
     flat = torch.where(exists, index + torch.arange(0, s * rows, rows, device=index.device)[:, None, None], -1).reshape(s * n, m)
     there = exists.sum(-1)
-    leading = None if lead is None else exists[..., :lead].sum(-1)
-    pairs = there * (there - 1) // 2 if leading is None else leading * (there - leading)
-    return TokenGroup(index, flat, lead, pairs.sum(1).cpu().numpy(), own)
+    first = None if n_first is None else exists[..., :n_first].sum(-1)
+    pairs = there * (there - 1) // 2 if first is None else first * (there - first)
+    return TokenGroup(index, flat, n_first, pairs.sum(1).cpu().numpy(), own)
 
 
 start = State

@@ -132,32 +132,32 @@ def token_overlap(
 
 
 def token_cos2(
-    rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], lead: int | None = None
+    rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], n_first: int | None = None
 ) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     r"""Per token, the mean of cos^2 over pairs of its vectors, and the number of pairs.
 
     .. math:: \frac{1}{|P_t|} \sum_{(i, j) \in P_t} \cos^2(v_{t,i}, v_{t,j})
 
-    rows: vectors, numbered; index: the row of each of the m vectors of each token, -1 for none. Pairs are all i < j, or with `lead` those
-    of one of the first `lead` vectors with one of the others. Dimensionless, in [0, 1]; 1/width for independent sign-symmetric vectors
-    (law N1). A zero vector has no pairs; a token without pairs gets 0 and count 0; a vector that is not finite makes its token NaN.
+    rows: vectors, numbered; index: the row of each of the m vectors of each token, -1 for none. Pairs are all i < j, or with `n_first`
+    those of one of the first `n_first` vectors with one of the others. Dimensionless, in [0, 1]; 1/width for independent sign-symmetric
+    vectors (law N1). A zero vector has no pairs; a token without pairs gets 0 and count 0; a vector that is not finite makes its token NaN.
     O(n m^2 width); on a CPU the numba kernel, which gathers no copy, elsewhere a float64 Gram product in chunks. Raises ValueError for an
     index out of range.
     """
     n, m = index.shape
     if n and m and not -1 <= int(index.min()) <= int(index.max()) < len(rows):
         raise ValueError(f"index: expected rows from 0 to {len(rows) - 1}, or -1, got {int(index.min())} to {int(index.max())}")
-    if lead is not None and not 0 <= lead <= m:
-        raise ValueError(f"lead: expected 0 to {m}, the vectors on a token, got {lead}")
+    if n_first is not None and not 0 <= n_first <= m:
+        raise ValueError(f"n_first: expected 0 to {m}, the vectors on a token, got {n_first}")
     if not on_cpu(rows):
-        return token_cos2_torch(rows, index, lead)
+        return token_cos2_torch(rows, index, n_first)
     cos2, pairs = np.empty(n), np.empty(n, np.int64)
     rows = readable(rows)
     flat = run(rows)
     # In 64 bits: places are larger than row numbers.
     numbers = index.numpy().astype(np.int64, copy=False)
     starts = np.where(numbers < 0, -1, numbers * rows.stride(0)) if len(rows) else np.full((n, m), -1)
-    token_cos2_kernel(flat, starts, rows.shape[1], -1 if lead is None else lead, cos2, pairs, np.zeros(5))
+    token_cos2_kernel(flat, starts, rows.shape[1], -1 if n_first is None else n_first, cos2, pairs, np.zeros(5))
     return cos2, pairs
 
 
@@ -170,16 +170,16 @@ def _moments(cos2: Float[np.ndarray, " n"], pairs: Int[np.ndarray, " n"]) -> Mom
 
 
 def token_cos2_torch(
-    rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], lead: int | None = None
+    rows: Float[Tensor, "R width"], index: Int[Tensor, "n m"], n_first: int | None = None
 ) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """`token_cos2` as tensor operations, on any device. Not tested on hardware: no CUDA device was at hand."""
     n, m = index.shape
     if len(rows) == 0:
         return np.zeros(n), np.zeros(n, np.int64)
     paired = torch.ones(m, m, dtype=torch.bool, device=rows.device).triu(1)
-    if lead is not None:
-        paired[lead:] = False
-        paired[:, :lead] = False
+    if n_first is not None:
+        paired[n_first:] = False
+        paired[:, :n_first] = False
     # Compiled, the products leave nothing behind but the table, and every token fits.
     compiled = rows.device.type == "cuda" and rows.dtype != torch.float64 and m <= MOST_COMPILED and rows.numel() >= COMPILED_FROM
     cos2, pairs = [], []
@@ -241,8 +241,8 @@ def undefined_vectors(
     exists = index >= 0
     broken = exists & ~torch.isfinite(largest)[at]
     bad = broken if broken.any() else exists & (largest == 0)[at]
-    places = bad.nonzero()[:most].tolist()
-    named = [(token_name([int(axis) for axis in np.unravel_index(first + t, sizes or (first + t + 1,))]), j) for t, j in places]
+    undefined = bad.nonzero()[:most].tolist()
+    named = [(token_name([int(axis) for axis in np.unravel_index(first + t, sizes or (first + t + 1,))]), j) for t, j in undefined]
     return ", ".join(f"token {token} slot {j}" for token, j in named), bool(broken.any())
 
 

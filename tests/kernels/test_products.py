@@ -13,13 +13,13 @@ def products(rows, first, last, dtype=np.float64):
     """The table of some columns of the rows, which lie apart in memory among what must not be read."""
     count, width = rows.shape
     flat = np.full(count * (width + 2) + 3, np.nan, dtype)
-    places = 3 + np.arange(count) * (width + 2)
-    for place, row in zip(places, rows, strict=True):
-        flat[place : place + width] = row
+    starts = 3 + np.arange(count) * (width + 2)
+    for start, row in zip(starts, rows, strict=True):
+        flat[start : start + width] = row
     size = -(-count // TILE) * TILE
     table = np.ones((size, size))
     # What is wanted next may lie anywhere, outside the array too.
-    add_products(flat, places, places + 10**12, count, first, last, table)
+    add_products(flat, starts, starts + 10**12, count, first, last, table)
     return np.triu(table[:count, :count] - 1)
 
 

@@ -25,8 +25,8 @@ def plain(rows):
     return (rows.astype(np.uint32) << 16).view(np.float32).astype(np.float64) if rows.dtype == np.uint16 else rows.astype(np.float64)
 
 
-def overlaps(rows, index, lead=None):
-    cos2, pairs, moments = run(rows, index, lead)
+def overlaps(rows, index, n_first=None):
+    cos2, pairs, moments = run(rows, index, n_first)
     defined = pairs > 0
     assert moments[0] == defined.sum()
     assert moments[4] == pairs.sum()
@@ -36,7 +36,7 @@ def overlaps(rows, index, lead=None):
     return cos2, pairs
 
 
-def run(rows, index, lead=None):
+def run(rows, index, n_first=None):
     """Rows handed over with a gap between them and one at either end, filled with what must not be read."""
     n, _ = index.shape
     size, width = rows.shape
@@ -45,7 +45,7 @@ def run(rows, index, lead=None):
         held[5 + r * (width + 3) : 5 + r * (width + 3) + width] = row
     starts = np.where(index < 0, -1, 5 + index * (width + 3))
     cos2, pairs, moments = np.full(n, -7.0), np.full(n, -7, np.int64), np.zeros(5)
-    token_cos2(held, starts, width, -1 if lead is None else lead, cos2, pairs, moments)
+    token_cos2(held, starts, width, -1 if n_first is None else n_first, cos2, pairs, moments)
     return cos2, pairs, moments
 
 
@@ -78,14 +78,14 @@ def test_by_hand(u, v, value):
     assert pairs[0] == 1
 
 
-@pytest.mark.parametrize("lead", [1, 2, 3])
-def test_lead_pairs_across(lead):
+@pytest.mark.parametrize("n_first", [1, 2, 3])
+def test_pairs_of_the_first_with_the_others(n_first):
     rng = np.random.default_rng(3)
     rows = rng.standard_normal((9, 5))
     index = rng.integers(-1, 9, (12, 4))
-    cos2, pairs = overlaps(rows, index, lead)
+    cos2, pairs = overlaps(rows, index, n_first)
     for t, slots in enumerate(index):
-        values = [reference.cos2(rows[a], rows[b]) for a in slots[:lead] for b in slots[lead:] if min(a, b) >= 0]
+        values = [reference.cos2(rows[a], rows[b]) for a in slots[:n_first] for b in slots[n_first:] if min(a, b) >= 0]
         assert pairs[t] == len(values)
         assert cos2[t] == pytest.approx(np.mean(values) if values else 0.0, abs=round_off(5))
 

@@ -61,22 +61,22 @@ def test_against_the_oracle(path, dtype, m, width):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("lead", [None, 1, 2, 4])
-def test_the_two_paths_agree(dtype, lead):
+@pytest.mark.parametrize("n_first", [None, 1, 2, 4])
+def test_the_two_paths_agree(dtype, n_first):
     rows, index = drawn(dtype, 40, 5, 30)
-    kernel, torch_path = token_cos2(rows, index, lead), token_cos2_torch(rows, index, lead)
+    kernel, torch_path = token_cos2(rows, index, n_first), token_cos2_torch(rows, index, n_first)
     np.testing.assert_allclose(kernel[0], torch_path[0], rtol=0, atol=2 * round_off(30))
     np.testing.assert_array_equal(kernel[1], torch_path[1])
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("m", [4, 18])
-@pytest.mark.parametrize("lead", [1, 3])
-def test_lead_pairs_across(path, m, lead):
+@pytest.mark.parametrize("n_first", [1, 3])
+def test_pairs_of_the_first_with_the_others(path, m, n_first):
     rows, index = drawn(torch.float64, 12, m, 5)
-    cos2, pairs = path(rows, index, lead)
+    cos2, pairs = path(rows, index, n_first)
     for t, slots in enumerate(index.tolist()):
-        values = [reference.cos2(rows[a], rows[b]) for a in slots[:lead] for b in slots[lead:] if min(a, b) >= 0]
+        values = [reference.cos2(rows[a], rows[b]) for a in slots[:n_first] for b in slots[n_first:] if min(a, b) >= 0]
         assert pairs[t] == len(values)
         assert cos2[t] == pytest.approx(np.mean(values) if values else 0.0, abs=round_off(5))
 
