@@ -1,13 +1,13 @@
 """T2: on a token, independent experts overlap by more than on different tokens where their second moment depends on the token, else not."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
+from proofs.nulls._situations import Law, broken, polynomial
 from proofs.statement import EQUAL, Check, Derivation, Statement, Wrong, generator, mean_and_sem
 from simgap.theory.other_tokens import HYPOTHESES, meeting_gain
 
@@ -23,16 +23,8 @@ STATEMENT = Statement(
 TOKENS, D, F, PAIRS = 6, 4, 5, 40_000
 METRIC = np.array([10.0, 1.0, 1.0, 1.0])
 
-
-@dataclass(frozen=True)
-class Law:
-    """situation: how the experts of the simulation are made."""
-
-    gain: Callable[..., Any] = meeting_gain
-    situation: str = "a shared projection"
-
-
-LAW = Law()
+LAW = Law(meeting_gain, "a shared projection")
+certified = polynomial
 
 
 def symbolic(law: Law = LAW) -> Check:
@@ -51,13 +43,9 @@ def symbolic(law: Law = LAW) -> Check:
             moments.append(moment)
         same = sum((moment @ moment).trace() for moment in moments) / tokens
         apart = sum((one @ other).trace() for one in moments for other in moments) / tokens**2
-        proof.equal(f"{tokens} tokens, d = {d}", sp.expand(same - apart), sp.expand(law.gain(moments)))
+        proof.equal(f"{tokens} tokens, d = {d}", sp.expand(same - apart), sp.expand(law.of(moments)))
     proof.step("a sum of squares: 0 only where every S(t) is the mean")
     return proof.check()
-
-
-def certified(law: Law = LAW) -> Check:
-    return Check.not_applicable("a polynomial law, derived exactly")
 
 
 @cache
@@ -89,7 +77,7 @@ def numeric(law: Law = LAW) -> Check:
     # Second moments from one half of the experts, gains from the other.
     half = PAIRS // 2
     moments = [np.einsum("pi,pj->ij", left[:half, t], left[:half, t]) / half for t in range(TOKENS)]
-    gain = float(law.gain(moments))
+    gain = float(law.of(moments))
     # What the moments' own errors add to a sum of squares is of the order of 1/half.
     proof.estimate("a common bias, tokens of unequal size: L3 - L2", *mean_and_sem(_gains(left[half:], right[half:])), gain, 4 / half)
     return proof.check()
@@ -109,12 +97,9 @@ def _whole(moments: Any) -> Any:
 
 
 def control() -> list[Wrong]:
-    blind = "the derivation knows second moments only"
     return [
-        Wrong("no gain, whatever the second moments", replace(LAW, gain=_none)),
-        Wrong("the mean of ||S(t)||^2: nothing shared", replace(LAW, gain=_whole)),
-        Wrong("a residual in the vectors", replace(LAW, situation="a residual"), ways=("numeric",), why=blind),
-        Wrong(
-            "random signs for weights, in a space that is not round", replace(LAW, situation="random signs"), ways=("numeric",), why=blind
-        ),
+        Wrong("no gain, whatever the second moments", replace(LAW, of=_none)),
+        Wrong("the mean of ||S(t)||^2: nothing shared", replace(LAW, of=_whole)),
+        # The second: random signs for weights, in a space that is not round.
+        *broken(LAW, "the derivation knows second moments only", ("a residual", "random signs")),
     ]
