@@ -1,4 +1,4 @@
-"""What theorems on independent experts have in common: one law, and a situation in which it is simulated, of which one is its hypothesis."""
+"""What theorems on independent experts have in common: a law, and the situation in which it is simulated, its hypothesis or a breach."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
