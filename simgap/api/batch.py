@@ -68,13 +68,15 @@ def own_cost(spec: LayerSpec) -> tuple[Hashable, ...]:
 
 
 @own_settings
-def measure_batch(requests: Sequence[Request], selection: Selection = DEFAULT) -> list[Sums]:
+def measure_batch(
+    requests: Sequence[Request], selection: Selection = DEFAULT, prepare: Callable[[Weights], Weights] | None = None
+) -> list[Sums]:
     """The sums of each request, in their order: the bits that it would have alone, at a fraction of the cost for small layers.
 
     All requests have one `batch_key`, and the memory budget is the first one's. Raises ValueError as `measure` does where one of them
     cannot be met, or has vectors that are not finite; none of them then has a result.
     """
-    return sums_of(requests, selection)
+    return sums_of(requests, selection, prepare)
 
 
 def sums_of(
@@ -88,6 +90,8 @@ def sums_of(
         return []
     if len(requests) > 1 and len({batch_key(request.spec, request.run) for request in requests}) > 1:
         raise ValueError("requests: expected one batch key, got several")
+    if len(requests) > 1 and prepare is not None:
+        raise ValueError(f"prepare: expected one request, got {len(requests)}")
     # Like beside like, because neighbours of one init and of one activation are done by one call.
     specs = [request.spec for request in requests]
     order = sorted(range(len(specs)), key=lambda at: (specs[at].init, specs[at].init_correlation, specs[at].activation))

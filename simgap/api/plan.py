@@ -87,10 +87,10 @@ def plan_of(specs: tuple[LayerSpec, ...], run: RunSpec, selection: Selection, pr
     )
 
 
-def memory_needed(spec: LayerSpec, run: RunSpec, selection: Selection = DEFAULT) -> tuple[int, int]:
+def memory_needed(spec: LayerSpec, run: RunSpec, selection: Selection = DEFAULT, prepared: bool = False) -> tuple[int, int]:
     """Bytes of one trial held whole, and the least that will do where its weights can be streamed. Raises ValueError where the budget or
     the machine has less than that."""
-    needs, kept, whole = selection.needs(spec), kept_of(spec, run, selection), why_whole(spec)
+    needs, kept, whole = selection.needs(spec), kept_of(spec, run, selection), why_whole(spec, prepared)
     held = group_bytes(spec, run, 1, needs.sites, needs.every) + needs.bytes
     if not whole:
         least, beside = least_streamed(spec, run, needs), kept_of(spec, run, selection, streamed=True)

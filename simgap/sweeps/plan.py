@@ -80,9 +80,15 @@ def run_of(run: RunSpec, key: str, memory: int | None = None) -> RunSpec:
 
 
 def plan_cells(
-    cells: Cells, run: RunSpec, selection: Selection, numbers: Sequence[int] | None = None, progress: bool | None = False
+    cells: Cells,
+    run: RunSpec,
+    selection: Selection,
+    numbers: Sequence[int] | None = None,
+    progress: bool | None = False,
+    prepared: bool = False,
 ) -> Plan:
-    """The cost of every cell, or of those of these numbers, before anything is drawn."""
+    """The cost of every cell, or of those of these numbers, before anything is drawn. prepared: what is drawn is then changed, which asks
+    for whole weights, and for one cell at a time, as weights do not say whose they are."""
     from simgap.api.batch import batch_key, cost_key
 
     n, kept = len(cells), 0
@@ -94,18 +100,18 @@ def plan_cells(
         spec = cells[at]
         # Neighbours are often of one extent, and a comparison costs next to nothing beside an estimate.
         if (alike := cost_key(spec, run)) != before:
-            before, (costs, of_trials, why) = alike, _costs(spec, run, selection)
+            before, (costs, of_trials, why) = alike, _costs(spec, run, selection, prepared)
             kept = max(kept, of_trials)
             # By its hash, which is small: two of one hash are told apart when they are measured.
             number = numbered.setdefault(hash(batch_key(spec, run)), len(numbered))
-        batches[at] = number
+        batches[at] = at if prepared else number
         seconds[at], *sizes[at] = costs
         if why:
             too_large.append(LeftOut(cells.name(at), why))
     return Plan(seconds, sizes[:, 0], sizes[:, 1], batches, tuple(too_large), kept)
 
 
-def _costs(spec: LayerSpec, run: RunSpec, selection: Selection) -> tuple[tuple[float, int, int], int, str]:
+def _costs(spec: LayerSpec, run: RunSpec, selection: Selection, prepared: bool) -> tuple[tuple[float, int, int], int, str]:
     """A cell's seconds, least and liked bytes, those of its trials among them, and why the budget cannot hold it."""
     from simgap.api.plan import kept_of, memory_needed
     from simgap.moe.budget import group_size
@@ -113,7 +119,7 @@ def _costs(spec: LayerSpec, run: RunSpec, selection: Selection) -> tuple[tuple[f
     seconds = estimated_seconds(spec, run, selection)
     try:
         kept = kept_of(spec, run, selection)
-        held, least = memory_needed(spec, run, selection)
+        held, least = memory_needed(spec, run, selection, prepared)
     except ValueError as error:
         return (seconds, 0, 0), 0, str(error)
     # As many trials at once as share a group, and two groups side by side; a layer that is streamed uses half of what it is given.

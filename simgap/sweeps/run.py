@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,13 +21,18 @@ from simgap.specs import LayerSpec, RunSpec
 from simgap.sweeps.cells import Cells, LeftOut
 from simgap.sweeps.engines import Engine, check_engine, check_here, cores, open_engine
 from simgap.sweeps.frame import frame
+from simgap.sweeps.gaps import gaps
 from simgap.sweeps.plan import Plan, plan_cells
+from simgap.sweeps.prepared import name_of
 from simgap.sweeps.progress import Forgiving, hidden
 from simgap.sweeps.runner import Runner
 from simgap.sweeps.store import LOG, Store, folder_of, holds_results, open_store, read_store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from simgap.results import Gap
+    from simgap.stats import Estimate
 
 # Seconds of work on one core from which worker processes, which take some three seconds to start, are worth it.
 WORTH_PROCESSES = 20.0
@@ -57,6 +62,10 @@ class Run:
         layer that all cells have in common. Raises ValueError for another word."""
         return frame(read_store(self.path), spec)
 
+    def measured(self) -> "list[Gap[Estimate]]":
+        """What `measure` gives of each cell that is recorded, its values trial by trial, in the order of the cells."""
+        return list(gaps(read_store(self.path)))
+
     def __str__(self) -> str:
         parts = [f"{self.done:,} of {self.cells:,} cells done, {self.computed:,} of them now, in {self.path}"]
         parts += [f"{len(self.set_aside)} set aside"] * bool(self.set_aside) + [f"{len(self.left_out)} left out"] * bool(self.left_out)
@@ -74,6 +83,7 @@ def sweep(
     seed: int = 0,
     device: str = "cpu",
     dtype: str = "float32",
+    prepare: Callable[[Any], Any] | None = None,
     out: str | os.PathLike[str] = "runs/sweep",
     engine: str | Executor | None = None,
     workers: int | None = None,
@@ -90,13 +100,15 @@ def sweep(
     independent; measure(spec, seed=that seed) with the same tokens and trials repeats it.
 
     quantities: their texts ("weight_mso up", "activation_mso mean", "gap"); or metrics: all that these metrics give. null: "law" or
-    "simulated", as of `predict`; a sweep goes on with the null that it was begun with. engine: "inprocess",
-    "local" (as many processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor: a
-    pool of processes with mp_context=multiprocessing.get_context("spawn"), since torch's threads do not survive a fork, or that of a Dask
-    client, client.get_executor(). None is local processes where the cells are worth starting them, on a CPU, and this process otherwise.
-    memory: the budget of all cells that run at the same time on a machine. progress: a line of progress; by default on a terminal (a
-    notebook is none). any_version: go on with a folder that another version of simgap or of its libraries began, or a machine of other
-    arithmetic measured.
+    "simulated", as of `predict`; a sweep goes on with the null that it was begun with. prepare: as of `measure`, the same for all cells: a
+    function of a module, or a frozen dataclass such as `simgap.training.RegulariseGram`. Seeds and predictions stay those of the layers as
+    drawn. The folder knows it by its name: a function that changed asks for another folder. engine: "inprocess", "local" (as many
+    processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor: a pool of
+    processes with mp_context=multiprocessing.get_context("spawn"), since torch's threads do not survive a fork, or that of a Dask client,
+    client.get_executor(). None is local processes where the cells are worth starting them, on a CPU, and this process otherwise, or where
+    `prepare` is a function of a script or a notebook, which other processes may not load. memory: the budget of all cells that run at the
+    same time on a machine. progress: a line of progress; by default on a terminal (a notebook is none). any_version: go on with a folder
+    that another version of simgap or of its libraries began, or a machine of other arithmetic measured.
 
     A relative `out` is one of what is the current folder now, "~" is home; a file of inputs lies at the same path on every machine.
 
@@ -106,7 +118,7 @@ def sweep(
     """
     folder, start = folder_of(out), time.perf_counter()
     found = cells if isinstance(cells, Cells) else Cells.of(cells, progress)
-    selection = select(quantities, metrics=metrics, null=null)
+    selection, prepared = select(quantities, metrics=metrics, null=null), name_of(prepare)
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
     if not len(found):
         first = f"; the first: {found.left_out[0]}" if found.left_out else ""
@@ -114,21 +126,22 @@ def sweep(
     check_engine(engine, workers, scheduler)
     check_here(engine, run.device)
     # Refused before there is a folder, unless it is there.
-    plan = None if holds_results(folder) else _plan(found, run, selection, range(len(found)), progress)
-    with open_store(folder, found, run, selection, any_version) as store, _logged(folder) as log:
+    plan = None if holds_results(folder) else _plan(found, run, selection, range(len(found)), progress, bool(prepared))
+    with open_store(folder, found, run, selection, any_version, prepared) as store, _logged(folder) as log:
         numbers = np.flatnonzero(store.trials < trials)
         aside: tuple[LeftOut, ...] = ()
         computed = 0
         if len(numbers):
-            plan = plan or _plan(store.cells, run, selection, numbers.tolist(), progress)
-            chosen = engine or _worth_an_engine(float(plan.seconds[numbers].sum()), run.device, workers)
+            plan = plan or _plan(store.cells, run, selection, numbers.tolist(), progress, bool(prepared))
+            alone = prepared.endswith(" of __main__") and workers is None
+            chosen = engine or ("inprocess" if alone else _worth_an_engine(float(plan.seconds[numbers].sum()), run.device, workers))
             admitted_here(store, engine)
             with open_engine(chosen, workers, run.device, scheduler) as opened:
                 # Nothing is written before there is an engine to do it.
                 store.begin(trials, command_line(), _name(chosen), opened.workers)
                 _begun(store, found, log)
                 log.info("%s: %d of %d cells to do, %d workers", _name(chosen), len(numbers), len(store.cells), opened.workers)
-                aside, computed = _run(store, plan, opened, numbers, log, progress)
+                aside, computed = _run(store, plan, opened, numbers, log, progress, prepare)
         else:
             _begun(store, found, log)
         seconds = time.perf_counter() - start
@@ -157,9 +170,9 @@ def admitted_here(store: Store, engine: str | Executor | None) -> None:
         store.admit(canary())
 
 
-def _plan(cells: Cells, run: RunSpec, selection: Selection, numbers: Sequence[int], progress: bool | None) -> Plan:
+def _plan(cells: Cells, run: RunSpec, selection: Selection, numbers: Sequence[int], progress: bool | None, prepared: bool) -> Plan:
     """The plan of the given cells. Raises ValueError that names the first that the memory cannot hold."""
-    plan = plan_cells(cells, run, selection, numbers, progress)
+    plan = plan_cells(cells, run, selection, numbers, progress, prepared)
     if plan.too_large:
         first, count = plan.too_large[0], len(plan.too_large)
         raise ValueError(f"{first.why}: cell {first.name}{f' (and {count - 1} more)' if count > 1 else ''}")
@@ -173,14 +186,20 @@ def _worth_an_engine(seconds: float, device: str, workers: int | None) -> str:
 
 
 def _run(
-    store: Store, plan: Plan, engine: Engine, numbers: np.ndarray, log: logging.Logger, progress: bool | None
+    store: Store,
+    plan: Plan,
+    engine: Engine,
+    numbers: np.ndarray,
+    log: logging.Logger,
+    progress: bool | None,
+    prepare: Callable[[Any], Any] | None,
 ) -> tuple[tuple[LeftOut, ...], int]:
     """Do the given cells; those that were set aside, and how many were recorded."""
     import torch
 
     trials = store.run.trials
     with _progress(len(store.cells), len(store.cells) - len(numbers), float(plan.seconds[numbers].sum()), progress) as tell:
-        runner, threads = Runner(store, plan, engine, store.run.memory_bytes, log, tell), torch.get_num_threads()
+        runner, threads = Runner(store, plan, engine, store.run.memory_bytes, log, tell, prepare), torch.get_num_threads()
         try:
             runner.run(numbers)
         except BaseException as error:

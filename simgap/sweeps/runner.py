@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +30,8 @@ LOOK_AHEAD = 64
 class Runner:
     """The cells that a session does, and what becomes of them.
 
-    tell: told of progress: how many cells were recorded, their seconds by the plan, and the largest |z| among them and where. set_aside:
-    cells that failed or killed their workers, with the reason. computed: cells recorded in this session.
+    tell: told of progress: how many cells were recorded, their seconds by the plan, and the largest |z| among them and where. prepare:
+    as of `sweep`. set_aside: cells that failed or killed their workers, with the reason. computed: cells recorded in this session.
     """
 
     store: Store
@@ -39,6 +40,7 @@ class Runner:
     memory: int
     log: logging.Logger
     tell: Callable[[int, float, float, str], None]
+    prepare: Callable[[Any], Any] | None = None
     set_aside: list[LeftOut] = field(default_factory=list)
     computed: int = 0
     _deaths: Counter[int] = field(default_factory=Counter)
@@ -101,7 +103,7 @@ class Runner:
             before = self.store.earlier(at)
             earlier, recorded = (None, 0) if before is None else (before.get("sums"), int(self.store.trials[at]))
             cells.append(Cell(at, key, self.store.cells[at], run_of(self.store.run, key, unit.memory), earlier, recorded))
-        return Task(tuple(cells), self.store.selection, self.engine.threads)
+        return Task(tuple(cells), self.store.selection, self.engine.threads, self.prepare)
 
     def _take_in(self, done: dict[Future, Unit], alone: bool) -> None:
         """Record what came back, all of it in one write, and only then count it as done. alone: nothing else was running."""

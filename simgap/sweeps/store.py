@@ -24,7 +24,7 @@ from simgap.sweeps.cells import Cells, differing
 FORMAT = 3
 RECORDS, MANIFEST, LOG = "records.jsonl", "manifest.json", "sweep.log"
 # What must be as it was for a sweep to go on.
-FIXED = ("tokens", "seed", "dtype", "device", "quantities", "null")
+FIXED = ("tokens", "seed", "dtype", "device", "quantities", "null", "prepare")
 UNKNOWN = "of a cell that this sweep does not have"
 # How to go on with what other code or another machine began.
 MIX = "go on with that, or add --any-version (any_version=True) to mix them"
@@ -37,8 +37,8 @@ class Store:
     trials (n,): the trials that are recorded of each cell, 0 for none. offsets (n,): where the newest record of each begins. digest: of the
     manifest's file, which sessions name; "" where there is none yet, since nothing is written before the first session. origin: what the
     manifest says beside its cells. canaries: of the machines that measured what is recorded. any_version: whether other versions and
-    machines of other arithmetic may go on with it. notes: what was found that a user should know: torn and damaged lines, records of
-    unknown cells. held: whether the folder still is the one that was opened.
+    machines of other arithmetic may go on with it. prepare: the name of what changes the drawn weights. notes: what was found that a user
+    should know: torn and damaged lines, records of unknown cells. held: whether the folder still is the one that was opened.
     """
 
     path: Path
@@ -51,6 +51,7 @@ class Store:
     origin: dict[str, Any] = field(default_factory=dict)
     canaries: set[str] = field(default_factory=set)
     any_version: bool = False
+    prepare: str = ""
     notes: list[str] = field(default_factory=list)
     held: Callable[[], bool] = lambda: True
 
@@ -73,7 +74,7 @@ class Store:
     def begin(self, trials: int, command: str, engine: str, workers: int) -> None:
         """Note that a session begins: whatever is recorded after it, up to the next, came from it. The first puts the manifest in place."""
         if not self.digest:
-            self.digest = write_manifest(self.path / MANIFEST, _manifest(self.cells, self.run, self.selection))
+            self.digest = write_manifest(self.path / MANIFEST, _manifest(self))
         session = {"manifest": self.digest, "trials": trials, "engine": engine, "workers": workers, "source": source_digest()}
         self.records.append({"session": session | {"provenance": _origin(command)}})
 
@@ -143,28 +144,35 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
     if not isinstance(plain, dict) or not isinstance(plain.get("quantities"), list):
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run")
     try:
-        run = RunSpec(**{name: value for name, value in plain.items() if name not in ("quantities", "null")})
+        run = RunSpec(**{name: value for name, value in plain.items() if name not in ("quantities", "null", "prepare")})
         choice("null", null := plain.get("null", NULLS[0]), NULLS)
+        # Older folders say nothing of what they do not have.
+        if not isinstance(prepare := plain.get("prepare", ""), str):
+            raise ValueError(f"prepare: expected a name, got {shown(prepare)}")
     except (TypeError, ValueError) as error:
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run: {error}") from None
     n, selection = len(cells), select(plain["quantities"], null=null)
-    store = Store(path, cells, run, selection, np.zeros(n, np.int32), np.zeros(n, np.int64), digest, manifest)
+    store = Store(path, cells, run, selection, np.zeros(n, np.int32), np.zeros(n, np.int64), digest, manifest, prepare=prepare)
     _index(store)
     return store
 
 
 @contextlib.contextmanager
-def open_store(path: Path, cells: Cells, run: RunSpec, selection: Selection, any_version: bool = False) -> Iterator[Store]:
+def open_store(
+    path: Path, cells: Cells, run: RunSpec, selection: Selection, any_version: bool = False, prepare: str = ""
+) -> Iterator[Store]:
     """The folder of this sweep, begun or gone on with, held for this process.
 
     Raises ValueError where the folder holds another sweep, is in use, or was begun by other code (unless any_version), OSError where it
     cannot be written. Nothing is changed then.
     """
     with locked(path) as held:
-        store = begun_store(path, cells, run, selection, any_version)
+        store = begun_store(path, cells, run, selection, any_version, prepare)
         if store is None:
             n = len(cells)
-            store = Store(path, cells, run, selection, np.zeros(n, np.int32), np.zeros(n, np.int64), any_version=any_version)
+            store = Store(
+                path, cells, run, selection, np.zeros(n, np.int32), np.zeros(n, np.int64), any_version=any_version, prepare=prepare
+            )
         elif torn := store.records.mend():
             # It may have lacked nothing but its end.
             _index(store)
@@ -173,7 +181,7 @@ def open_store(path: Path, cells: Cells, run: RunSpec, selection: Selection, any
         yield store
 
 
-def begun_store(path: Path, cells: Cells, run: RunSpec, selection: Selection, any_version: bool) -> Store | None:
+def begun_store(path: Path, cells: Cells, run: RunSpec, selection: Selection, any_version: bool, prepare: str = "") -> Store | None:
     """The sweep that a folder holds, if it holds one and may be gone on with as this one; only looked at.
 
     Raises ValueError where the folder holds another sweep, or links, or was begun by other code (unless any_version).
@@ -187,7 +195,7 @@ def begun_store(path: Path, cells: Cells, run: RunSpec, selection: Selection, an
     if not holds_results(path):
         return None
     store = read_store(path, cells)
-    _same_sweep(store, cells, run, selection)
+    _same_sweep(store, cells, run, selection, prepare)
     # The same cells, but the files of their inputs lie where they are said to lie now.
     order = np.argsort(cells.keys)
     store.cells = cells.take(order[np.searchsorted(cells.keys, store.cells.keys, sorter=order)])
@@ -221,14 +229,14 @@ def holds_results(path: Path) -> bool:
     return False
 
 
-def _manifest(cells: Cells, run: RunSpec, selection: Selection) -> dict[str, Any]:
-    origin, described = _origin(command_line()), _described(run, selection)
-    return {"format": FORMAT, "begun": now(), "source": source_digest(), "provenance": origin, "run": described, "cells": cells.to_plain()}
+def _manifest(store: Store) -> dict[str, Any]:
+    origin, run = _origin(command_line()), _described(store.run, store.selection, store.prepare)
+    return {"format": FORMAT, "begun": now(), "source": source_digest(), "provenance": origin, "run": run, "cells": store.cells.to_plain()}
 
 
-def _described(run: RunSpec, selection: Selection) -> dict[str, Any]:
+def _described(run: RunSpec, selection: Selection, prepare: str) -> dict[str, Any]:
     """How the cells are measured. Any memory gives the same."""
-    plain = run.to_dict() | {"quantities": selection.texts, "null": selection.null}
+    plain = run.to_dict() | {"quantities": selection.texts, "null": selection.null, "prepare": prepare}
     return {name: value for name, value in plain.items() if name != "memory"}
 
 
@@ -292,7 +300,7 @@ def _is_whole(record: Mapping[str, Any]) -> bool:
     )
 
 
-def _same_sweep(store: Store, cells: Cells, run: RunSpec, selection: Selection) -> None:
+def _same_sweep(store: Store, cells: Cells, run: RunSpec, selection: Selection, prepare: str) -> None:
     gone, new = np.isin(store.cells.keys, cells.keys, invert=True), np.isin(cells.keys, store.cells.keys, invert=True)
     if gone.any() or new.any():
         both = ("gone", store.cells, gone), ("new", cells, new)
@@ -303,7 +311,7 @@ def _same_sweep(store: Store, cells: Cells, run: RunSpec, selection: Selection) 
             f"out: {str(store.path)!r} holds a sweep of other cells: {gone.sum()} of its {len(gone)} are gone and {new.sum()} are "
             f"new{around}{first}; choose another folder"
         )
-    before, after = _described(store.run, store.selection), _described(run, selection)
+    before, after = _described(store.run, store.selection, store.prepare), _described(run, selection, prepare)
     for name in FIXED:
         if before[name] != after[name]:
             raise ValueError(

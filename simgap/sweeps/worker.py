@@ -4,7 +4,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Task:
-    """Cells of one batch key, measured together; threads is how many the worker may use, None for as many as it has."""
+    """Cells of one batch key, measured together; threads is how many the worker may use, None for as many as it has; prepare changes the
+    weights of a lone cell."""
 
     cells: tuple[Cell, ...]
     selection: Selection
     threads: int | None = None
+    prepare: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,20 +85,20 @@ def compute(task: Task) -> Report:
     start, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(task.threads or threads)
     try:
-        outcomes = _outcomes(task.cells, task.selection)
+        outcomes = _outcomes(task.cells, task.selection, task.prepare)
     finally:
         torch.set_num_threads(threads)
     return Report(tuple(outcomes), source_digest(), canary(), time.perf_counter() - start)
 
 
-def _outcomes(cells: Sequence[Cell], selection: Selection) -> list[Outcome]:
+def _outcomes(cells: Sequence[Cell], selection: Selection, prepare: Callable[[Any], Any] | None) -> list[Outcome]:
     try:
-        return _batch(cells, selection)
+        return _batch(cells, selection, prepare)
     except Exception as error:
         if len(cells) == 1:
             return [_failed(cells[0], error)]
         # Which of them it was is found out one by one.
-        return [outcome for cell in cells for outcome in _outcomes([cell], selection)]
+        return [outcome for cell in cells for outcome in _outcomes([cell], selection, prepare)]
 
 
 def _failed(cell: Cell, error: Exception) -> Outcome:
@@ -107,7 +109,7 @@ def _failed(cell: Cell, error: Exception) -> Outcome:
     return Outcome(cell.number, why=why, details="".join(traceback.format_exception(error)))
 
 
-def _batch(cells: Sequence[Cell], selection: Selection) -> list[Outcome]:
+def _batch(cells: Sequence[Cell], selection: Selection, prepare: Callable[[Any], Any] | None) -> list[Outcome]:
     import torch
 
     from simgap.api.batch import Request, check_sums, estimates, measure_batch
@@ -118,7 +120,7 @@ def _batch(cells: Sequence[Cell], selection: Selection) -> list[Outcome]:
     check_device(device)
     check_files(cells)
     start, held = time.perf_counter(), reset_peak(device)
-    new = measure_batch([Request(cell.spec, cell.run, cell.recorded) for cell in cells], selection)
+    new = measure_batch([Request(cell.spec, cell.run, cell.recorded) for cell in cells], selection, prepare)
     known = ranges()
     sums = [one if c.earlier is None else Sums.from_plain(c.earlier, known).followed_by(one) for c, one in zip(cells, new, strict=True)]
     for cell, one in zip(cells, sums, strict=True):
