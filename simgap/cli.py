@@ -16,10 +16,12 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from simgap import __version__
 from simgap.checks import nearest, printable
 from simgap.help_texts import HELP
-from simgap.quantities import NULLS, READINGS, SITES, WEIGHT_KINDS
+from simgap.null_names import OF_LAYERS, TABLE
+from simgap.quantities import READINGS, SITES, WEIGHT_KINDS
 from simgap.specs import NESTED, LayerSpec, RunSpec
 
 CHOICES = {"--weights": WEIGHT_KINDS, "--sites": SITES, "--readings": READINGS}
+NULL = "what values are held against: " + "; ".join(f"{name}, {TABLE[name].chance}" for name in OF_LAYERS)
 # Those of simgap.sweeps.engines, which takes longer to load than a help text may.
 ENGINES = ("inprocess", "local", "dask")
 EXPLAINED_BY = {
@@ -122,9 +124,7 @@ def build_parser() -> Parser:
             command.add_argument(flag, nargs="+", choices=options, default=list(options), help="which to compute (default: all)")
         command.add_argument("--metrics", nargs="+", metavar="NAME", help="all quantities of these (weight_overlap, routing, ...)")
         command.add_argument("--quantities", nargs="+", metavar="TEXT", help='only these, such as "activation_mso mean output"')
-        command.add_argument(
-            "--null", choices=NULLS, default=NULLS[0], help="theory, or 16 to 199 untrained layers simulated (default: law)"
-        )
+        command.add_argument("--null", metavar="NAME", default="law", help=f"{NULL} (default: law)")
         if run is run_predict:
             command.add_argument("--hypotheses", action="store_true", help="say what each law rests on")
     _add_judge(commands)
@@ -179,6 +179,7 @@ def _add_sweep(commands: Any) -> None:
     command.add_argument(
         "--any-version", action="store_true", help="go on with what another version of simgap began, or a machine of other arithmetic"
     )
+    command.add_argument("--null", metavar="NAME", help=f"{NULL}; instead of what the file says")
     _add_flags(command, RunSpec, "run, instead of what the file says", defaults=False)
 
 
@@ -226,7 +227,7 @@ def _specs(options: argparse.Namespace) -> tuple[LayerSpec, RunSpec]:
 
 def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     """What to look at, as keyword arguments of measure and predict."""
-    return {name: getattr(options, name) for name in ("sites", "readings", "weights", "metrics", "quantities")}
+    return {name: getattr(options, name) for name in ("sites", "readings", "weights", "metrics", "quantities", "null")}
 
 
 def run_measure(options: argparse.Namespace) -> int:
@@ -239,12 +240,12 @@ def run_measure(options: argparse.Namespace) -> int:
     key = spec.key()
     quiet = options.json or not sys.stderr.isatty()
     measured = measure(spec, **run.to_dict(), **chosen, progress=not quiet)
-    predicted = predict(spec, tokens=run.tokens, trials=run.trials, **chosen, null=options.null)
+    predicted = predict(spec, tokens=run.tokens, trials=run.trials, **chosen)
     calibration = calibrate(measured, predicted)
     if spec.key() != key:
         raise ValueError(f"inputs.path: {spec.inputs.path!r} changed while it was read")
     if options.json:
-        described = {"spec": spec.to_dict() | {"key": key}, "run": run.to_dict()}
+        described = {"spec": spec.to_dict() | {"key": key}, "run": run.to_dict(), "null": options.null}
         beside = {"predicted": predicted.as_dict(), "calibration": calibration.as_dict()}
         beside["quantities"] = {str(q): row(value, predicted[q], calibration[q]) for q, value in measured.values.items()}
         say(json.dumps(described | measured.as_dict() | beside | {"sentence": sentence(measured, calibration)}, allow_nan=False))
@@ -258,9 +259,14 @@ def run_predict(options: argparse.Namespace) -> int:
     from simgap.api.predicted import predict
     from simgap.report.gap import prediction_table
 
-    predicted = predict(spec, tokens=run.tokens, trials=run.trials, **_chosen(options), null=options.null)
+    predicted = predict(spec, tokens=run.tokens, trials=run.trials, **_chosen(options))
     if options.json:
-        say(json.dumps({"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict()} | predicted.as_dict(), allow_nan=False))
+        say(
+            json.dumps(
+                {"spec": spec.to_dict() | {"key": spec.key()}, "run": run.to_dict(), "null": options.null} | predicted.as_dict(),
+                allow_nan=False,
+            )
+        )
         return 0
     say(prediction_table(predicted, options.hypotheses))
     return 0
@@ -299,7 +305,7 @@ def run_sweep(options: argparse.Namespace) -> int:
         check_engine(options.engine, options.workers, options.scheduler)
         given = {item.name: getattr(options, item.name) for item in fields(RunSpec) if getattr(options, item.name) is not None}
         options.progress = False if options.json else None
-        job = asked(options.file, options.out, options.resume, options.dry_run, given, options.progress)
+        job = asked(options.file, options.out, options.resume, options.dry_run, given, options.progress, options.null)
         if not options.json:
             # Before anything runs: whoever misses a cell may still stop.
             _aside(cell_lines("left out", job.cells.left_out))

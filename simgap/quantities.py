@@ -10,8 +10,6 @@ ROUTED, SHARED = "routed", "shared"
 WEIGHT_KINDS = ("up", "gate", "down", "all")
 READINGS = ("mean", "token", "all")
 SITES = ("pre", "hidden", "normed", "output")
-# What quantities are held against.
-NULLS = ("law", "simulated")
 
 
 class Quantity(NamedTuple):

@@ -1,7 +1,7 @@
 """The one shape that measured, predicted and calibrated quantities share, so that a table is three of them side by side."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -35,7 +35,7 @@ class Gap(Generic[V]):
     experts over their routed tokens), "token" (co-activated experts on a token), "all" (every pair of routed experts on every token); site:
     pre, hidden, normed, output. gap: activation "mean"/"output" minus weight "up"; ratio: of those means. shared holds the pairs of a
     routed with a shared expert in the same shape, None without shared experts. routing: load (share of each expert), idle experts and
-    dropped tokens, when measured.
+    dropped tokens, when measured. null: the name of what the values are held against.
     """
 
     spec: LayerSpec
@@ -43,6 +43,7 @@ class Gap(Generic[V]):
     values: Mapping[Quantity, V]
     routing: dict[str, Any] = field(default_factory=dict)
     side: str = ROUTED
+    null: str = "law"
 
     def __getitem__(self, name: str | Quantity) -> V:
         """The value of a quantity, or of its text. Raises ValueError for one that is not here."""
@@ -76,7 +77,7 @@ class Gap(Generic[V]):
     @cached_property
     def shared(self) -> "Gap[V] | None":
         values = {q: value for q, value in self.values.items() if q.side == SHARED}
-        return Gap(self.spec, self.run, values, side=SHARED) if values and self.side == ROUTED else None
+        return Gap(self.spec, self.run, values, side=SHARED, null=self.null) if values and self.side == ROUTED else None
 
     def items(self) -> Iterator[tuple[tuple[str, ...], V]]:
         """Every quantity with its names, such as ("activation_mso", "mean", "output"); shared pairs not included."""
@@ -88,7 +89,7 @@ class Gap(Generic[V]):
         if missing:
             raise ValueError(f"the two gaps hold different quantities: one lacks {', '.join(missing[:3])}")
         values = {quantity: function(quantity, value, other.values[quantity]) for quantity, value in self.values.items()}
-        return Gap(self.spec, self.run, values, self.routing, self.side)
+        return replace(self, values=values)
 
     def __str__(self) -> str:
         """A table; of measured values beside their nulls, as the command prints it."""

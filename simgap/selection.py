@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simgap.checks import choice, nearest
-from simgap.quantities import NULLS, READINGS, ROUTED, SHARED, SITES, WEIGHT_KINDS, Quantity, chosen_names
+from simgap.checks import nearest
+from simgap.null_names import check_null_of_layer
+from simgap.quantities import READINGS, ROUTED, SHARED, SITES, WEIGHT_KINDS, Quantity, chosen_names
 from simgap.sources import Needs
 from simgap.specs import LayerSpec
 
@@ -103,13 +104,13 @@ def select(
     sites: Sequence[str] | str = SITES,
     readings: Sequence[str] | str = READINGS,
     weights: Sequence[str] | str = WEIGHT_KINDS,
-    null: str = NULLS[0],
+    null: str = "law",
 ) -> Selection:
     """The quantities that are asked for, and what they are held against.
 
     quantities: their texts, such as "weight_mso up", or how texts begin: "activation_mso mean" is that reading at every site. Without them,
     all of the named metrics (by default those that a Gap has always had) at these sites, in these readings and of these matrices. null:
-    "law", what theory gives, or "simulated", what untrained layers of the same spec give.
+    "law", what theory gives, "simulated", what untrained layers of the same spec give, or "isotropic", what a round space gives.
 
     Raises ValueError for a name that does not exist (the nearest is suggested), and for both quantities and metrics.
     """
@@ -119,7 +120,7 @@ def select(
         every if names is every else chosen_names(argument, names, every)
         for argument, names, every in (("sites", sites, SITES), ("readings", readings, READINGS), ("weights", weights, WEIGHT_KINDS))
     )
-    choice("null", null, NULLS)
+    check_null_of_layer(null)
     if quantities is not None:
         if metrics is not None:
             raise ValueError("metrics, quantities: expected one of the two, got both")

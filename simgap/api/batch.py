@@ -152,7 +152,7 @@ def gathered(spec: LayerSpec, run: RunSpec, sums: Sums, selection: Selection = D
     """What `measure` returns, from the sums of all trials of a run, such as `check_sums` lets through."""
     (known,) = estimates([sums])
     values = {quantity: estimate_of(spec, known, quantity) for quantity in selection.sides(spec)}
-    return Gap(spec, run, values, _routing(run, sums))
+    return Gap(spec, run, values, _routing(run, sums), null=selection.null)
 
 
 def check_sums(spec: LayerSpec, run: RunSpec, sums: Sums) -> None:

@@ -88,14 +88,19 @@ class Comparison(NamedTuple):
         return {name: getattr(self, name) for name in names} | ({"why": self.why} if self.why else {})
 
 
-def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction] | None = None) -> Gap[Comparison]:
+def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction] | None = None, *, null: str | None = None) -> Gap[Comparison]:
     """Each measured quantity against its prediction, by default that of `predict`: excess, z, p, effective dimension.
+
+    null: its name, by default the one that `measure` was given.
 
     Raises ValueError where the two are not of the same layer, or the same numbers of tokens and trials.
     """
     if any(isinstance(value, Comparison) for value in measured.values.values()):
         raise ValueError("measured: expected what `measure` gives, got comparisons, which have their nulls already")
-    predicted = nulls_of(measured) if predicted is None else predicted
+    if predicted is not None and null not in (None, predicted.null):
+        raise ValueError(f"null: expected {predicted.null!r}, the null of these predictions, or none, got {null!r}")
+    if predicted is None:
+        predicted = nulls_of(measured if null is None else replace(measured, null=null))
     if measured.spec != predicted.spec:
         raise ValueError("measured, predicted: expected gaps of one spec, got two different ones")
     for name in ("tokens", "trials"):
@@ -108,13 +113,13 @@ def calibrate(measured: Gap[Estimate], predicted: Gap[Prediction] | None = None)
         return Asked(mine, null, is_overlap(quantity), measured.spec.n_experts if quantity.side == ROUTED else 0)
 
     asked = measured.combine(predicted, question)
-    return replace(asked, values=dict(zip(asked.values, compare_all(list(asked.values.values())), strict=True)))
+    return replace(asked, null=predicted.null, values=dict(zip(asked.values, compare_all(list(asked.values.values())), strict=True)))
 
 
 def nulls_of(measured: Gap[Estimate]) -> Gap[Prediction]:
     """The predictions of the quantities that were measured, for as many tokens and trials."""
     asked = [str(quantity.on(ROUTED)) for quantity in measured.values]
-    return predict(measured.spec, tokens=measured.run.tokens, trials=measured.run.trials, quantities=asked)
+    return predict(measured.spec, tokens=measured.run.tokens, trials=measured.run.trials, quantities=asked, null=measured.null)
 
 
 class Asked(NamedTuple):

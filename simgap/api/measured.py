@@ -31,6 +31,7 @@ def measure(
     weights: Sequence[str] = WEIGHT_KINDS,
     metrics: Sequence[str] | str | None = None,
     quantities: Sequence[str] | str | None = None,
+    null: str = "law",
     prepare: Callable[[Weights], Weights] | None = None,
     progress: Callable[[float], object] | bool = False,
 ) -> Gap[Estimate]:
@@ -38,7 +39,8 @@ def measure(
 
     metrics: names of files in `simgap.metrics`, whose quantities are measured at these sites, in these readings and of these weights; by
     default those of overlaps and the gap. "routing" and "cka" are there too. quantities: texts in their place, such as "weight_mso up",
-    "activation_mso mean" (at every site) or "gap".
+    "activation_mso mean" (at every site) or "gap". null: the name of what the result is held against where it is printed, calibrated or
+    framed, as of `predict`; no measured value depends on it.
 
     Trials are the sample: each mean is over trials, and sem says how far another set of layers and tokens would move it. prepare takes the
     drawn Weights of a group of trials and returns those to use (weights of other trials must not enter, or the memory budget would).
@@ -60,7 +62,7 @@ def measure(
     if prepare is not None and not callable(prepare):
         raise ValueError(f"prepare: expected a function of the weights, got {type(prepare).__name__}")
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
-    selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights)
+    selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights, null=null)
     with nullcontext(progress or None) if callable(progress) or not progress else _bar(run.trials) as tell:
         (sums,) = sums_of([Request(spec, run)], selection, prepare, tell)
     return gathered(spec, run, sums, selection)

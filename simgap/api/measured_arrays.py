@@ -19,7 +19,8 @@ from simgap.api.other_token import labels_of
 from simgap.api.routed_vectors import RoutedVectors
 from simgap.api.scales import squarable, summable
 from simgap.checks import choice, format_bytes, whole_number
-from simgap.nulls import NULLS_OF_ARRAYS, nulls_of_arrays
+from simgap.null_names import check_null_of_arrays
+from simgap.nulls import nulls_of_arrays
 from simgap.nulls.other_token import NO_LABELS, Labels
 from simgap.observe import observe
 from simgap.overlaps.rectified import one_signed_tokens
@@ -34,6 +35,8 @@ from simgap.threads import pool
 
 # Experts that an index may stand for where nothing says how many there are, since a mark for none, such as 65535, is no expert; and at all.
 MOST_EXPERTS, MOST_COUNTED = 4096, 1 << 31
+# Nulls that are drawn.
+DRAWN = ("permuted", "random_groups", "renumbered")
 ROLES = WEIGHT_KINDS[:-1]
 
 
@@ -63,20 +66,19 @@ def measure_arrays(
 
     null: "law", the null that each metric has for arrays: signs for overlaps (law T0), balanced choices for routing, no law for cka.
     "isotropic": overlaps in a round space, spread by the sizes of their entries (law T6). "separable": those of weights, beside matrices
-    whose rows and columns have the second moments that these have (law T9).
-    "signs": law T0 alone. "other_token": the same pairs of experts on other tokens of like size, of other documents and the same stratum
-    (law T3); documents, strata: (...) whole numbers, which each token is of. "permuted": the vectors of each expert put on other tokens of
-    its own, `draws` times: what is left of a value is not of the tokens. "random_groups": all vectors dealt to the experts anew: what is
-    left is not of the experts. No p is smaller than 2/(draws + 1). draws: at least 2; 0 for 20 to 99, as many as are cheap. "renumbered":
-    each expert's hidden units in any order (law T8): of weights, and no law for the rest. A layer is one trial, so that no value has an
-    error of its own; z is in units of the null's spread, p two-sided. The spec of the Gap holds the sizes of the layer; nothing else of it
-    is known.
+    whose rows and columns have the second moments that these have (law T9). "signs": law T0 alone. "other_token": the same pairs of experts
+    on other tokens of like size, of other documents and the same stratum (law T3); documents, strata: (...) whole numbers, which each token
+    is of. "permuted": the vectors of each expert put on other tokens of its own, `draws` times: what is left of a value is not of the
+    tokens. "random_groups": all vectors dealt to the experts anew: what is left is not of the experts. No p is smaller than 2/(draws + 1).
+    draws: at least 2; 0 for 20 to 99, as many as are cheap. "renumbered": each expert's hidden units in any order (law T8), of weights;
+    with draws=, by so many orders in place of the law. A layer is one trial, so that no value has an error of its own; z is in units of the
+    null's spread, p two-sided. The spec of the Gap holds the sizes of the layer; nothing else of it is known.
 
     Raises ValueError for shapes that do not fit, values that are not finite, names that do not exist, and quantities that such arrays have
     not got.
     """
     choice("site", site, SITES)
-    choice("null", null, NULLS_OF_ARRAYS)
+    check_null_of_arrays(null)
     count = _count_of_draws(draws, null)
     source = _source(vectors, routing, weights, site, mask, n_experts, documents, strata)
     if null != "other_token" and source.labels is not NO_LABELS:
@@ -91,7 +93,7 @@ def measure_arrays(
         nulls = nulls_of_arrays(source, selection, null, work, count)
     for name, value in (("vectors", vectors), *((f"weights {role}", matrix) for role, matrix in (weights or {}).items())):
         refuse_truncated(name, value)
-    return calibrate(replace(measured, routing=measured.routing if source.tokens else {}), Gap(source.spec, run, nulls))
+    return calibrate(replace(measured, routing=measured.routing if source.tokens else {}), Gap(source.spec, run, nulls, null=null))
 
 
 def _source(
@@ -144,8 +146,8 @@ def _count_of_draws(draws: Any, null: str) -> int:
     count = whole_number("draws", draws, 0, "0: as many as are cheap")
     if count == 1:
         raise ValueError("draws: expected at least 2 permutations, of which there is a spread, or 0, got 1")
-    if count and null not in ("permuted", "random_groups"):
-        raise ValueError(f"draws: expected null='permuted' or 'random_groups', of which they are the permutations, got null={null!r}")
+    if count and null not in DRAWN:
+        raise ValueError(f"draws: expected null= one of {', '.join(DRAWN)}, of which they are the permutations, got null={null!r}")
     return count
 
 

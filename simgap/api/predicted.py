@@ -30,8 +30,10 @@ def predict(
     bias); in a space that is not round (`SpaceSpec`) exact by T5 or T1 where weights are isotropic but for its sizes. Where a law's
     hypotheses fail (upcycled experts, ...) the prediction is None and says why. Nulls of routing and CKA are simulated, which takes
     seconds. metrics, quantities: as of `measure`. null="simulated": of every quantity what 16 to 199 untrained layers of the same spec
-    give, the more the smaller they are, on seeds of their own; p is then that of the trials among those layers (`exchange_p`). Raises
-    ValueError for a name that does not exist.
+    give, the more the smaller they are, on seeds of their own; p is then that of the trials among those layers (`exchange_p`).
+    null="isotropic": overlaps in a round space (N1 to N4, A7, T7B), whatever the space of the spec; none for vectors that share a mean.
+
+    Raises ValueError for a name that does not exist, and for a null that is for given arrays.
     """
     selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights, null=null)
     return predicted(spec, RunSpec(tokens=tokens, trials=trials), selection)
@@ -39,7 +41,8 @@ def predict(
 
 def predicted(spec: LayerSpec, run: RunSpec, selection: Selection) -> Gap[Prediction]:
     """`predict` of what is selected."""
-    return Gap(spec, run, {quantity: null_by_name(spec, run, quantity, selection) for quantity in selection.sides(spec)})
+    values = {quantity: null_by_name(spec, run, quantity, selection) for quantity in selection.sides(spec)}
+    return Gap(spec, run, values, null=selection.null)
 
 
 def predicted_alike(spec: LayerSpec, selection: Selection) -> tuple[Hashable, ...]:

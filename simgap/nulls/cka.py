@@ -6,8 +6,8 @@ Two random experts on the same tokens share those tokens' geometry and are far f
 from typing import Any
 
 from simgap.metrics.cka import KINDS, QUANTITIES
+from simgap.nulls import simulated
 from simgap.nulls.prediction import Prediction
-from simgap.nulls.simulated import of_untrained
 from simgap.quantities import Quantity
 from simgap.specs import LayerSpec, RunSpec
 
@@ -18,7 +18,7 @@ WHOLE_SPEC = True
 def null(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
     if quantity not in QUANTITIES:
         return Prediction.missing(f"no law: none is written for {quantity}")
-    return of_untrained(spec, run, quantity, tuple(quantity._replace(metric=kind) for kind in KINDS))
+    return simulated.of_layer(spec, run, quantity, tuple(quantity._replace(metric=kind) for kind in KINDS))
 
 
 def of_arrays(source: Any, quantity: Quantity, work: Any) -> Prediction:

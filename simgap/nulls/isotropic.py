@@ -1,6 +1,7 @@
-"""A user's own overlaps beside those of a round space: mean 1/width (laws N1, N2, N4), spread by the sizes of their entries (law T6)."""
+"""Overlaps beside those of a round space: mean 1/width (laws N1, N2, N4), a user's own spread by the sizes of their entries (law T6)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,34 @@ import numpy as np
 from simgap.nulls.prediction import Prediction
 from simgap.quantities import Quantity
 from simgap.sources import Work
-from simgap.theory import centred_means
+from simgap.specs import LayerSpec, RunSpec, SpaceSpec
+from simgap.theory import centred_means, gap_law, layernorm_null, output_null, weight_null
 from simgap.theory import exchangeable_spread as spread
 
 SUPPOSES = "independent experts in a round space"
 # Laws of orders alone need four places.
 LEAST_CENTRED = 4
+# What is held against a round space, and the laws of it: others are of vectors that share a mean.
+METRICS = ("weight_mso", "activation_mso", "gap", "ratio", "centred_mso")
+LAWS = (weight_null.ID, output_null.ID, layernorm_null.ID, "A7", gap_law.ID, centred_means.DIRECTIONS_ID)
+SHARED_MEAN = "null = isotropic: these vectors share a mean, and no round space has such; null='law' has theirs"
 
 
-def isotropic(source: Any, observed: tuple[Quantity, ...], work: Work) -> dict[Quantity, Prediction]:
+def of_layer(spec: LayerSpec, run: RunSpec, quantity: Quantity, observed: tuple[Quantity, ...]) -> Prediction:
+    """The null of one quantity of a simulated layer, as if no direction were larger than another and experts shared nothing: laws N1 to N4,
+    A7 and T7B."""
+    from simgap.nulls import null_of
+
+    if quantity.metric not in METRICS:
+        return Prediction.missing("null = isotropic: of overlaps alone")
+    alone = "kaiming_normal" if spec.init == "upcycled" else spec.init
+    found = null_of(replace(spec, space=SpaceSpec(), init=alone), run, quantity)
+    if found.mean is not None and found.law not in LAWS:
+        return Prediction.missing(SHARED_MEAN)
+    return replace(found, supposes=SUPPOSES)
+
+
+def isotropic(source: Any, observed: tuple[Quantity, ...], work: Work, draws: int = 0) -> dict[Quantity, Prediction]:
     """The null of each overlap of weights, means and tokens, and of centred means, among the observed quantities."""
     of = {"weight_mso": _of_weights, "mean": _of_means, "token": _of_tokens, "centred_mso": _of_centred}
     asked = {q: of.get(q.reading if q.metric == "activation_mso" else q.metric) for q in observed}

@@ -78,7 +78,7 @@ def of_gains(found: Any, labels: Labels) -> Prediction:
     return Prediction(mean, sd, "measured", "measured", ID, hypotheses, error=None, skew=skew, supposes=labels.supposes)
 
 
-def other_token(source: Any, observed: tuple[Quantity, ...], work: Work) -> dict[Quantity, Prediction]:
+def other_token(source: Any, observed: tuple[Quantity, ...], work: Work, draws: int = 0) -> dict[Quantity, Prediction]:
     """The null of each overlap of vectors on a token among the observed quantities."""
     asked = [q for q in observed if q.metric == "activation_mso" and q.reading == "token"]
     if not asked:

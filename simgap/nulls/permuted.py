@@ -27,7 +27,17 @@ KINDS = {
 }
 
 
-def drawn_anew(source: Any, observed: tuple[Quantity, ...], work: Work, kind: str, draws: int = 0) -> dict[Quantity, Prediction]:
+def permuted(source: Any, observed: tuple[Quantity, ...], work: Work, draws: int = 0) -> dict[Quantity, Prediction]:
+    """The null of every observed quantity, by `draws` permutations."""
+    return _drawn_anew(source, observed, work, "permuted", draws)
+
+
+def random_groups(source: Any, observed: tuple[Quantity, ...], work: Work, draws: int = 0) -> dict[Quantity, Prediction]:
+    """The same of vectors dealt to experts anew."""
+    return _drawn_anew(source, observed, work, "random_groups", draws)
+
+
+def _drawn_anew(source: Any, observed: tuple[Quantity, ...], work: Work, kind: str, draws: int) -> dict[Quantity, Prediction]:
     """What is observed of each draw, its mean and spread. kind: one of KINDS. draws: how often, at least 2; 0 for as often as is cheap."""
     numbers = 0 if source.vectors is None else math.prod(source.vectors.shape)
     count = draws or draws_of_size(numbers, source.spec.n_experts, LEAST_DRAWS, MOST_DRAWS)

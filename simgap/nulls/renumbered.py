@@ -10,12 +10,11 @@ from jaxtyping import Float
 
 from simgap.nulls.prediction import Prediction
 from simgap.quantities import Quantity
-from simgap.theory import renumbered
+from simgap.theory import renumbered as laws
 from simgap.theory.sign_flips import upper_p
 
 SUPPOSES = "hidden units in any order (no common ancestor)"
-NO_LAW = "null = renumbered: no law: other orders of the hidden units are a null of weights"
-DRAW = "weight_mso(units=, draws=) draws orders instead"
+DRAW = "draws= draws orders instead"
 # A spread of a cosine below this is round-off: no order changes anything.
 ROUND_OFF = 1e-12
 # A p that asks for an explanation.
@@ -37,9 +36,9 @@ class Renumbered:
     @cached_property
     def moments(self) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:
         """Mean and standard deviation of each pair's cosine over all orders, exactly."""
-        mean, _ = renumbered.sum_moments(0, 0, 0, self.sums.totals, self.sums.units)
+        mean, _ = laws.sum_moments(0, 0, 0, self.sums.totals, self.sums.units)
         # Units less their mean have the same spread, and sum to 0.
-        _, variance = renumbered.sum_moments(self.sums.traces, 0, 0, 0, self.sums.units)
+        _, variance = laws.sum_moments(self.sums.traces, 0, 0, 0, self.sums.units)
         sd = np.sqrt(np.maximum(variance, 0.0))
         return mean, np.where(sd > ROUND_OFF, sd, 0.0)
 
@@ -47,12 +46,12 @@ class Renumbered:
     def nulls(self) -> Float[np.ndarray, " pairs"]:
         """Mean overlap of each pair over all orders, exactly."""
         mean, sd = self.moments
-        return renumbered.mean_overlap(mean, sd**2, 1)
+        return laws.mean_overlap(mean, sd**2, 1)
 
     @property
     def kurtosis(self) -> Float[np.ndarray, " pairs"]:
         """Of each pair's cosine, above the normal law's, to leading order."""
-        return renumbered.excess_kurtosis(self.sums.spreads[0], self.sums.spreads[1], self.sums.units)
+        return laws.excess_kurtosis(self.sums.spreads[0], self.sums.spreads[1], self.sums.units)
 
     @property
     def pair_p(self) -> Float[np.ndarray, " pairs"]:
@@ -63,15 +62,15 @@ class Renumbered:
         mean, sd = self.moments
         scale, side = np.where(sd > 0, sd, np.inf), np.where(self.sums.cosines < 0, -1, 1)
         above = side * (self.sums.cosines - mean) / scale
-        p = renumbered.pair_p(self.overlaps, mean, sd), renumbered.meeting_p(above, self.sums.largest / scale, self.sums.units)
-        return np.maximum(np.maximum(*p), renumbered.least_p(self.sums.units, 2))
+        p = laws.pair_p(self.overlaps, mean, sd), laws.meeting_p(above, self.sums.largest / scale, self.sums.units)
+        return np.maximum(np.maximum(*p), laws.least_p(self.sums.units, 2))
 
     @cached_property
     def cumulants(self) -> tuple[float, float, float]:
         """Mean, exactly, variance and third cumulant of the mean overlap over all pairs, for normal cosines; where orders were drawn, the
         variance is theirs. Pairs are independent two by two; what three add around a triangle is little (`triangle_moment`)."""
         mean, sd = self.moments
-        first, second, third = (float(each.sum()) for each in renumbered.overlap_cumulants(mean, sd**2))
+        first, second, third = (float(each.sum()) for each in laws.overlap_cumulants(mean, sd**2))
         drawn, pairs = self.sums.drawn, len(mean)
         variance = second / pairs**2 if drawn is None or len(drawn) < 2 else float(drawn.var(ddof=1))
         return first / pairs, variance, third / pairs**3
@@ -82,12 +81,12 @@ class Renumbered:
             # Equal up to round-off counts as equal.
             return (1 + int((self.sums.drawn >= overlap * (1 - 1e-9)).sum())) / (1 + len(self.sums.drawn))
         approximate = self.pair_p[0] if len(self.overlaps) == 1 else self._approximate_p(overlap)
-        return max(float(approximate), renumbered.least_p(self.sums.units, len(self.sums.experts)))
+        return max(float(approximate), laws.least_p(self.sums.units, len(self.sums.experts)))
 
     def _approximate_p(self, overlap: float) -> float:
         """From three cumulants, but not below what the pairs that exceed their null most give by themselves, times that of the rest."""
         mean, sd = self.moments
-        cumulants = np.stack(renumbered.overlap_cumulants(mean, sd**2))
+        cumulants = np.stack(laws.overlap_cumulants(mean, sd**2))
         least = ROUND_OFF * float(cumulants[1].sum())
         first = np.argsort(self.nulls - self.overlaps)[:MOST_ALONE]
         own = np.concatenate([[0.0], np.cumsum(np.log(self.pair_p[first]))])
@@ -100,27 +99,31 @@ class Renumbered:
     def dominated(self) -> bool:
         """Whether few large units rule the spread, so that an approximate p is not to be relied on: pairs count by their variance."""
         weights = self.moments[1] ** 4
-        return float(weights @ self.kurtosis) > renumbered.MOST_KURTOSIS * float(weights.sum())
+        return float(weights @ self.kurtosis) > laws.MOST_KURTOSIS * float(weights.sum())
 
 
-def of_weights(source: Any, asked: tuple[Quantity, ...], work: Any) -> dict[Quantity, Prediction]:
-    """The null of each quantity of a user's weights, and why the others have none."""
-    return {q: _of(source.weights.by_unit(q.site), work) if q.metric == "weight_mso" else Prediction.missing(NO_LAW) for q in asked}
+def renumbered(source: Any, observed: tuple[Quantity, ...], work: Any, draws: int = 0) -> dict[Quantity, Prediction]:
+    """The null of each overlap of weights among the observed quantities. draws: orders to draw; 0 for the law alone."""
+    return {q: _of(source.weights.by_unit(q.site), work, draws) for q in observed if q.metric == "weight_mso"}
 
 
-def _of(parts: Any, work: Any) -> Prediction:
+def _of(parts: Any, work: Any, draws: int) -> Prediction:
     from simgap.overlaps import order_sums
 
     if parts[0].shape[1] < 2:
         return Prediction.missing("null = renumbered: one hidden unit has no other order")
-    found = Renumbered(order_sums(parts, task_map=work.task_map))
+    found = Renumbered(order_sums(parts, draws, work.task_map))
     if not len(found.overlaps):
         return Prediction.missing("fewer than 2 experts have a non-zero vector")
     mean, variance, third = found.cumulants
+    if found.sums.drawn is not None:
+        hypotheses = (*laws.HYPOTHESES, f"{draws} orders drawn")
+        sd = variance**0.5
+        return Prediction(mean, sd, "exact", "simulated", laws.ID, hypotheses, supposes=SUPPOSES, draws=found.sums.drawn)
     overlap = float(found.overlaps.mean())
     # Small by the cumulants alone, and not where few units may meet by chance.
     if found.dominated or upper_p(overlap, *found.cumulants) < SMALL < found.p(overlap):
         why = f"few units rule the spread, which no law knows; {DRAW}"
-        return Prediction(mean, None, "exact", None, renumbered.ID, (*renumbered.HYPOTHESES, why), supposes=SUPPOSES)
+        return Prediction(mean, None, "exact", None, laws.ID, (*laws.HYPOTHESES, why), supposes=SUPPOSES)
     skew = third / variance**1.5 if variance > 0 else None
-    return Prediction(mean, variance**0.5, "exact", "leading", renumbered.ID, renumbered.HYPOTHESES, skew=skew, supposes=SUPPOSES)
+    return Prediction(mean, variance**0.5, "exact", "leading", laws.ID, laws.HYPOTHESES, skew=skew, supposes=SUPPOSES)

@@ -13,7 +13,7 @@ from simgap.theory import separable as laws
 SUPPOSES = "independent matrices with second moments of rows and columns like these"
 
 
-def separable(source: Any, observed: tuple[Quantity, ...], work: Work) -> dict[Quantity, Prediction]:
+def separable(source: Any, observed: tuple[Quantity, ...], work: Work, draws: int = 0) -> dict[Quantity, Prediction]:
     """The null of each overlap of weights among the observed quantities."""
     return {quantity: _of_weights(source, quantity, work) for quantity in observed if quantity.metric == "weight_mso"}
 

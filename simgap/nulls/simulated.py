@@ -20,7 +20,7 @@ LEAST_LAYERS, MOST_LAYERS, MOST_NUMBERS = 16, 199, 1 << 28
 HYPOTHESIS = "experts independent and untrained; the tokens and the router those of the spec"
 
 
-def of_untrained(spec: LayerSpec, run: RunSpec, quantity: Quantity, observed: tuple[Quantity, ...]) -> Prediction:
+def of_layer(spec: LayerSpec, run: RunSpec, quantity: Quantity, observed: tuple[Quantity, ...]) -> Prediction:
     """The null of one quantity, from layers in which all of `observed` is looked at at once."""
     metric = metrics()[metric_of()[quantity.on(ROUTED)]]
     if hasattr(metric, "missing") and (why := metric.missing(spec, quantity)):

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from simgap.api.calibration import Comparison, calibrate, nulls_of, row, sentence
 from simgap.notebook import table
+from simgap.null_names import TABLE
 from simgap.nulls import Prediction
 from simgap.quantities import Quantity
 from simgap.results import Gap
@@ -76,7 +77,7 @@ def gap_table(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
             missing.setdefault(null.why, []).append(name)
         if value.dropped:
             notes.append(f"{name}: {value.dropped} pairs left out ({value.dropped_at})")
-    notes += _routing(measured)
+    notes += _named(measured) + _routing(measured)
     said = [sentence(measured, calibration)] if "output" in measured.activation_mso.get("mean", {}) else []
     return Shown(rows, [*notes, *_reasons(missing), *said])
 
@@ -94,7 +95,12 @@ def prediction_table(predicted: Gap[Prediction], hypotheses: bool = False) -> Sh
         rows.append((_name(quantity), number(value.mean), number(value.sd), value.kind or "-", value.order or "-", value.law or "-"))
         laws.setdefault(value.law or "-", {}).update(dict.fromkeys(value.hypotheses))
     stated = [f"{law} holds where: {'; '.join(of_law)}" for law, of_law in laws.items() if hypotheses]
-    return Shown(rows, [*stated, *_reasons(missing)])
+    return Shown(rows, [*stated, *_named(predicted), *_reasons(missing)])
+
+
+def _named(gap: Gap) -> list[str]:
+    """The null, where it was chosen by name."""
+    return [] if gap.null == "law" else [f"null {gap.null}: {TABLE[gap.null].chance}"]
 
 
 def _routing(gap: Gap) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from simgap.selection import Selection
+from simgap.selection import Selection, select
 from simgap.specs import RunSpec
 from simgap.stats import normal_score
 from simgap.sweeps.cells import Cells, LeftOut
@@ -51,25 +51,38 @@ class Job:
         return f"{done:,} of {len(self.cells):,} cells done" + f" and {fewer:,} with fewer trials" * bool(fewer)
 
 
-def asked(file: str | None, out: str, resume: bool, dry_run: bool, given: Mapping[str, Any], progress: bool | None = None) -> Job:
-    """The job of a sweep file, or, without one, the one that the folder holds; `given` replaces what either says of the run.
+def asked(
+    file: str | None,
+    out: str,
+    resume: bool,
+    dry_run: bool,
+    given: Mapping[str, Any],
+    progress: bool | None = None,
+    null: str | None = None,
+) -> Job:
+    """The job of a sweep file, or, without one, the one that the folder holds; `given` replaces what either says of the run, `null` the
+    name of the null.
 
     Raises ValueError where there is neither, and for a folder that holds a sweep unless it is to be resumed or only looked at.
     """
     folder = folder_of(out)
+
+    def selected(selection: Selection) -> Selection:
+        return selection if null is None else select(selection.texts, null=null)
+
     begun = (folder / MANIFEST).exists()
     if not resume and not dry_run and holds_results(folder):
         raise ValueError(f"out: {out!r} holds a sweep; --resume goes on with it")
     if file is not None:
         found = read_file(file, progress)
-        return Job(found.cells, RunSpec(**{**found.run, **given}), found.selection, folder)
+        return Job(found.cells, RunSpec(**{**found.run, **given}), selected(found.selection), folder)
     if not (resume and begun):
         way = f"{out!r} holds no sweep to go on with" if resume else "with --resume it may be left out"
         raise ValueError(f"FILE.toml: expected a sweep file; {way}")
     store = read_store(folder)
     store.cells.check_keys()
     trials = max(store.run.trials, int(store.trials.max(initial=0)))
-    return Job(store.cells, replace(store.run, **{"trials": trials, **given}), store.selection, folder)
+    return Job(store.cells, replace(store.run, **{"trials": trials, **given}), selected(store.selection), folder)
 
 
 class Forecast(NamedTuple):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from simgap.checks import choice, format_bytes, nearest, shown
-from simgap.quantities import NULLS
 from simgap.selection import Selection, select
 from simgap.specs import LayerSpec, RunSpec, field_names
 from simgap.sweeps.cells import MOST_CELLS, Cells, united
@@ -56,13 +55,13 @@ def read_file(path: str | Path, progress: bool | None = None) -> SweepFile:
     """The sweep that a TOML file describes.
 
     At the top: fields of RunSpec (tokens, trials, seed, device, dtype, memory), quantities = [their texts] or metrics = [names of metrics],
-    null = "law" or "simulated", max_parameters = a number; larger cells are left out by name. [layer]: fields of the base layer.
-    [[design]], one or more, whose cells are united: kind = "grid", "zip", "one_at_a_time", "random" or "sobol" (these two with n, and
-    seed), where = ["top_k <= n_experts", ...], all of which must hold, [design.layer]: fields of the base that differ here, and
+    null = "law", "simulated" or "isotropic", max_parameters = a number; larger cells are left out by name. [layer]: fields of the base
+    layer. [[design]], one or more, whose cells are united: kind = "grid", "zip", "one_at_a_time", "random" or "sobol" (these two with n,
+    and seed), where = ["top_k <= n_experts", ...], all of which must hold, [design.layer]: fields of the base that differ here, and
     [design.axes]: to a field a value, a list of values, {times = 4, plus = 0, of = "d_model"} for one that follows from another, or for
     random and sobol {low = 2, high = 256, log = true}. "router" is its kind; "router.temperature" in quotes, or a table router.kind,
-    router.temperature, gives the rest. A path of inputs is relative to the working directory, not to the file. progress: a line of it
-    where building the cells takes long, by default on a terminal.
+    router.temperature, gives the rest. A path of inputs is relative to the working directory, not to the file. progress: a line of it where
+    building the cells takes long, by default on a terminal.
 
     Raises ValueError, one line that names the file, the table and the key, for whatever is not of that form: also for more than 256 KiB and
     for more than ten million cells, which are refused before they are enumerated.
@@ -73,7 +72,7 @@ def read_file(path: str | Path, progress: bool | None = None) -> SweepFile:
         run = {name: table[name] for name in field_names(RunSpec) if name in table}
         RunSpec(**run)
         chosen = {name: _texts(name, table[name], "names") for name in ("quantities", "metrics") if name in table}
-        selection = select(**chosen, null=table.get("null", NULLS[0]))
+        selection = select(**chosen, null=table.get("null", "law"))
         with _within("[layer]"):
             base = _layer(LayerSpec(), table.get("layer", {}))
         cells = _united(base, table.get("design"), progress)

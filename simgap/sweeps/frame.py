@@ -23,7 +23,7 @@ VALUES = (
 OF_CELL = ("trials", "seed", "idle_experts", "dropped_tokens")
 # What another run of the same cells need not repeat: everything else is the same to the bit.
 COSTS = ("seconds", "peak_memory", "batch", "device", "host")
-TEXTS = ("quantity", "predicted_kind", "predicted_sd_kind", "law", "z_unit", "why", "device", "host", "cell", "dtype")
+TEXTS = ("quantity", "predicted_kind", "predicted_sd_kind", "law", "z_unit", "why", "device", "host", "cell", "dtype", "null")
 WHOLE = ("n", "pairs", "dropped", "trials", "seed", "idle_experts", "dropped_tokens", "batch", "tokens", "parameters")
 
 
@@ -81,6 +81,7 @@ def frame(store: Store, spec: str = "all") -> "DataFrame":
     data = {name: _series(name, values) for name, values in columns.items()}
     data |= {_short(name): _series(name, values).take(repeats).reset_index(drop=True) for name, values in cells.items()}
     data |= {name: _series(name, [getattr(store.run, name)] * len(repeats)) for name in ("tokens", "dtype")}
+    data["null"] = _series("null", [store.selection.null] * len(repeats))
     first = ("cell", *(_short(name) for name in store.cells.names), "parameters", "quantity", *VALUES)
     common = {_short(name) for name in NAMES if name not in store.cells.names} if spec == "varying" else ()
     return pd.DataFrame({name: data[name] for name in dict.fromkeys((*first, *OF_CELL, *COSTS, *data)) if name not in common})

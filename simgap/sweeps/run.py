@@ -99,11 +99,11 @@ def sweep(
     library versions. Each cell has a seed of its own, made of `seed` and the layer (column "seed" of the frame), so that cells are
     independent; measure(spec, seed=that seed) with the same tokens and trials repeats it.
 
-    quantities: their texts ("weight_mso up", "activation_mso mean", "gap"); or metrics: all that these metrics give. null: "law" or
-    "simulated", as of `predict`; a sweep goes on with the null that it was begun with. prepare: as of `measure`, the same for all cells: a
-    function of a module, or a frozen dataclass such as `simgap.training.RegulariseGram`. Seeds and predictions stay those of the layers as
-    drawn. The folder knows it by its name: a function that changed asks for another folder. engine: "inprocess", "local" (as many
-    processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor: a pool of
+    quantities: their texts ("weight_mso up", "activation_mso mean", "gap"); or metrics: all that these metrics give. null: "law",
+    "simulated" or "isotropic", as of `predict`; a sweep goes on with the null that it was begun with. prepare: as of `measure`, the same
+    for all cells: a function of a module, or a frozen dataclass such as `simgap.training.RegulariseGram`. Seeds and predictions stay those
+    of the layers as drawn. The folder knows it by its name: a function that changed asks for another folder. engine: "inprocess", "local"
+    (as many processes as `workers`, by default one to a core, or to a card), "dask" (the cluster at `scheduler`), or an Executor: a pool of
     processes with mp_context=multiprocessing.get_context("spawn"), since torch's threads do not survive a fork, or that of a Dask client,
     client.get_executor(). None is local processes where the cells are worth starting them, on a CPU, and this process otherwise, or where
     `prepare` is a function of a script or a notebook, which other processes may not load. memory: the budget of all cells that run at the

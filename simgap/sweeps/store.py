@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from simgap.checks import absolute, choice, shown
-from simgap.quantities import NULLS
+from simgap.checks import absolute, shown
+from simgap.null_names import check_null_of_layer
 from simgap.records import Records, command_line, locked, now, numbered, provenance, read_manifest, source_digest, write_manifest
 from simgap.seeding import derived
 from simgap.selection import Selection, select
@@ -145,7 +145,7 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
         raise ValueError(f"out: the manifest in {str(path)!r} does not say what was run")
     try:
         run = RunSpec(**{name: value for name, value in plain.items() if name not in ("quantities", "null", "prepare")})
-        choice("null", null := plain.get("null", NULLS[0]), NULLS)
+        check_null_of_layer(null := plain.get("null", "law"))
         # Older folders say nothing of what they do not have.
         if not isinstance(prepare := plain.get("prepare", ""), str):
             raise ValueError(f"prepare: expected a name, got {shown(prepare)}")

@@ -267,7 +267,10 @@ def test_it_prints_what_its_nulls_are():
         (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=1), "draws: expected at least 2 permutations"),
         (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=-1), "draws: expected a whole number, at least 0"),
         (lambda h, r: sg.measure_arrays(h, r, null="permuted", draws=True), "draws: expected a whole number, at least 0"),
-        (lambda h, r: sg.measure_arrays(h, r, draws=20), "draws: expected null='permuted' or 'random_groups', of which they are"),
+        (
+            lambda h, r: sg.measure_arrays(h, r, draws=20),
+            "draws: expected null= one of permuted, random_groups, renumbered, of which they are",
+        ),
         (lambda h, r: sg.measure_arrays(h, r, quantities="activation_mso all output"), "it needs every expert on every token"),
         (lambda h, r: sg.measure_arrays(h, r, quantities="activation_mso token pre"), "vectors at pre are not given"),
         (lambda h, r: sg.measure_arrays(h, r, quantities="gap"), "weights up are not given"),
@@ -345,7 +348,7 @@ def test_random_groups_see_experts_apart():
     rng = np.random.default_rng(1)
     alike = sg.measure_arrays(rng.standard_normal((400, 3, 16)), routing, null="random_groups", draws=40)
     assert alike["activation_mso token output"].p > 0.01
-    with pytest.raises(ValueError, match=r"^draws: expected null='permuted' or 'random_groups'"):
+    with pytest.raises(ValueError, match=r"^draws: expected null= one of permuted, random_groups, renumbered"):
         sg.measure_arrays(vectors, routing, draws=40)
 
 
@@ -357,4 +360,4 @@ def test_signs_by_name_are_the_law_of_overlaps():
     named, law = (sg.measure_arrays(vectors, routing, quantities=ASKED, null=null) for null in ("signs", "law"))
     assert named["activation_mso token output"] == law["activation_mso token output"]
     assert law["routing load_entropy"].null is not None
-    assert named["routing load_entropy"].why == "null = signs: not of other values than overlaps"
+    assert named["routing load_entropy"].why == "null = signs: of overlaps alone"

@@ -186,8 +186,24 @@ def test_other_quantities_have_no_such_null():
     routing = np.array([rng.permutation(E)[:2] for _ in range(40)])
     m = sg.measure_arrays(rng.standard_normal((40, 2, D)), routing, weights={"up": independent()}, null="renumbered")
     assert m["weight_mso up"].p is not None
-    for name in ("activation_mso token output", "gap"):
-        assert m[name].why == "null = renumbered: no law: other orders of the hidden units are a null of weights"
+    vectors = "not of vectors on a token; law, signs, isotropic, other_token, permuted, random_groups are"
+    for name, why in (("activation_mso token output", vectors), ("gap", "of overlaps of weights alone")):
+        assert m[name].why == f"null = renumbered: {why}"
+
+
+def test_orders_are_drawn_for_arrays_too():
+    weights = independent()
+    weights[:, 0] *= 20
+    by_law = sg.measure_arrays(weights={"up": weights}, null="renumbered")["weight_mso up"]
+    drawn = sg.measure_arrays(weights={"up": weights}, null="renumbered", draws=199)["weight_mso up"]
+    alone = sg.weight_mso(weights, units=1, draws=199).beside[0]
+    assert by_law.p is None
+    assert (drawn.mean, drawn.null) == pytest.approx((by_law.mean, alone.null))
+    # Two tails of what is one tail there.
+    assert drawn.p == pytest.approx(min(1.0, 2 * min(alone.p, 1 + 1 / 200 - alone.p)))
+    same = np.stack([weights[0]] * 3)
+    copies = sg.measure_arrays(weights={"up": same}, null="renumbered", draws=199)["weight_mso up"]
+    assert (copies.p, copies.bound) == (pytest.approx(2 / 200), 199)
 
 
 def test_every_matrix_has_no_p_where_few_units_rule():

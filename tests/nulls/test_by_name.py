@@ -110,9 +110,9 @@ def test_a_sweep_keeps_the_null_that_it_was_begun_with(tmp_path, capsys):
     (tmp_path / "s.toml").write_text(f"{text.replace('simulated', 'law of mine')}[[design]]\naxes = {{top_k = [2]}}\n")
     with pytest.raises(SystemExit):
         main(["sweep", str(tmp_path / "s.toml"), "--out", str(tmp_path / "c")])
-    assert "null: expected one of law, simulated, got 'law of mine'" in capsys.readouterr().err
+    assert "null: expected one of law, isotropic, simulated, got 'law of mine'" in capsys.readouterr().err
 
 
 def test_a_null_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="null: expected one of law, simulated, got 'sim'"):
+    with pytest.raises(ValueError, match="null: expected one of law, isotropic, simulated, got 'sim'"):
         sg.predict(SPEC, null="sim")

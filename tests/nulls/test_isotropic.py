@@ -111,7 +111,7 @@ def test_what_it_says_nothing_of():
     h, routing = g.standard_normal((30, 2, 64)), g.random((30, 4)).argsort(1)[:, :2]
     m = sg.measure_arrays(h, routing, weights={"up": g.standard_normal((4, 16, 64))}, metrics=["gap", "routing"], null="isotropic")
     whys = {one.why for name, one in m.values.items() if one.null is None}
-    assert whys == {"null = isotropic: not of derived values, nor of other metrics than overlaps"}
+    assert whys == {"null = isotropic: of overlaps alone"}
     rectified = sg.measure_arrays(abs(h), routing, metrics="mean_overlap", null="isotropic")["activation_mso mean output"]
     assert "rectified" in rectified.why
     narrow = h[..., :3] - h[..., :3].mean(2, keepdims=True)

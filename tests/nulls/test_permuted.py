@@ -49,7 +49,7 @@ def test_the_rate_of_the_null(monkeypatch):
         h[np.arange(TOKENS)[:, None], np.arange(2), g.integers(0, WIDTH, (TOKENS, 2))] += 1
         source = ArraySource(SPEC, torch.arange(2).expand(1, TOKENS, 2), "output", torch.from_numpy(h))
         values = plainly(source).quantities[TOKEN]
-        one = compare(Estimate.of(values.total / values.pairs), permuted.drawn_anew(source, (TOKEN,), Work(), "permuted")[TOKEN])
+        one = compare(Estimate.of(values.total / values.pairs), permuted.permuted(source, (TOKEN,), Work())[TOKEN])
         p.append(one.p)
         student.append(student_p(one.z, DRAWS - 1))
     for level in (2 / 21, 4 / 21, 10 / 21):

@@ -75,4 +75,4 @@ def test_what_it_has_nothing_for():
     )
     h, routing = g.standard_normal((20, 2, 8)), g.random((20, 3)).argsort(1)[:, :2]
     one = sg.measure_arrays(h, routing, metrics="mean_overlap", null="separable")["activation_mso mean output"]
-    assert one.why == "null = separable: not of other values than overlaps of weights"
+    assert one.why == "null = separable: not of mean vectors; law, signs, isotropic, random_groups are"

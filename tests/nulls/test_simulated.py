@@ -30,7 +30,7 @@ def test_the_rate_of_the_null(of_layers, monkeypatch, trials, levels):
     p, student = [], []
     for row in of_layers.reshape(REPETITIONS, -1):
         monkeypatch.setattr(simulated, "layers", lambda *asked, row=row: {UP: Estimate.of(row[:LAYERS])})
-        null = simulated.of_untrained(SPEC, sg.RunSpec(tokens=1, trials=trials), UP, (UP,))
+        null = simulated.of_layer(SPEC, sg.RunSpec(tokens=1, trials=trials), UP, (UP,))
         one = compare(Estimate.of(row[LAYERS : LAYERS + trials]), null)
         p.append(one.p)
         student.append(student_p(one.z, LAYERS - 1))
