@@ -43,7 +43,7 @@ def _overlap(spectrum: Spectrum, other: tuple[int, ...] | None = None, *, ctx: A
     eigenvalues, counts = spectrum
     if ctx is FLOAT:
         return null_anisotropic_mso(eigenvalues, counts, other)
-    integral = _exactly if ctx is SYMBOLIC else _in_balls
+    integral = _exactly if ctx is SYMBOLIC else share_in_balls
     mine = [integral(value, (eigenvalues, counts)) for value in eigenvalues]
     theirs = mine if other is None else [integral(value, (other, counts)) for value in other]
     return sum(m * s * t for m, s, t in zip(counts, mine, theirs, strict=True))
@@ -59,7 +59,7 @@ def _exactly(eigenvalue: int, spectrum: Spectrum) -> Any:
 LEFT, RIGHT = 200, 400
 
 
-def _in_balls(eigenvalue: int, spectrum: Spectrum) -> Any:
+def share_in_balls(eigenvalue: int, spectrum: Spectrum) -> Any:
     """Over t = e^x from -LEFT to RIGHT, and the ends: at most eigenvalue e^-LEFT, and with n = sum m at most
     (1/n) prod (2 lambda)^(-m/2) e^(-n RIGHT/2), since lambda t / (1 + 2 lambda t) <= 1/2 and P(t) <= prod (2 lambda t)^(-m/2)."""
 
