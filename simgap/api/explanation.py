@@ -131,13 +131,20 @@ def in_words(rows: tuple[Rung, ...], width: int, p: float, z: float, level: floa
         said.append(f"{adds}, but tokens of unequal size do more than that, and sizes are known only up to an error: pass strata=.")
     else:
         said.append(f"{adds}: experts do alike on the same token, or a residual stream or a shared expert is in the vectors.")
-    if OWN in at and at[OWN].factor is not None:
-        said.append(
-            f"One expert overlaps with itself on two tokens by {at[OWN].value:.3g}, {at[OWN].factor:.3g} times what two experts do. By "
-            "itself that is no sign of specialisation: untrained ReLU experts already have 0.10 where two of them have 1/width. Compare "
-            "it with an untrained layer."
-        )
+    own = at.get(OWN)
+    if own is not None and own.factor is not None:
+        said.append(_own_in_words(own, own.factor))
     return " ".join(said)
+
+
+def _own_in_words(own: Rung, factor: float) -> str:
+    itself = f"One expert overlaps with itself on two tokens by {own.value:.3g}, {factor:.3g} times what two experts do"
+    if factor <= 1 + 2 * (own.factor_error or 0.0):
+        return f"{itself}: on different tokens nothing tells these experts apart."
+    return (
+        f"{itself}. By itself that is no sign of specialisation: untrained ReLU experts already have 0.10 where two of them have 1/width. "
+        "Compare it with an untrained layer."
+    )
 
 
 def whitened_in_words(rows: tuple[Rung, ...], z: float, p: float) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from simgap.api.as_tensor import as_labels
 from simgap.api.calibration import LEVEL
 from simgap.api.overlap import BLIND, Overlap, SecondNull, too_few_draws
-from simgap.api.pair_table import MOST_PAIRS, PairTable, median
+from simgap.api.pair_table import FEWEST_PAIRS, MOST_PAIRS, PairTable, median
 from simgap.nulls.other_token import Labels, elsewhere, judged, of_gains
 from simgap.overlaps import OtherTokens, Sketches, other_tokens
 from simgap.overlaps.memory import tokens_at
@@ -110,7 +110,10 @@ def verdict_of_tokens(overlap: Overlap, found: OnTokens, elsewhere: float | None
         )
     if second.p <= SECOND_LEVEL:
         tokens = "" if found.documents else "; tokens count as independent: pass documents= where they are not"
-        return f"more than a shared space or shared weights give ({both}); {UNSEEN} would do this too{tokens}"
+        table = found.table
+        alike = "" if table is None or table.judged.sum() < FEWEST_PAIRS else ", and no pair stands out"
+        where = f", most of all {named}" if named else alike
+        return f"more than a shared space, bias or W_down gives ({both}){where}; {UNSEEN} would do this too{tokens}"
     if named:
         return f"more than a shared space gives in few pairs: {named} stand out from all pairs ({both}); .top() lists them"
     floor = least_p(len(np.unique(found.table.named))) if found.table is not None else 0.0

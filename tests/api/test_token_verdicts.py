@@ -49,3 +49,25 @@ def test_a_shared_space_is_not_taken_for_experts_that_are_alike(monkeypatch):
 @pytest.mark.parametrize("world", WORLDS)
 def test_experts_that_are_alike_are_told_from_one(world):
     assert all(verdicts(world, alike=1.0, seeds=12))
+
+
+def copies(noise, experts, n):
+    """Outputs of ReLU experts that began as one, and how much of a matrix of its own each has added; the last two share theirs."""
+    g = np.random.default_rng(0)
+    routing = np.argsort(g.random((n, experts)), 1)[:, :K]
+    x, base = g.standard_normal((n, WIDTH)), g.standard_normal((2, WIDTH, WIDTH))
+    each = base + noise * g.standard_normal((experts, 2, WIDTH, WIDTH))
+    each[-1] = each[-2]
+    hidden = np.maximum(np.einsum("nkdf,nf->nkd", each[routing, 0], x), 0)
+    return np.einsum("nkdf,nkf->nkd", each[routing, 1], hidden), routing
+
+
+def test_copies_of_one_layer_are_told_from_two_that_are_alike_most_of_all():
+    """One percent of noise hides the last two among all others, as much noise as weights does not."""
+    h, routing = copies(0.01, experts=8, n=600)
+    found = sg.token_mso(h, routing=routing)
+    assert found.verdict.startswith("more than a shared space, bias or W_down gives")
+    assert "and no pair stands out;" in found.verdict
+    assert "on different tokens nothing tells these experts apart." in sg.explain(h, routing).paragraph
+    h, routing = copies(1.0, experts=16, n=3000)
+    assert "most of all experts 14 and 15;" in sg.token_mso(h, routing=routing).verdict
