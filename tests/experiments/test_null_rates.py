@@ -13,6 +13,7 @@ from experiments.null_rates import by_name, drawn_orders, gap_and_ratio, other_t
 from experiments.null_rates.gap_and_ratio import KEPT, LEVELS, NORMAL, QUANTITIES, REPETITIONS, verdict
 from simgap.api.pair_table import FEWEST_TOKENS
 
+PAGE = Path(__file__).parents[2] / "docs" / "nulls.md"
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
 
 
@@ -122,6 +123,11 @@ def test_the_kept_rates_of_renumbered_units():
     assert verdict(extreme[renumbered.ALL][2], 1000, 0.001) == "too often"
 
 
+def kept(module) -> dict[tuple, dict]:
+    records = [json.loads(line) for line in module.KEPT.read_text().splitlines()]
+    return {tuple(record["labels"]["cell"]): record["values"] for record in records}
+
+
 ORDERS = ("round", "rows lognormal, sd 0.5", "a column x 10")
 
 
@@ -148,6 +154,23 @@ def test_orders_drawn_one_by_one_have_the_cumulants_and_the_p_of_the_law(tmp_pat
     _, mean, error = found["a column x 10"]["mean"]
     assert mean - 1 / (drawn_orders.UNITS * drawn_orders.WIDTH) > 5 * error
     assert [path.name for path in drawn_orders.render(records, tmp_path)] == ["drawn_orders.md", "drawn_orders.csv"]
+
+
+def test_the_kept_orders_have_the_cumulants_and_the_p_of_the_law():
+    """100,000 to a setting, in the words of the page."""
+    found = kept(drawn_orders)
+    assert set(found) == {(design, experts) for design in drawn_orders.DESIGNS for experts in drawn_orders.EXPERTS}
+    right = [values for values in found.values() if values[drawn_orders.RELIED_ON]]
+    assert {design for (design, _), values in found.items() if values[drawn_orders.RELIED_ON]} == set(ORDERS)
+    assert f"within {max(max(strays(values)) for values in right):.1f} standard errors" in PAGE.read_text()
+    for at, level in enumerate(drawn_orders.LEVELS):
+        assert {verdict(values["p"][at], 100_000, level) for values in right} == {"as stated"}
+        least, most = (choose(values["p"][at] for values in right) / 1000 for choose in (min, max))
+        assert f"{least:.2f} to {most:.2f}%" in PAGE.read_text()
+    for experts in drawn_orders.EXPERTS:
+        extreme = found["rows lognormal, sd 1.5", experts]
+        assert verdict(extreme["p"][2], 100_000, 0.001) == "too often"
+        assert min(strays(extreme)[1:]) > 5
 
 
 def test_nulls_by_name_have_the_p_that_is_stated_and_break_where_it_is_said(tmp_path, monkeypatch):
@@ -197,11 +220,6 @@ def test_independent_experts_do_not_exceed_other_tokens_in_any_space(tmp_path, m
         assert len(list(csv.DictReader(file))) == 3 * 5
 
 
-def kept(module) -> dict[tuple, dict]:
-    records = [json.loads(line) for line in module.KEPT.read_text().splitlines()]
-    return {tuple(record["labels"]["cell"]): record["values"] for record in records}
-
-
 def between(values) -> str:
     """As percentages of a thousand, the least and the largest."""
     least, most = f"{min(values) / 10:g}", f"{max(values) / 10:g}"
@@ -249,14 +267,14 @@ def test_the_kept_rates_of_other_tokens_are_those_of_the_page():
         # All pairs at 0.01 and single ones at 0.01.
         assert verdict(values[other_tokens.MORE], 1000, 0.02) != "too often", cell
         assert verdict(values[other_tokens.PAIRS], 1000, 0.05) != "too often", cell
-    page = (Path(__file__).parents[2] / "docs" / "nulls.md").read_text()
+    page = PAGE.read_text()
     assert [line for line in lines_of_rates(found) if line not in page] == []
 
 
 def test_the_kept_record_of_what_is_seen_is_that_of_the_page():
     found = kept(other_tokens_seen)
     assert set(found) == set(other_tokens_seen.CELLS)
-    page = (Path(__file__).parents[2] / "docs" / "nulls.md").read_text()
+    page = PAGE.read_text()
     assert [line for line in lines_of_what_is_seen(found) if line not in page] == []
 
 
