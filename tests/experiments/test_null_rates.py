@@ -5,12 +5,14 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.__main__ import artefacts
 from experiments.cells import Bench
-from experiments.null_rates import by_name, drawn_orders, gap_and_ratio, other_tokens, other_tokens_seen, renumbered, signs
+from experiments.null_rates import by_name, drawn_orders, gap_and_ratio, other_tokens, other_tokens_seen, renumbered, signs, whitened
 from experiments.null_rates.gap_and_ratio import KEPT, LEVELS, NORMAL, QUANTITIES, REPETITIONS, verdict
+from simgap import explain
 from simgap.api.pair_table import FEWEST_TOKENS
 
 PAGE = Path(__file__).parents[2] / "docs" / "nulls.md"
@@ -288,3 +290,24 @@ def test_a_small_run_of_what_is_seen_knows_a_bias_by_the_sizes_of_tokens(tmp_pat
     assert values["remedy"] <= 5
     assert values["more than"] <= 2
     assert [path.suffix for path in other_tokens_seen.render(records, tmp_path)] == [".md", ".csv"]
+
+
+def test_a_whitened_reading_has_the_p_that_is_stated_and_sees_what_experts_have_in_common(tmp_path, monkeypatch):
+    """A subset of what is kept, at 60 repetitions; experts that have a share in common fail the same line."""
+    cells = (("4 coordinates x 100", 8, 2), ("0.3 in common, 4 coordinates x 10", 16, 2))
+    monkeypatch.setattr(whitened, "CELLS", cells)
+    assert artefacts()["null_rates"]["whitened"] == whitened
+    records = whitened.compute("smoke", Bench(tmp_path, "whitened", quiet=True, origin=ORIGIN))
+    said = [
+        [verdict(count, 60, level) for level, count in zip(whitened.LEVELS, record["values"][whitened.WHITENED], strict=False)]
+        for record in records
+    ]
+    assert said[0] == ["as stated"] * 3
+    assert said[1][0] == "too often"
+    assert [path.name for path in whitened.render(records, tmp_path)] == ["whitened.md", "whitened.csv"]
+
+
+def test_whitened_rates_are_of_what_an_explanation_says():
+    layer = whitened.INDEPENDENT["AR(0.9) in documents"](np.random.default_rng(0), 8, 2)
+    found = explain(layer.vectors, layer.routing, documents=layer.documents)
+    assert whitened.readings(layer, 8) == ((found.z, found.p), (found.whitened_z, found.whitened_p))

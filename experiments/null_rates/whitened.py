@@ -1,0 +1,131 @@
+"""How often vectors whitened by other experts have a small p where experts are independent, and what they see (law T4).
+
+`data/whitened.jsonl` is what the full preset recorded.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.cells import Bench, Record
+from experiments.null_rates import other_tokens
+from experiments.null_rates.gap_and_ratio import SIGMA, verdict
+from experiments.null_rates.other_tokens import CASES, DRAWS, LEVELS, WIDTH, Draw, Layer, balanced, outliers, recorded, relu_experts, routed
+from experiments.null_rates.other_tokens_seen import shared
+from simgap.api.explained import FEWEST_WHITENED
+from simgap.nulls.other_token import Labels, elsewhere, judged, of_gains
+from simgap.overlaps import Whitening, entries_of
+from simgap.overlaps.other_tokens import SAMPLED
+from simgap.overlaps.whitened import why_not
+from simgap.report.table import Table
+from simgap.threads import in_order
+
+KEPT = Path(__file__).parent / "data" / "whitened.jsonl"
+REPETITIONS = {"smoke": 60, "full": 1000}
+RAW, WHITENED = "raw", "whitened"
+# Tokens whose experts' vectors are hardly enough to whiten others by; and ones of which half are copies.
+FEW, COPIED = 100, 200
+WIDE, WIDE_TOKENS = 128, 600
+SHARE = 0.3
+
+
+def tokens(count: int, width: int = WIDTH, scale: np.ndarray | float = 1.0) -> Draw:
+    def draw(rng: np.random.Generator, experts: int, top_k: int) -> Layer:
+        routing, x = balanced(rng, experts, top_k, count), other_tokens.tokens_of(rng, count)
+        return Layer(routing, routed(relu_experts(rng, x, experts, width), routing) * np.float32(scale))
+
+    return draw
+
+
+def copies(one: bool) -> Draw:
+    """Half of the tokens are one, or each is there twice: a document to each and its copies. Routing is drawn anew."""
+
+    def draw(rng: np.random.Generator, experts: int, top_k: int) -> Layer:
+        each = np.arange(COPIED)
+        source = np.where(each < COPIED // 2, 0, each) if one else each // 2
+        routing, x = balanced(rng, experts, top_k, COPIED), other_tokens.tokens_of(rng, COPIED)[source]
+        return Layer(routing, routed(relu_experts(rng, x, experts), routing), source)
+
+    return draw
+
+
+def alike(space: str) -> Draw:
+    """Experts that share a part of what they say on a token: nothing that a null should keep."""
+    return lambda rng, experts, _: shared(rng, space, experts, SHARE)
+
+
+INDEPENDENT: dict[str, Draw] = DRAWS | {
+    "few tokens": tokens(FEW),
+    "few tokens, 4 coordinates x 100": tokens(FEW, scale=outliers(4, 100)),
+    "width 128, i^-1": tokens(WIDE_TOKENS, WIDE, np.arange(1, WIDE + 1) ** -1.0),
+    "each token twice": copies(one=False),
+    "half the tokens are one": copies(one=True),
+}
+ALIKE: dict[str, Draw] = {f"{SHARE} in common, {space}": alike(space) for space in ("round", "4 coordinates x 10")}
+CELLS: tuple[tuple[str, int, int], ...] = (
+    *((design, experts, k) for design, experts, k in CASES if experts >= FEWEST_WHITENED),
+    ("few tokens", 8, 2),
+    ("few tokens, 4 coordinates x 100", 8, 2),
+    ("width 128, i^-1", 16, 4),
+    ("each token twice", 8, 4),
+    ("half the tokens are one", 8, 4),
+    *((design, experts, 2) for design in ALIKE for experts in (8, 16)),
+)
+
+
+def compute(preset: str, bench: Bench) -> list[Record]:
+    return recorded(CELLS, REPETITIONS[preset], rates, bench)
+
+
+def rates(design: str, experts: int, top_k: int, repetitions: int, seed: int) -> dict[str, Any]:
+    """Of each reading: repetitions with a p below each of the levels, then the mean and the sd of z."""
+    designs = INDEPENDENT | ALIKE
+    rng = np.random.default_rng([seed, list(designs).index(design), experts, top_k])
+    p: dict[str, list[float]] = {RAW: [], WHITENED: []}
+    z: dict[str, list[float]] = {RAW: [], WHITENED: []}
+    for _ in range(repetitions):
+        layer = designs[design](rng, experts, top_k)
+        for name, (deviation, one) in zip(p, readings(layer, experts), strict=True):
+            z[name].append(deviation)
+            p[name].append(one)
+    return {
+        name: [
+            *(int((np.array(p[name]) < level).sum()) for level in LEVELS),
+            round(float(np.mean(z[name])), 3),
+            round(float(np.std(z[name])), 3),
+        ]
+        for name in p
+    }
+
+
+def readings(layer: Layer, experts: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """z and p of what meeting on a token adds, raw and whitened: those of `sg.explain`, whose other rungs take twice as long."""
+    vectors, exists, labels = torch.from_numpy(layer.vectors), np.ones(layer.routing.shape, bool), Labels(layer.documents)
+    looked = elsewhere(vectors, layer.routing, exists, experts, labels, in_order)
+    entries = entries_of(layer.routing, exists, experts, SAMPLED // layer.vectors.shape[-1])
+    if isinstance(looked, str) or why_not(entries, layer.vectors.shape[-1]):
+        raise ValueError(f"layer: expected vectors enough to whiten by, got {layer.vectors.shape}")
+    whitening = Whitening.of(vectors, entries)
+    (whitened,) = whitening.other_tokens(vectors, [(looked.pairs, (looked.order,))], labels.documents)
+    raw, white = (judged(found, of_gains(found, labels))[1:] for found in (looked.found, whitened))
+    return raw, white
+
+
+def render(records: Sequence[Record], out: Path) -> list[Path]:
+    columns = ["vectors", "experts", "k", "reading", "repetitions", "mean z", "sd of z"]
+    page = Table("How often a whitened reading is wrong", [*columns, *(text for level in LEVELS for text in (f"p < {level}", "verdict"))])
+    for record in records:
+        n = record["labels"]["repetitions"]
+        for name, (*counts, mean, spread) in record["values"].items():
+            row: list[object] = [*record["labels"]["cell"], name, n, mean, spread]
+            for level, count in zip(LEVELS, counts, strict=True):
+                row += [count / n, verdict(count, n, level)]
+            page.rows.append(row)
+    page.notes = [
+        f"Independent experts, but for the last {2 * len(ALIKE)} settings, whose experts have a share of their amplitude in common. "
+        f"Verdicts are binomial, at {SIGMA:g} sigma."
+    ]
+    return page.write(out / "whitened")
