@@ -10,7 +10,17 @@ import pytest
 
 from experiments.__main__ import artefacts
 from experiments.cells import Bench
-from experiments.null_rates import by_name, drawn_orders, gap_and_ratio, other_tokens, other_tokens_seen, renumbered, signs, whitened
+from experiments.null_rates import (
+    by_name,
+    drawn_orders,
+    gap_and_ratio,
+    other_tokens,
+    other_tokens_seen,
+    renumbered,
+    signs,
+    upcycled,
+    whitened,
+)
 from experiments.null_rates.gap_and_ratio import KEPT, LEVELS, NORMAL, QUANTITIES, REPETITIONS, verdict
 from simgap import explain
 from simgap.api.pair_table import FEWEST_TOKENS
@@ -311,3 +321,17 @@ def test_whitened_rates_are_of_what_an_explanation_says():
     layer = whitened.INDEPENDENT["AR(0.9) in documents"](np.random.default_rng(0), 8, 2)
     found = explain(layer.vectors, layer.routing, documents=layer.documents)
     assert whitened.readings(layer, 8) == ((found.z, found.p), (found.whitened_z, found.whitened_p))
+
+
+def test_copies_of_one_layer_are_called_that_by_weights_and_tokens(tmp_path, monkeypatch):
+    """Three layers of each: independent experts are called nothing."""
+    monkeypatch.setattr(upcycled, "CELLS", ((upcycled.INDEPENDENT, 0.0), (upcycled.COPIES, 0.01), (upcycled.REORDERED, 0.01)))
+    assert artefacts()["null_rates"]["upcycled"] == upcycled
+    records = upcycled.compute("smoke", Bench(tmp_path, "upcycled", quiet=True, origin=ORIGIN))
+    independent, copies, reordered = (record["values"] for record in records)
+    for name in ("tokens: more than", "weights: more than both", "explain: nothing tells them apart"):
+        assert (independent[name], copies[name]) == (0, 3), name
+    # All pairs are alike, and none stands out. Other orders of units hide an ancestor from weights, and not from tokens.
+    assert copies["tokens: a pair at 0.05"] == copies["weights: a pair at 0.05"] == 0
+    assert (reordered["weights: more than both"], reordered["tokens: more than"]) == (0, 3)
+    assert [path.name for path in upcycled.render(records, tmp_path)] == ["upcycled.md", "upcycled.csv"]
