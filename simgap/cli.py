@@ -276,8 +276,8 @@ def run_judge(options: argparse.Namespace) -> int:
     from simgap.api.judgement import judge
 
     names = ("weight_mso", "activation_mso", "d_model", "d_ff", "n_experts", "top_k", "trials")
-    found = judge(**{name: getattr(options, name) for name in names})
-    say(json.dumps(found.as_dict(), allow_nan=False) if options.json else found)
+    judgement = judge(**{name: getattr(options, name) for name in names})
+    say(json.dumps(judgement.as_dict(), allow_nan=False) if options.json else judgement)
     return 0
 
 
@@ -287,10 +287,10 @@ def run_explain(options: argparse.Namespace) -> int:
 
     arrays = {name: getattr(options, name) for name in ("vectors", *EXPLAINED_BY)}
     given = {name: None if path is None else array_in(name, path) for name, path in arrays.items()}
-    found = explain(**given, activation=options.activation)
+    explanation = explain(**given, activation=options.activation)
     if options.figure is not None:
-        found.figure(options.figure)
-    say(json.dumps(found.as_dict(), allow_nan=False) if options.json else found)
+        explanation.figure(options.figure)
+    say(json.dumps(explanation.as_dict(), allow_nan=False) if options.json else explanation)
     return 0
 
 
@@ -358,18 +358,18 @@ def _forecast(options: argparse.Namespace, job: Any) -> int:
     from simgap.report.sweep import cell_lines
     from simgap.sweeps.command import forecast, plain_cells
 
-    found = forecast(job, options.engine, options.workers, options.any_version, options.progress)
-    if found.too_large:
+    cost = forecast(job, options.engine, options.workers, options.any_version, options.progress)
+    if cost.too_large:
         if not options.json:
-            _aside(cell_lines("too large", found.too_large))
-        cells = f"{len(found.too_large):,} of {found.cells:,} cells"
+            _aside(cell_lines("too large", cost.too_large))
+        cells = f"{len(cost.too_large):,} of {cost.cells:,} cells"
         raise ValueError(f"memory: {job.run.memory} cannot hold {cells}; give more, or leave them out by max_parameters")
     if options.json:
-        counts = {"path": str(job.out), "cells": len(job.cells), "done": found.done, "left_out": plain_cells(job.cells.left_out)}
-        say(json.dumps(counts | {"seconds": found.seconds, "memory": found.memory, "notes": list(found.notes)}))
+        counts = {"path": str(job.out), "cells": len(job.cells), "done": cost.done, "left_out": plain_cells(job.cells.left_out)}
+        say(json.dumps(counts | {"seconds": cost.seconds, "memory": cost.memory, "notes": list(cost.notes)}))
     else:
-        _aside(map(printable, found.notes))
-        say(*[f"{found.done:,} of {len(job.cells):,} cells done"] * bool(found.done), found.line)
+        _aside(map(printable, cost.notes))
+        say(*[f"{cost.done:,} of {len(job.cells):,} cells done"] * bool(cost.done), cost.line)
     return 0
 
 

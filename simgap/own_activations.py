@@ -112,15 +112,15 @@ def _try(name: str, function: Callable[[Any], Any]) -> None:
     for dtype in (torch.float32, torch.float64):
         x = torch.linspace(-8, 8, TRIED, dtype=dtype)
         try:
-            found, again = function(x.clone()), function(x[:FEWER].clone())
+            values, again = function(x.clone()), function(x[:FEWER].clone())
         except Exception as error:
             raise ValueError(f"function: {name!r} cannot be computed of a tensor: {type(error).__name__}: {error}") from error
-        if not isinstance(found, torch.Tensor) or found.dtype != dtype or found.shape != x.shape:
-            got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+        if not isinstance(values, torch.Tensor) or values.dtype != dtype or values.shape != x.shape:
+            got = f"{values.dtype} of shape {tuple(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
             raise ValueError(f"function: {name!r} of {TRIED} numbers of {dtype} gave {got}, expected as many of the same")
-        if not bool(found.isfinite().all()):
-            raise ValueError(f"function: {name!r} is not finite at {x[~found.isfinite()][0]:g}")
-        if not torch.allclose(found[:FEWER], again, rtol=1e-5, atol=1e-6):
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"function: {name!r} is not finite at {x[~values.isfinite()][0]:g}")
+        if not torch.allclose(values[:FEWER], again, rtol=1e-5, atol=1e-6):
             raise ValueError(f"function: {name!r} of a number depends on the numbers beside it, or on chance")
 
 
@@ -139,7 +139,7 @@ def _said(name: str, value: Any, above: tuple[Any, ...]) -> str:
         raise ValueError(f"function: {name!r} reads {type(value).__name__} {value!r:.40}, of which a key can hold no plain value")
     if value in above:
         raise ValueError(f"function: {name!r} calls itself")
-    read = {each: _said(f"{name}: {each}", found, (*above, value)) for each, found in _read(value).items()}
+    read = {each: _said(f"{name}: {each}", inner, (*above, value)) for each, inner in _read(value).items()}
     given = _said(name, (value.__defaults__ or (), *sorted((value.__kwdefaults__ or {}).items())), above)
     return f"{_source(value)} {read} {given}"
 
@@ -167,7 +167,7 @@ def _packed(value: Any) -> tuple[Any, ...]:
         return "module", value.__name__
     if not isinstance(value, FunctionType) or value.__module__.partition(".")[0] in LIBRARIES:
         return "value", value
-    read = {name: _packed(found) for name, found in _read(value).items()}
+    read = {name: _packed(each) for name, each in _read(value).items()}
     return "function", sys.version_info[:2], marshal.dumps(value.__code__), read, value.__defaults__, value.__kwdefaults__
 
 
@@ -194,19 +194,19 @@ def _names(code: CodeType) -> Iterator[str]:
 
 def _source(function: FunctionType) -> str:
     """A function's source without its layout and comments; its compiled code where there is none, as on the prompt."""
-    places = [(at[0], at[2]) for at in function.__code__.co_positions() if at[2] is not None and at[2] != at[3]]
+    positions = [(at[0], at[2]) for at in function.__code__.co_positions() if at[2] is not None and at[2] != at[3]]
     try:
         tree = ast.parse("".join(inspect.findsource(function)[0]))
     except (OSError, SyntaxError):
         tree = ast.Module([], [])
-    found = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Lambda | ast.FunctionDef) and _holds(node, places)]
-    return min(found, key=len) if found else _compiled(function.__code__)
+    sources = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Lambda | ast.FunctionDef) and _holds(node, positions)]
+    return min(sources, key=len) if sources else _compiled(function.__code__)
 
 
-def _holds(node: ast.Lambda | ast.FunctionDef, places: list[tuple[Any, Any]]) -> bool:
-    """Whether all places, as line and column, lie within a node."""
+def _holds(node: ast.Lambda | ast.FunctionDef, positions: list[tuple[Any, Any]]) -> bool:
+    """Whether all positions, as line and column, lie within a node."""
     first, last = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
-    return all(first <= place < last for place in places)
+    return all(first <= position < last for position in positions)
 
 
 def _compiled(code: CodeType) -> str:

@@ -19,7 +19,7 @@ def metrics() -> dict[str, Any]:
     """Every metric by its name, that of its file in simgap/metrics."""
     import simgap.metrics as folder
 
-    modules = [importlib.import_module(f"{folder.__name__}.{found.name}") for found in pkgutil.iter_modules(folder.__path__)]
+    modules = [importlib.import_module(f"{folder.__name__}.{file.name}") for file in pkgutil.iter_modules(folder.__path__)]
     known = [module for module in modules if hasattr(module, "QUANTITIES")]
     return {module.__name__.rpartition(".")[2]: module for module in sorted(known, key=lambda module: (module.ORDER, module.__name__))}
 

@@ -144,12 +144,12 @@ class InputSpec(Named):
         if self.kind != "file":
             return ""
         try:
-            found = os.stat(self.path)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.stat(self.path)
+            if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"inputs.path: cannot read {self.path!r}: not a regular file")
             # A file written a moment ago may be written again before its time of change shows it: that one is read anew.
-            of_content = _content_hash if abs(time.time_ns() - found.st_mtime_ns) < SETTLED_NS else _settled_hash
-            return of_content(self.path, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+            of_content = _content_hash if abs(time.time_ns() - status.st_mtime_ns) < SETTLED_NS else _settled_hash
+            return of_content(self.path, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         except OSError as error:
             raise ValueError(f"inputs.path: cannot read {self.path!r}: {error.strerror}") from None
 
@@ -352,11 +352,11 @@ def _digest(plain: dict[str, Any]) -> str:
 def _content_hash(path: str, *looked: int) -> str:
     """The hash of the file that looked so. Raises ValueError where it is another by the time that it is read."""
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
         now = os.fstat(file.fileno())
     if (now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size) != looked:
         raise ValueError(f"inputs.path: {path!r} changed while it was read")
-    return found
+    return digest
 
 
 @lru_cache(64)

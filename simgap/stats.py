@@ -218,15 +218,15 @@ def pearson_p(r: Any, n: Any) -> Any:
 
 def implied_n(r: float, p: float, r_half_unit: float = 0.0005, p_half_unit: float = 0.0005, n_max: int = 100_000) -> list[int]:
     """Every n at which a correlation that rounds to r can have a p that rounds to p: what a reported pair says of the points behind it."""
-    found = []
+    sizes = []
     for n in range(3, n_max + 1):
         high = pearson_p(max(abs(r) - r_half_unit, 0.0), n)
         low = pearson_p(min(abs(r) + r_half_unit, 1.0), n)
         if high < p - p_half_unit:
             break
         if low <= p + p_half_unit:
-            found.append(n)
-    return found
+            sizes.append(n)
+    return sizes
 
 
 def permutation_within(x: Float[np.ndarray, "s l"], y: Float[np.ndarray, "s l"], generator: np.random.Generator, n: int = 10_000) -> float:

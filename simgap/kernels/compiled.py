@@ -2,7 +2,7 @@
 
 numba's own cache knows a function by its file alone, so that an edit of a file that it calls into goes unseen; it refuses to work where no
 folder can be written; and two processes that compile at the same time can leave one function's code under another's name. Here every piece
-of code has a file of its own, named by the digest of all that it was made from: what is found is right, and what is not is compiled.
+of code has a file of its own, named by the digest of all that it was made from: what is there is right, and what is not is compiled.
 """
 
 import contextlib

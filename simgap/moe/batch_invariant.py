@@ -70,8 +70,8 @@ def sum_of_products(
         read += terms
     if total is None:
         raise ValueError("weights: expected at least one block, of at least one term")
-    found = total[:, : rows.shape[1], :columns]
-    return found if out is None or total is out or recorded(found) else out.copy_(found)
+    product = total[:, : rows.shape[1], :columns]
+    return product if out is None or total is out or recorded(product) else out.copy_(product)
 
 
 def recorded(*tensors: Tensor) -> bool:
@@ -85,9 +85,9 @@ def aligned(matrix: Float[Tensor, "b p q"]) -> Float[Tensor, "b P Q"]:
     if _is_aligned(matrix):
         return matrix
     b, p, q = matrix.shape
-    found = matrix.new_zeros(b, rounded_up(p), rounded_up(q))
-    found[:, :p, :q] = matrix
-    return found
+    padded = matrix.new_zeros(b, rounded_up(p), rounded_up(q))
+    padded[:, :p, :q] = matrix
+    return padded
 
 
 def _is_aligned(matrix: Tensor) -> bool:
@@ -105,8 +105,8 @@ def apply(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     whole = len(flat) // VECTOR * VECTOR
     parts = (flat[:whole], 0), (flat[whole:], VECTOR - len(flat) + whole)
     if recorded(values):
-        found = [function(F.pad(part, (0, padding)).clone())[: len(part)] for part, padding in parts if len(part)]
-        return torch.cat(found).view_as(values)
+        applied = [function(F.pad(part, (0, padding)).clone())[: len(part)] for part, padding in parts if len(part)]
+        return torch.cat(applied).view_as(values)
     for part, padding in parts:
         if len(part):
             # The last few are padded: vector instructions would leave them to scalar ones.
@@ -117,8 +117,8 @@ def apply(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
 
 
 def one_by_one(function: Callable[[Tensor], tuple[Tensor, ...]], matrices: Float[Tensor, "*b p q"]) -> list[Tensor]:
-    """The results of a decomposition, each for all matrices, one matrix a call: in a batch of odd sizes each begins at another place of a
+    """The results of a decomposition, each for all matrices, one matrix a call: in a batch of odd sizes each begins elsewhere in a
     vector register."""
     flat = matrices.reshape(-1, *matrices.shape[-2:])
-    found = zip(*(function(matrix.clone()) for matrix in flat), strict=True)
-    return [torch.stack(parts).view(*matrices.shape[:-2], *parts[0].shape) for parts in found]
+    results = zip(*(function(matrix.clone()) for matrix in flat), strict=True)
+    return [torch.stack(parts).view(*matrices.shape[:-2], *parts[0].shape) for parts in results]

@@ -161,15 +161,15 @@ def _copied(spec: LayerSpec) -> int:
 
 
 def routing_bytes(spec: LayerSpec, run: RunSpec, all_pairs: bool, tokens: int) -> int:
-    """Of one trial's routing and token tables: 64-bit keys, noise and scores of the routers; places, values and counts of the readings of a
-    block of so many tokens; and the rows of a user's file, as it holds them and in float64."""
+    """Of one trial's routing and token tables: 64-bit keys, noise and scores of the routers; row numbers, values and counts of the readings
+    of a block of so many tokens; and the rows of a user's file, as it holds them and in float64."""
     item = np.dtype(run.dtype).itemsize
     slots = (spec.n_experts if all_pairs else 0) + spec.top_k + spec.n_shared_experts
-    places = tokens * slots * 8 * (6 if spec.n_shared_experts else 4)
+    tables = tokens * slots * 8 * (6 if spec.n_shared_experts else 4)
     centres = item * spec.inputs.n_clusters * spec.d_model if spec.inputs.kind == "clusters" else 0
     rows = 2 * 8 * run.tokens * spec.d_model if spec.inputs.kind == "file" else 0
     router = 2 * item * rounded_up(spec.n_experts) * rounded_up(spec.d_model)
-    return item * run.tokens * (spec.n_experts * 8 + spec.top_k * 8) + places + centres + rows + router
+    return item * run.tokens * (spec.n_experts * 8 + spec.top_k * 8) + tables + centres + rows + router
 
 
 @dataclass(frozen=True)

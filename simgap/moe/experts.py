@@ -60,7 +60,7 @@ def run_experts(
         held = slice(first + part.start, first + part.stop)
         rows = flat.index_select(0, row_of[:, part].reshape(-1)).view(-1, length, x.shape[-1])
         pre = _up(rows, weights.blocks("gate" if spec.gated else "up", held), spec.d_ff)
-        found = {"pre": pre}
+        vectors = {"pre": pre}
         last = pre.clone() if "pre" in sites else pre
         active = []
         for run in activations:
@@ -71,29 +71,29 @@ def run_experts(
             last = torch.cat(active).view_as(pre)
         if spec.gated:
             last = last * _up(rows, weights.blocks("up", held), spec.d_ff)
-        found["hidden"] = last
+        vectors["hidden"] = last
         if spec.norm != "none":
-            last = found["normed"] = _normed(spec, weights, held, last)
+            last = vectors["normed"] = _normed(spec, weights, held, last)
         if "output" in sites:
-            found["output"] = with_output_bias(sum_of_products(last, weights.blocks("down", held)), weights)
-        return {site: found[site].view(s, -1, length, found[site].shape[-1]) for site in sites if site in found}
+            vectors["output"] = with_output_bias(sum_of_products(last, weights.blocks("down", held)), weights)
+        return {site: vectors[site].view(s, -1, length, vectors[site].shape[-1]) for site in sites if site in vectors}
 
     if at_once >= count:
         return task(0)
     if recorded(x, *(getattr(weights, role) for role in weights.roles if isinstance(weights, Weights))):
         parts = [task(start) for start in range(0, count, at_once)]
         return {site: torch.cat([part[site] for part in parts], 1) for site in parts[0]}
-    together: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
     for site in sites:
         if site != "normed" or spec.norm != "none":
-            together[site] = x.new_empty(s, count, length, spec.d_model if site == "output" else spec.d_ff)
+            results[site] = x.new_empty(s, count, length, spec.d_model if site == "output" else spec.d_ff)
 
     def placed(start: int) -> None:
-        for site, found in task(start).items():
-            together[site][:, start : start + at_once] = found
+        for site, values in task(start).items():
+            results[site][:, start : start + at_once] = values
 
     list(task_map(placed, range(0, count, at_once)))
-    return together
+    return results
 
 
 def experts_at_once(spec: LayerSpec, trials: int, count: int) -> int:
@@ -111,11 +111,11 @@ def with_output_bias(outputs: Float[Tensor, "b m d"], weights: Weights | Streame
 
 def _up(rows: Float[Tensor, "b m d"], blocks: Iterator[Float[Tensor, "b h d"]], d_ff: int) -> Float[Tensor, "b m f"]:
     """rows W', block of hidden units by block; contiguous."""
-    found, parts, start = rows.new_empty(*rows.shape[:2], d_ff), [], 0
+    out, parts, start = rows.new_empty(*rows.shape[:2], d_ff), [], 0
     for weight in blocks:
-        parts.append(sum_of_products(rows, [weight], transposed=True, out=found[..., start : start + weight.shape[1]]))
+        parts.append(sum_of_products(rows, [weight], transposed=True, out=out[..., start : start + weight.shape[1]]))
         start += weight.shape[1]
-    return torch.cat(parts, -1) if recorded(parts[0]) else found
+    return torch.cat(parts, -1) if recorded(parts[0]) else out
 
 
 def _normed(spec: LayerSpec, weights: Weights | StreamedWeights, held: slice, hidden: Float[Tensor, "b m f"]) -> Float[Tensor, "b m f"]:

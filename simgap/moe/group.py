@@ -1,4 +1,4 @@
-"""A group: layers of one shape that one tensor program computes, each of a spec, a seed and a trial of its own."""
+"""A group: layers of one shape that the same tensor operations compute, each of a spec, a seed and a trial of its own."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import groupby
@@ -31,18 +31,18 @@ def shape(spec: LayerSpec) -> tuple[Hashable, ...]:
 
 
 def kinds(draws: Sequence[Draw], reads: Callable[[LayerSpec], Hashable]) -> list[list[int]]:
-    """The places of a group's draws, a list for each value that a stage reads of their specs: what it does once for all of them."""
-    found: dict[Hashable, list[int]] = {}
+    """The indices of a group's draws, a list for each value that a stage reads of their specs: what it does once for all of them."""
+    indices: dict[Hashable, list[int]] = {}
     for at, draw in enumerate(draws):
-        found.setdefault(reads(draw.spec), []).append(at)
-    return list(found.values())
+        indices.setdefault(reads(draw.spec), []).append(at)
+    return list(indices.values())
 
 
 def runs(draws: Sequence[Draw], reads: Callable[[LayerSpec], Hashable]) -> list[range]:
     """The same for a stage that works in place: stretches of neighbours for which it reads one value."""
-    found, start = [], 0
+    stretches, start = [], 0
     for _, run in groupby(draws, lambda draw: reads(draw.spec)):
         stop = start + len(list(run))
-        found.append(range(start, stop))
+        stretches.append(range(start, stop))
         start = stop
-    return found
+    return stretches

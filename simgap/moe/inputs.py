@@ -68,10 +68,10 @@ def _opened(spec: InputSpec, d_model: int) -> DrawTokens:
                 _fill(x[first : first + at_once, start : start + TOKEN_BLOCK], spec, draws[first : first + at_once], block)
         if spec.document_correlation:
             _correlate(x, spec)
-        found = _with_mean(torch.from_numpy(x), spec, draws)
+        vectors = _with_mean(torch.from_numpy(x), spec, draws)
         if spec.massive:
-            _lengthen(found, spec, draws)
-        return found
+            _lengthen(vectors, spec, draws)
+        return vectors
 
     return drawn
 

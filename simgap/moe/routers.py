@@ -30,10 +30,10 @@ def route(draws: Sequence[Draw], x: Float[Tensor, "s n d"], router: Float[Tensor
     parts = kinds(draws, lambda spec: (spec.router.kind, spec.router.kind == "expert_choice" and spec.router.capacity))
     if len(parts) == 1:
         return _route_alike(draws, x, products)
-    found = [_route_alike([draws[at] for at in part], x[part], None if products is None else products[part]) for part in parts]
-    shape = (*x.shape[:2], max(routing.indices.shape[-1] for routing in found))
+    routings = [_route_alike([draws[at] for at in part], x[part], None if products is None else products[part]) for part in parts]
+    shape = (*x.shape[:2], max(routing.indices.shape[-1] for routing in routings))
     indices, weights = torch.full(shape, -1, device=x.device), x.new_zeros(shape)
-    for part, routing in zip(parts, found, strict=True):
+    for part, routing in zip(parts, routings, strict=True):
         width = routing.indices.shape[-1]
         indices[part, :, :width], weights[part, :, :width] = routing.indices, routing.weights
     return Routing(indices, weights)

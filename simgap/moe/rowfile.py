@@ -34,7 +34,7 @@ SAFE_DTYPES |= {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" f
 
 
 class Layout(NamedTuple):
-    """A matrix in a file: its numbers' type, their name, its shape, the byte where it begins, and whether its columns lie together."""
+    """A matrix in a file: its numbers' type, their name, its shape, the byte where it begins, and whether each column is contiguous."""
 
     dtype: np.dtype
     name: str
@@ -78,16 +78,16 @@ class Rows:
     def take(self, numbers: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
         """The rows of these numbers, at least one, which must ascend."""
         layout = self._layout
-        (rows, width), dtype = layout.shape, layout.dtype
-        found = np.empty((len(numbers), width), dtype)
+        (n_rows, width), dtype = layout.shape, layout.dtype
+        rows = np.empty((len(numbers), width), dtype)
         # A matrix stored by columns is as many vectors, each with one entry of every row.
         for first in range(width) if layout.by_columns else (0,):
-            part = found[:, first : first + 1] if layout.by_columns else found
-            self._fill(part, numbers, layout.offset + first * rows * dtype.itemsize)
+            part = rows[:, first : first + 1] if layout.by_columns else rows
+            self._fill(part, numbers, layout.offset + first * n_rows * dtype.itemsize)
         if self._look() != self._seen:
             raise self._changed()
         # The bits of a bfloat16 are the upper half of a float32's.
-        return (found.astype(np.uint32) << 16).view(np.float32) if layout.name == "bfloat16" else found
+        return (rows.astype(np.uint32) << 16).view(np.float32) if layout.name == "bfloat16" else rows
 
     def blocks(self) -> Iterator[tuple[int, Float[np.ndarray, "m d"]]]:
         """Every row once, some at a time, each time with the number of the first."""
@@ -111,8 +111,8 @@ class Rows:
             part[start:stop] = np.frombuffer(data, part.dtype).reshape(-1, part.shape[1])[numbers[start:stop] - first]
 
     def _look(self) -> tuple[int, int]:
-        found = os.fstat(self._file)
-        return found.st_size, found.st_mtime_ns
+        status = os.fstat(self._file)
+        return status.st_size, status.st_mtime_ns
 
     def _changed(self) -> ValueError:
         return ValueError(f"inputs.path: {self.path!r} changed while it was read")
@@ -149,11 +149,11 @@ def safetensors_layout(file: int, tensor: str) -> Layout:
         raise ValueError(f"it holds {len(tensors)} tensors; name one in inputs.tensor")
     if tensor and tensor not in tensors:
         raise ValueError(f"it has no tensor {tensor!r}")
-    if (last := max(found["data_offsets"][1] for found in tensors.values())) != size - begin:
+    if (last := max(entry["data_offsets"][1] for entry in tensors.values())) != size - begin:
         raise ValueError(f"its header tells of {last:,} bytes, after it come {size - begin:,}")
-    found = tensors[tensor or next(iter(tensors))]
-    start, stop = found["data_offsets"]
-    name, shape = found["dtype"], tuple(found["shape"])
+    entry = tensors[tensor or next(iter(tensors))]
+    start, stop = entry["data_offsets"]
+    name, shape = entry["dtype"], tuple(entry["shape"])
     if not (type(start) is int and type(stop) is int and 0 <= start <= stop):
         raise ValueError(f"expected where the tensor begins and ends, got {start} and {stop}")
     if name == "BF16":

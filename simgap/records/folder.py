@@ -135,10 +135,10 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str] | None:
         if has_checksum(text):
             file.seek(0)
             text = file.read()
-    found = record_of(text)
-    if found is None:
+    manifest = record_of(text)
+    if manifest is None:
         raise ValueError(f"{str(path)!r} is no whole manifest: {fault_of(text)}")
-    return found, _digest(text)
+    return manifest, _digest(text)
 
 
 def _digest(text: bytes) -> str:

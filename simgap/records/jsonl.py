@@ -126,8 +126,8 @@ class Records:
     def find(self, key: str, origin: Mapping[str, Any]) -> dict[str, Any] | None:
         """The newest record under this key that the same code on the same machine wrote: what a stopped run need not do again."""
         wanted = _reproducible(origin)
-        found = [r for r in self if r.get("key") == key and wanted and _reproducible(r.get("provenance")) == wanted]
-        return found[-1] if found else None
+        matching = [r for r in self if r.get("key") == key and wanted and _reproducible(r.get("provenance")) == wanted]
+        return matching[-1] if matching else None
 
 
 def _open_there(path: str, flags: int) -> int:

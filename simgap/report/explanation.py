@@ -18,17 +18,17 @@ MARKS: dict[str, dict[str, Any]] = {
 }
 
 
-def shown(found: Explanation) -> Shown:
+def shown(explanation: Explanation) -> Shown:
     """A line to a rung, with the other reading's columns beside it where there is one; below it the paragraph and notes."""
-    raw = [rung for rung in found.rows if rung.reading == "raw"]
-    white = {rung.name: rung for rung in found.rows if rung.reading == "whitened"}
+    raw = [rung for rung in explanation.rows if rung.reading == "raw"]
+    white = {rung.name: rung for rung in explanation.rows if rung.reading == "whitened"}
     header: tuple[str, ...] = ("rung", "overlap", "factor", *(("whitened", "factor") if white else ()), "law", "assumes")
     rows = [header]
     for rung in raw:
         other = white.get(rung.name)
         beside = (_value(other), _factor(other)) if white else ()
         rows.append((rung.name, _value(rung), _factor(rung), *beside, rung.law, rung.assumes))
-    return Shown(rows, [found.paragraph, *found.notes])
+    return Shown(rows, [explanation.paragraph, *explanation.notes])
 
 
 def _value(rung: Rung | None) -> str:
@@ -44,15 +44,15 @@ def _factor(rung: Rung | None) -> str:
     return f"{over}{rung.factor:.3g}" + (f" ± {rung.factor_error:.1g}" if rung.factor_error else "")
 
 
-def waterfall(found: Explanation, stem: Path) -> list[Path]:
+def waterfall(explanation: Explanation, stem: Path) -> list[Path]:
     """A bar from each rung to the next on a logarithmic axis, with its factor and the error of the value that it reaches, into STEM.png and
     STEM.pdf. matplotlib's defaults hold; the user's stay as they are."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(rung.name for rung in found.rows))
-    readings = list(dict.fromkeys(rung.reading for rung in found.rows))
-    values = [rung.value for rung in found.rows if rung.value > 0]
+    names = list(dict.fromkeys(rung.name for rung in explanation.rows))
+    readings = list(dict.fromkeys(rung.reading for rung in explanation.rows))
+    values = [rung.value for rung in explanation.rows if rung.value > 0]
     # The lowest rung stands on the floor.
     floor = min(values) / 1.6
     with matplotlib.rc_context():
@@ -62,14 +62,17 @@ def waterfall(found: Explanation, stem: Path) -> list[Path]:
         wide = 0.7 / len(readings)
         for number_of, reading in enumerate(readings):
             shift = (number_of - (len(readings) - 1) / 2) * wide
-            _draw_ladder(axis, found, reading, names, shift, wide, floor)
+            _draw_ladder(axis, explanation, reading, names, shift, wide, floor)
         axis.set_yscale("log")
         axis.set_ylim(floor, max(values) * 2.2)
         axis.set_xlim(-0.6, len(names) - 0.4)
         axis.set_xticks(range(len(names)), [f"{name}\n(beside them)" if name == OWN else name for name in names], fontsize=9)
         axis.set_ylabel("overlap, log scale; bars: one standard error over experts")
         axis.yaxis.label.set_fontsize(8)
-        axis.set_title(f"Why the overlap is {found[TOKEN].value:.3g}: {found.experts} experts in {found.width} dimensions", fontsize=10)
+        axis.set_title(
+            f"Why the overlap is {explanation[TOKEN].value:.3g}: {explanation.experts} experts in {explanation.width} dimensions",
+            fontsize=10,
+        )
         axis.grid(axis="y", alpha=0.25, linewidth=0.6)
         axis.set_axisbelow(True)
         if len(readings) > 1:
@@ -77,9 +80,9 @@ def waterfall(found: Explanation, stem: Path) -> list[Path]:
         return saved(figure, stem)
 
 
-def _draw_ladder(axis: Any, found: Explanation, reading: str, names: list[str], shift: float, wide: float, floor: float) -> None:
+def _draw_ladder(axis: Any, explanation: Explanation, reading: str, names: list[str], shift: float, wide: float, floor: float) -> None:
     below, last = floor, None
-    for rung in found.ladder(reading):
+    for rung in explanation.ladder(reading):
         at, value = names.index(rung.name) + shift, max(rung.value, floor)
         axis.bar(at, abs(value - below), wide, min(below, value), label=reading if last is None else None, linewidth=0.9, **BARS[reading])
         if last is not None:
@@ -89,7 +92,7 @@ def _draw_ladder(axis: Any, found: Explanation, reading: str, names: list[str], 
             top = max(value + (rung.error or 0), below)
             axis.annotate(f"x {rung.factor:.3g}", (at, top), (0, 4), textcoords="offset points", ha="center", fontsize=8)
         below, last = value, at
-    for rung in found.rows:
+    for rung in explanation.rows:
         if rung.reading == reading and rung.name == OWN and rung.value > 0:
             at = names.index(OWN) + shift
             _errors(axis, at, rung, floor, {**MARKS[reading], "ecolor": "#000000"})

@@ -138,12 +138,12 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
     axis.grid(alpha=0.25, linewidth=0.6)
-    together: dict[str, list[Any]] = {}
+    by_label: dict[str, list[Any]] = {}
     for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-        together.setdefault(label, []).append(handle)
-    handles = [entry[0] if len(entry) == 1 else tuple(entry) for entry in together.values()]
+        by_label.setdefault(label, []).append(handle)
+    handles = [entry[0] if len(entry) == 1 else tuple(entry) for entry in by_label.values()]
     # Below the axes, where it hides no point.
-    axis.legend(handles, list(together), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False)
+    axis.legend(handles, list(by_label), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False)
 
 
 def _scale(axis: Any, panel: Panel) -> None:

@@ -53,18 +53,18 @@ class Cells(Sequence[LayerSpec]):
         """The given layers as cells. Raises ValueError for anything that is not a LayerSpec, and for none."""
         if not isinstance(specs, Iterable):
             raise ValueError(f"cells: expected layers, such as those of sg.grid, got {type(specs).__name__}")
-        found = list(islice(specs, MOST_CELLS + 1))
-        if len(found) > MOST_CELLS:
+        layers = list(islice(specs, MOST_CELLS + 1))
+        if len(layers) > MOST_CELLS:
             raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, got more")
-        for spec in found:
+        for spec in layers:
             if not isinstance(spec, LayerSpec):
                 raise ValueError(f"cells: expected LayerSpecs, got {type(spec).__name__}")
-        if not found:
+        if not layers:
             raise ValueError("cells: expected at least one layer, got none")
-        start = flat(found[0])
-        names = tuple(name for name, value in start.items() if any(attrgetter(name)(spec) != value for spec in found))
-        rows = (tuple(flat(spec)[name] for name in names) for spec in found)
-        return cells_of(found[0], names, counted(rows, "reading cells", len(found), progress))
+        start = flat(layers[0])
+        names = tuple(name for name, value in start.items() if any(attrgetter(name)(spec) != value for spec in layers))
+        rows = (tuple(flat(spec)[name] for name in names) for spec in layers)
+        return cells_of(layers[0], names, counted(rows, "reading cells", len(layers), progress))
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -162,23 +162,23 @@ def cells_of(base: LayerSpec, names: tuple[str, ...], rows: Iterable[Sequence[An
     and wherever a worker is.
     """
     start = _rooted(flat(base))
-    found: dict[int, LayerSpec] = {}
+    layers: dict[int, LayerSpec] = {}
     left_out = []
     for row in rows:
         values = _rooted(start | dict(zip(names, row, strict=True)))
         try:
             layer = build(values)
-            found.setdefault(int(layer.key(), 16), layer)
+            layers.setdefault(int(layer.key(), 16), layer)
         except ValueError as error:
             left_out.append(LeftOut(named({name: values[name] for name in names}), str(error)))
-        if len(found) > MOST_CELLS:
+        if len(layers) > MOST_CELLS:
             raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, this design has more")
-    return _keyed(build(start), names, found, left_out)
+    return _keyed(build(start), names, layers, left_out)
 
 
-def _keyed(base: LayerSpec, names: tuple[str, ...], found: Mapping[int, LayerSpec], left_out: Iterable[LeftOut]) -> Cells:
+def _keyed(base: LayerSpec, names: tuple[str, ...], layers: Mapping[int, LayerSpec], left_out: Iterable[LeftOut]) -> Cells:
     """Cells by their keys."""
-    return Cells(base, names, tuple(found.values()), np.fromiter(found, np.uint64, len(found)), tuple(left_out))
+    return Cells(base, names, tuple(layers.values()), np.fromiter(layers, np.uint64, len(layers)), tuple(left_out))
 
 
 def _rooted(values: dict[str, Any]) -> dict[str, Any]:
@@ -190,18 +190,18 @@ def _rooted(values: dict[str, Any]) -> dict[str, Any]:
 
 def united(parts: Sequence[Cells]) -> Cells:
     """The cells of all parts, around the base of the first, each once. Raises ValueError where they are too many."""
-    found: dict[int, LayerSpec] = {}
+    layers: dict[int, LayerSpec] = {}
     for part in parts:
         for key, layer in zip(part.keys.tolist(), part, strict=True):
-            found.setdefault(key, layer)
-    if len(found) > MOST_CELLS:
-        raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, these are {len(found):,}")
+            layers.setdefault(key, layer)
+    if len(layers) > MOST_CELLS:
+        raise ValueError(f"cells: a sweep has at most {MOST_CELLS:,} cells, these are {len(layers):,}")
     varied, bases = (
         [name for part in parts for name in part.names],
         [name for part in parts for name in differing(parts[0].base, part.base)],
     )
     return _keyed(
-        parts[0].base, tuple(dict.fromkeys(varied + bases)), found, dict.fromkeys(cell for part in parts for cell in part.left_out)
+        parts[0].base, tuple(dict.fromkeys(varied + bases)), layers, dict.fromkeys(cell for part in parts for cell in part.left_out)
     )
 
 

@@ -74,8 +74,8 @@ def asked(
     if not resume and not dry_run and holds_results(folder):
         raise ValueError(f"out: {out!r} holds a sweep; --resume goes on with it")
     if file is not None:
-        found = read_file(file, progress)
-        return Job(found.cells, RunSpec(**{**found.run, **given}), selected(found.selection), folder)
+        described = read_file(file, progress)
+        return Job(described.cells, RunSpec(**{**described.run, **given}), selected(described.selection), folder)
     if not (resume and begun):
         way = f"{out!r} holds no sweep to go on with" if resume else "with --resume it may be left out"
         raise ValueError(f"FILE.toml: expected a sweep file; {way}")
@@ -154,7 +154,7 @@ class Judged(NamedTuple):
 def judged(table: "DataFrame", cells: Cells) -> list[Judged]:
     """What a sweep's frame says of each exact law whose spread is known. z here is the standard normal number of p, which knows skew."""
     held = table[(table["predicted_kind"] == "exact") & (table["z_unit"] == "null sd") & table["p"].notna()]
-    found = []
+    judgements = []
     for quantity, part in held.groupby("quantity", observed=True, sort=False):
         z = np.array([normal_score(p, sign) for p, sign in zip(part["p"], part["z"], strict=True)])
         excess = part["excess"].dropna()
@@ -163,8 +163,8 @@ def judged(table: "DataFrame", cells: Cells) -> list[Judged]:
         mean = float(excess.mean()) if len(excess) else None
         # The cells are independent: each has a seed of its own.
         pooled = float(z.sum()) / math.sqrt(len(z))
-        found.append(Judged(str(quantity), len(z), mean, pooled, float((np.abs(z) > 2).mean()), float(abs(z[worst])), where))
-    return found
+        judgements.append(Judged(str(quantity), len(z), mean, pooled, float((np.abs(z) > 2).mean()), float(abs(z[worst])), where))
+    return judgements
 
 
 def plain_run(run: Run, job: Job) -> dict[str, Any]:

@@ -41,9 +41,9 @@ class Range:
         """The number at a share of the range, 0 <= share < 1."""
         low, high = (math.ceil(self.low), math.floor(self.high) + 1) if whole else (self.low, self.high)
         # Neither the ratio nor the difference of the ends need be finite.
-        found = math.exp((1 - share) * math.log(low) + share * math.log(high)) if self.log else (1 - share) * low + share * high
+        value = math.exp((1 - share) * math.log(low) + share * math.log(high)) if self.log else (1 - share) * low + share * high
         # Rounding may reach the open end, or fall below the other.
-        return max(low, min(math.floor(found), high - 1)) if whole else min(max(found, low), high)
+        return max(low, min(math.floor(value), high - 1)) if whole else min(max(value, low), high)
 
     def holds_whole(self) -> bool:
         """Whether there is a whole number in it."""
@@ -179,12 +179,12 @@ def _values(name: str, values: Any) -> list[Any]:
         return [values]
     if isinstance(values, Mapping | Set):
         raise ValueError(f"{name}: expected a list of values, which has an order; got {type(values).__name__}")
-    found = list(itertools.islice(values, MOST_CELLS + 1))
-    if not found:
+    listed = list(itertools.islice(values, MOST_CELLS + 1))
+    if not listed:
         raise ValueError(f"{name}: expected at least one value, got none")
-    if len(found) > MOST_CELLS:
+    if len(listed) > MOST_CELLS:
         raise ValueError(f"{name}: expected at most {MOST_CELLS:,} values, got more")
-    return found
+    return listed
 
 
 def _spread(axes: Mapping[str, Any], shares: np.ndarray) -> Iterator[tuple[Any, ...]]:

@@ -143,15 +143,15 @@ def _fields(table: object) -> dict[str, Any]:
     """The entries of a table by dotted name, whether the table nests or not."""
     if not isinstance(table, Mapping):
         raise ValueError(f"expected a table of fields, got {shown(table)}")
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, value in table.items():
         nested = key in NESTED and isinstance(value, Mapping)
         for name, inner in [(f"{key}.{name}", inner) for name, inner in value.items()] if nested else [(key, value)]:
             full = field_name(name)
-            if full in found:
+            if full in fields:
                 raise ValueError(f"{name}: given twice")
-            found[full] = inner
-    return found
+            fields[full] = inner
+    return fields
 
 
 def _layer(base: LayerSpec, table: object) -> LayerSpec:

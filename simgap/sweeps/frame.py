@@ -73,8 +73,8 @@ def frame(store: Store, spec: str = "all") -> "DataFrame":
                 columns[value].append(row.get(value))
         layer = store.cells[at]
         of_cell = {name: record.get(name) for name in ("cell", *OF_CELL, *COSTS)} | {"parameters": layer.parameters} | flat(layer)
-        for field, found in of_cell.items():
-            cells[field].append(found)
+        for field, of_layer in of_cell.items():
+            cells[field].append(of_layer)
     for name, values in (*columns.items(), *((name, cells[name]) for name in ("cell", *OF_CELL, *COSTS))):
         _check(name, values, store)
     repeats = np.repeat(np.arange(len(rows)), rows)

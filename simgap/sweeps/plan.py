@@ -98,7 +98,7 @@ def plan_cells(
     todo = range(n) if numbers is None else numbers
     for at in counted(todo, "planning", len(todo), progress):
         spec = cells[at]
-        # Neighbours are often of one extent, and a comparison costs next to nothing beside an estimate.
+        # Neighbours are often of one shape, and a comparison costs next to nothing beside an estimate.
         if (alike := cost_key(spec, run)) != before:
             before, (costs, of_trials, why) = alike, _costs(spec, run, selection, prepared)
             kept = max(kept, of_trials)

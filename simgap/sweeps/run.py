@@ -117,17 +117,17 @@ def sweep(
     was recorded before is safe.
     """
     folder, start = folder_of(out), time.perf_counter()
-    found = cells if isinstance(cells, Cells) else Cells.of(cells, progress)
+    design = cells if isinstance(cells, Cells) else Cells.of(cells, progress)
     selection, prepared = select(quantities, metrics=metrics, null=null), name_of(prepare)
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
-    if not len(found):
-        first = f"; the first: {found.left_out[0]}" if found.left_out else ""
-        raise ValueError(f"cells: none can be built, {len(found.left_out)} left out{first}")
+    if not len(design):
+        first = f"; the first: {design.left_out[0]}" if design.left_out else ""
+        raise ValueError(f"cells: none can be built, {len(design.left_out)} left out{first}")
     check_engine(engine, workers, scheduler)
     check_here(engine, run.device)
     # Refused before there is a folder, unless it is there.
-    plan = None if holds_results(folder) else _plan(found, run, selection, range(len(found)), progress, bool(prepared))
-    with open_store(folder, found, run, selection, any_version, prepared) as store, _logged(folder) as log:
+    plan = None if holds_results(folder) else _plan(design, run, selection, range(len(design)), progress, bool(prepared))
+    with open_store(folder, design, run, selection, any_version, prepared) as store, _logged(folder) as log:
         numbers = np.flatnonzero(store.trials < trials)
         aside: tuple[LeftOut, ...] = ()
         computed = 0
@@ -139,13 +139,13 @@ def sweep(
             with open_engine(chosen, workers, run.device, scheduler) as opened:
                 # Nothing is written before there is an engine to do it.
                 store.begin(trials, command_line(), _name(chosen), opened.workers)
-                _begun(store, found, log)
+                _begun(store, design, log)
                 log.info("%s: %d of %d cells to do, %d workers", _name(chosen), len(numbers), len(store.cells), opened.workers)
                 aside, computed = _run(store, plan, opened, numbers, log, progress, prepare)
         else:
-            _begun(store, found, log)
+            _begun(store, design, log)
         seconds = time.perf_counter() - start
-        result = Run(folder, len(store.cells), store.done(trials), computed, seconds, aside, found.left_out, tuple(store.notes))
+        result = Run(folder, len(store.cells), store.done(trials), computed, seconds, aside, design.left_out, tuple(store.notes))
         log.info("%s", result)
         return result
 
@@ -181,8 +181,8 @@ def _plan(cells: Cells, run: RunSpec, selection: Selection, numbers: Sequence[in
 
 def _worth_an_engine(seconds: float, device: str, workers: int | None) -> str:
     """Local processes where several are asked for, or worth starting for so many seconds of work on one core; or else this process."""
-    worth = device == "cpu" and cores() > 1 and seconds > WORTH_PROCESSES
-    return "local" if (workers or 1) > 1 or (workers is None and worth) else "inprocess"
+    pays = device == "cpu" and cores() > 1 and seconds > WORTH_PROCESSES
+    return "local" if (workers or 1) > 1 or (workers is None and pays) else "inprocess"
 
 
 def _run(

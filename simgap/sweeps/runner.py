@@ -175,9 +175,9 @@ class Runner:
             self._set_aside(outcome.number, outcome.why)
 
     def _set_aside(self, at: int, why: str) -> None:
-        found = LeftOut(self.store.cells.name(at), why)
-        self.set_aside.append(found)
-        self.log.error("set aside: %s", found)
+        cell = LeftOut(self.store.cells.name(at), why)
+        self.set_aside.append(cell)
+        self.log.error("set aside: %s", cell)
 
 
 def _first_that_fits(units: deque[Unit], free: int) -> Unit | None:

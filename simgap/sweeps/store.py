@@ -130,10 +130,10 @@ def read_store(path: Path, cells: Cells | None = None) -> Store:
 
     Raises ValueError where there is none, or something else is in its place.
     """
-    found = read_manifest(path / MANIFEST)
-    if found is None:
+    stored = read_manifest(path / MANIFEST)
+    if stored is None:
         raise ValueError(f"out: {str(path)!r} holds no sweep (no {MANIFEST})")
-    manifest, digest = found
+    manifest, digest = stored
     if manifest.get("format") != FORMAT or manifest["format"] is True:
         raise ValueError(f"out: {str(path)!r} holds a sweep of format {manifest.get('format')!r}, this simgap reads format {FORMAT}")
     # Not kept, since it may be large.
@@ -304,7 +304,7 @@ def _same_sweep(store: Store, cells: Cells, run: RunSpec, selection: Selection, 
     gone, new = np.isin(store.cells.keys, cells.keys, invert=True), np.isin(cells.keys, store.cells.keys, invert=True)
     if gone.any() or new.any():
         both = ("gone", store.cells, gone), ("new", cells, new)
-        first = "".join(f"; {word} is {part.name(int(found.argmax()))}" for word, part, found in both if found.any())
+        first = "".join(f"; {word} is {part.name(int(mask.argmax()))}" for word, part, mask in both if mask.any())
         bases = differing(store.cells.base, cells.base)
         around = f", around layers that differ in {', '.join(bases)}" if bases else ""
         raise ValueError(

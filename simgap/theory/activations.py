@@ -136,11 +136,15 @@ def _of_function(function: Own, name: str) -> Activation:
             raise ValueError(f"activation: {name!r} is a function of floats; expected one of {', '.join(BY_NAME)}, or an Activation")
         x = np.asarray(x, np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            found = np.asarray(function(x.copy()), np.float64)
-        if found.shape != x.shape or not np.isfinite(found).all():
-            got = f"shape {found.shape}" if found.shape != x.shape else f"{found[~np.isfinite(found)][0]} at {x[~np.isfinite(found)][0]:g}"
+            values = np.asarray(function(x.copy()), np.float64)
+        if values.shape != x.shape or not np.isfinite(values).all():
+            got = (
+                f"shape {values.shape}"
+                if values.shape != x.shape
+                else f"{values[~np.isfinite(values)][0]} at {x[~np.isfinite(values)][0]:g}"
+            )
             raise ValueError(f"activation: expected {name!r} to give a finite number for each of an array of shape {x.shape}, got {got}")
-        return found
+        return values
 
     def even(x: Any, ctx: Context) -> Any:
         return (value(x, ctx) + value(-np.asarray(x), ctx)) / 2

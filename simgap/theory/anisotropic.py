@@ -87,12 +87,12 @@ def anisotropic_shares(eigenvalues: Any, counts: Any = None) -> Float[np.ndarray
     [0.739, 0.0373]
     """
     values, many = _checked(eigenvalues, counts)
-    found = np.zeros(len(values))
+    shares = np.zeros(len(values))
     t, weight = _rule(values, many)
     for start in range(0, len(values), NODES):
         part = slice(start, start + NODES)
-        found[part] = share_integrand(t, values[part, None], weight, ctx=FLOAT).sum(1)
-    return found
+        shares[part] = share_integrand(t, values[part, None], weight, ctx=FLOAT).sum(1)
+    return shares
 
 
 def null_anisotropic_mso(eigenvalues: Any, counts: Any = None, other: Any = None) -> float:

@@ -48,7 +48,7 @@ def centred_overlap_covariance(width: Any, a: Any, b: Any, own: Any = 1, other: 
 
 
 def blocks_moments(widths: Any, shares: Any, fourths: Any, *, ctx: Context = FLOAT) -> tuple[Any, Any]:
-    """Mean and variance of cos^2 of vectors made of blocks, whose entries change places and signs within a block alone (law T6).
+    """Mean and variance of cos^2 of vectors made of blocks, whose entries change positions and signs within a block alone (law T6).
 
     E cos^2 = sum_r s_r s'_r / N_r; the second moment sum_r m_r + 6 sum_{r < q} (s_r s'_r / N_r)(s_q s'_q / N_q), m_r = f_r f'_r / N_r
     + 3 (s_r^2 - f_r)(s'_r^2 - f'_r) / (N_r (N_r - 1)). widths: N_r >= 2 of each block; shares: pairs (s_r, s'_r) of the squared length of

@@ -132,8 +132,8 @@ def elementwise(function: Callable[..., Any], *values: Any) -> Any:
     if not any(np.ndim(value) for value in values):
         return function(*values)
     arrays = np.broadcast_arrays(*(np.asarray(value) for value in values))
-    found = [function(*(number.item() for number in numbers)) for numbers in zip(*(array.ravel() for array in arrays), strict=True)]
-    return np.array(found, np.float64).reshape(arrays[0].shape + np.shape(found)[1:])
+    results = [function(*(number.item() for number in numbers)) for numbers in zip(*(array.ravel() for array in arrays), strict=True)]
+    return np.array(results, np.float64).reshape(arrays[0].shape + np.shape(results)[1:])
 
 
 @lru_cache(maxsize=8)

@@ -117,8 +117,8 @@ def mso_interval(width: Any, pairs: Any, trials: Any, level: Any, n_experts: int
     The first four are numbers, or arrays that broadcast, and then low and high are arrays. The other arguments and errors are those of
     `mso_distribution`.
     """
-    found = elementwise(partial(_interval, n_experts), width, pairs, trials, level)
-    return found if isinstance(found, tuple) else (found[..., 0], found[..., 1])
+    interval = elementwise(partial(_interval, n_experts), width, pairs, trials, level)
+    return interval if isinstance(interval, tuple) else (interval[..., 0], interval[..., 1])
 
 
 def _interval(n_experts: int | None, width: float, pairs: int, trials: int, level: float) -> tuple[float, float]:

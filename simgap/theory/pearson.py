@@ -100,10 +100,10 @@ def _tail(family: str, shapes: tuple[float, ...], z: Any, upper: bool) -> Any:
     z = larger(z, 0.0)
     if isinstance(z, float):
         return other(b, a, 1 / (1 + z)) if z > 1 else mine(a, b, z / (1 + z))
-    found, far = np.empty(z.shape), z > 1
-    found[far] = other(b, a, 1 / (1 + z[far]))
-    found[~far] = mine(a, b, z[~far] / (1 + z[~far]))
-    return found
+    tail, far = np.empty(z.shape), z > 1
+    tail[far] = other(b, a, 1 / (1 + z[far]))
+    tail[~far] = mine(a, b, z[~far] / (1 + z[~far]))
+    return tail
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,8 @@ def uneven_token_variance(d_model: Any, counts: Sequence[int], covariance: Any, 
     """
     if any(n < 0 or n != int(n) for n in counts) or sum(counts) == 0:
         raise ValueError(f"counts: expected whole numbers >= 0, not all 0, got {list(counts)}")
-    total, together = sum(int(n) for n in counts), sum(int(n) * (int(n) - 1) for n in counts)
-    return (total * null_variance(d_model, ctx=ctx) + together * ctx.number(covariance)) / ctx.number(total) ** 2
+    total, ordered_pairs = sum(int(n) for n in counts), sum(int(n) * (int(n) - 1) for n in counts)
+    return (total * null_variance(d_model, ctx=ctx) + ordered_pairs * ctx.number(covariance)) / ctx.number(total) ** 2
 
 
 def null_token_sd(d_model: int, pairs: int, trials: int, tokens_per_pair: float, covariance: float) -> float:
