@@ -36,15 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: Any, parser: Parser) -> int:
     if options.jobs < 1:
         parser.error(f"--jobs: expected at least 1, got {options.jobs}")
-    found = theorems()
-    ids = {name.partition("_")[0].upper(): name for name in found}
+    module_of = theorems()
+    ids = {name.partition("_")[0].upper(): name for name in module_of}
     chosen = []
     for asked in options.names:
         name = ids.get(asked.upper(), asked)
-        if name not in found:
-            parser.error(f"no theorem {asked!r}{nearest(asked, [*found, *ids])}")
+        if name not in module_of:
+            parser.error(f"no theorem {asked!r}{nearest(asked, [*module_of, *ids])}")
         chosen.append(name)
-    modules = [found[name] for name in chosen or found]
+    modules = [module_of[name] for name in chosen or module_of]
     results = []
     with tqdm(total=len(modules), desc="proofs", unit="theorem", disable=None) as bar:
         for result in run_all(modules, options.jobs):
@@ -90,9 +90,9 @@ def derivation(result: Result) -> str:
         lines += [f"  {number}. {step}" for number, step in enumerate(result.steps[way], 1)]
     lines.append("controls: each must be refuted")
     for control in result.controls:
-        found = ", ".join(f"{way} {verdict}" for way, verdict in control.verdicts.items())
+        verdicts = ", ".join(f"{way} {verdict}" for way, verdict in control.verdicts.items())
         lines.append(
-            f"  {'fails' if control.stands else 'DOES NOT FAIL'}: {control.name} ({found}){f'; {control.why}' if control.why else ''}"
+            f"  {'fails' if control.stands else 'DOES NOT FAIL'}: {control.name} ({verdicts}){f'; {control.why}' if control.why else ''}"
         )
     lines += [f"OBJECTION: {objection}" for objection in result.objections]
     lines.append(f"{'stands' if result.stands else 'DOES NOT STAND'}, {result.seconds:.1f} s")

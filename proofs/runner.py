@@ -73,7 +73,7 @@ def theorems() -> dict[str, str]:
     """Module by theorem's file name: every module of a folder of proofs/ but private ones."""
     root = Path(__file__).parent
     folders = sorted(path.name for path in root.iterdir() if (path / "__init__.py").exists())
-    modules = (f"proofs.{folder}.{found.name}" for folder in folders for found in pkgutil.iter_modules([str(root / folder)]))
+    modules = (f"proofs.{folder}.{file.name}" for folder in folders for file in pkgutil.iter_modules([str(root / folder)]))
     return {module.rpartition(".")[2]: module for module in modules if not module.rpartition(".")[2].startswith("_")}
 
 
@@ -173,9 +173,9 @@ def _disagreements(once: Check, again: Check) -> list[str]:
 
 def _control(proof: ModuleType, wrong: Wrong, checks: dict[Way, Check], bits: int) -> Control:
     applicable = [way for way in wrong.ways if checks[way].verdict is not Verdict.NOT_APPLICABLE]
-    found = {way: _run(proof, way, wrong.law, bits).verdict for way in applicable}
-    stands = bool(found) and all(verdict is Verdict.REFUTED for verdict in found.values())
+    verdicts = {way: _run(proof, way, wrong.law, bits).verdict for way in applicable}
+    stands = bool(verdicts) and all(verdict is Verdict.REFUTED for verdict in verdicts.values())
     skipped = [way for way in WAYS if way not in wrong.ways and checks[way].verdict is not Verdict.NOT_APPLICABLE]
     if skipped and not wrong.why:
         stands = False
-    return Control(wrong.name, {way: str(verdict) for way, verdict in found.items()}, stands, wrong.why)
+    return Control(wrong.name, {way: str(verdict) for way, verdict in verdicts.items()}, stands, wrong.why)

@@ -134,9 +134,9 @@ class Derivation:
             return
         distance = max(0.0, distance)
         z = distance / sem if sem > 0 else (0.0 if distance == 0 else float("inf"))
-        room = f", claimed to within {allowance:.2g}" if allowance else ""
+        claimed_to = f", claimed to within {allowance:.2g}" if allowance else ""
         self.record(
-            f"{text}: simulated {mean:.6g} +- {sem:.2g}, claimed {claimed:.6g}{room}, {z:.1f} sigma",
+            f"{text}: simulated {mean:.6g} +- {sem:.2g}, claimed {claimed:.6g}{claimed_to}, {z:.1f} sigma",
             Verdict.AGREES if z <= SIGMA else Verdict.REFUTED,
         )
 
@@ -156,11 +156,12 @@ class Derivation:
             verdict = Verdict.AGREES if math.isfinite(mean) else Verdict.UNDECIDED
         self.record(f"{text}: simulated {mean:.6g} +- {sem:.2g}, claimed in {span}", verdict)
 
-    def agrees(self, text: str, found: float, claimed: float, tolerance: float) -> None:
+    def agrees(self, text: str, computed: float, claimed: float, tolerance: float) -> None:
         """A computed number against the claim, to a round-off tolerance that the text explains: AGREES or REFUTED."""
-        close = abs(found - claimed) <= tolerance
+        close = abs(computed - claimed) <= tolerance
         self.record(
-            f"{text}: computed {found:.12g}, claimed {claimed:.12g} to within {tolerance:.2g}", Verdict.AGREES if close else Verdict.REFUTED
+            f"{text}: computed {computed:.12g}, claimed {claimed:.12g} to within {tolerance:.2g}",
+            Verdict.AGREES if close else Verdict.REFUTED,
         )
 
     def check(self, reason: str = "") -> Check:

@@ -191,7 +191,7 @@ POINTS = (("silu", 1, -1.0), ("relu", 2, 0.0), ("gelu_tanh", 3, -0.7), ("tanh", 
 @cache
 def _simulate() -> dict[Any, tuple[float, float]]:
     """The cosine of two activated vectors with ENTRIES entries, and products of Hermite polynomials at rho = -1/2."""
-    found: dict[Any, tuple[float, float]] = {}
+    means: dict[Any, tuple[float, float]] = {}
     for name, std, rho in POINTS:
         random = generator("A1", f"{name} {rho}")
         u, w = random.standard_normal((2, ENTRIES))
@@ -201,11 +201,11 @@ def _simulate() -> dict[Any, tuple[float, float]]:
         cosine = float(a @ b / ENTRIES / size)
         # To first order the cosine is a mean over entries of this (delta method).
         residual = a * b / size - cosine * (a * a / (a @ a) + b * b / (b @ b)) * ENTRIES / 2
-        found[name, std, rho] = cosine, float(residual.std() / np.sqrt(ENTRIES))
+        means[name, std, rho] = cosine, float(residual.std() / np.sqrt(ENTRIES))
     for i, j in ((1, 1), (2, 2), (1, 3), (3, 3)):
         u, w = generator("A1", f"h{i}{j}").standard_normal((2, ENTRIES))
-        found[i, j] = mean_and_sem(_hermite(i, u) * _hermite(j, -0.5 * u + np.sqrt(0.75) * w))
-    return found
+        means[i, j] = mean_and_sem(_hermite(i, u) * _hermite(j, -0.5 * u + np.sqrt(0.75) * w))
+    return means
 
 
 @cache

@@ -199,14 +199,14 @@ PAIRS = 200_000
 
 @cache
 def _simulate() -> dict[tuple[str, float, int], tuple[float, float]]:
-    found = {}
+    means = {}
     parts = {name: activation_of(name).even or activation_of(name).value for name in PARTS}
     for rho, std in ((0.8, 1), (-0.5, 3)):
         u, w = generator("A2", f"{rho}").standard_normal((2, PAIRS))
         x, y = std * u, std * (rho * u + np.sqrt(1 - rho * rho) * w)
         for name, part in parts.items():
-            found[name, rho, std] = mean_and_sem(part(x, FLOAT) * part(y, FLOAT))
-    return found
+            means[name, rho, std] = mean_and_sem(part(x, FLOAT) * part(y, FLOAT))
+    return means
 
 
 def numeric(law: Law = LAW) -> Check:

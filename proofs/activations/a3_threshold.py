@@ -167,8 +167,8 @@ def certified(law: Law = LAW) -> Check:
     proof.record("softplus, with act(0) = log 2: kappa'(1) < 1", sign(1 - softplus, ">"))
     root = proof.ball("SiLU, s = 1: rho*", _threshold(flint.ctx.prec))
     proof.within("it begins 0.658667174743158883", root - BALL.number("0.6586671747431588835"), "0.5e-18")
-    found = law.threshold("silu", 1.0)
-    proof.within(f"the float route's {found!r} agrees", root - BALL.number(Fraction(found)), "1e-12")
+    root_in_floats = law.threshold("silu", 1.0)
+    proof.within(f"the float route's {root_in_floats!r} agrees", root - BALL.number(Fraction(root_in_floats)), "1e-12")
     return proof.check()
 
 

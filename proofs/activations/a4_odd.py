@@ -80,13 +80,13 @@ def symbolic(law: Law = LAW) -> Check:
     total = sum(a * a for a in coefficients)
     kappa = sum(a * a * RHO**j for j, a in enumerate(coefficients)) / total
     proof.equal(f"act = {act}, s = 1: kappa(0)", sp.factor(kappa.subs(RHO, 0)), sp.Integer(0))
-    room = sp.factor(law.bound(RHO, ctx=SYMBOLIC) - kappa)
+    slack = sp.factor(law.bound(RHO, ctx=SYMBOLIC) - kappa)
     proof.equal(
-        "its room below the bound is rho (1 - rho^2) a_3^2 / sum a_j^2 >= 0",
-        room,
+        "its slack below the bound is rho (1 - rho^2) a_3^2 / sum a_j^2 >= 0",
+        slack,
         sp.factor(RHO * (1 - RHO**2) * _mean(C * X**3 * _hermite()[3]) ** 2 / total),
     )
-    proof.equal("c = 0, the identity, attains the bound", sp.Integer(0), sp.simplify(room.subs(C, 0)))
+    proof.equal("c = 0, the identity, attains the bound", sp.Integer(0), sp.simplify(slack.subs(C, 0)))
     return proof.check()
 
 
@@ -110,13 +110,13 @@ def certified(law: Law = LAW) -> Check:
             continue
         series, top = _series(name, flint.ctx.prec)
         proof.ball(f"{name}, s = 2: kappa(1/8)", series.at(BALL.number(Fraction(1, 8))) / top)
-        found = positive_over(
+        bound = positive_over(
             lambda rho, s=series, t=top: law.bound(rho, ctx=BALL) * t - s.at(rho), [(Fraction(1, 64), Fraction(1, 8))], 500
         )
-        proof.record(f"{name}, s = 2: kappa(rho) < bound for rho in [1/64, 1/8], {found.boxes} boxes", found.verdict)
+        proof.record(f"{name}, s = 2: kappa(rho) < bound for rho in [1/64, 1/8], {bound.boxes} boxes", bound.verdict)
     box = [(Fraction(1, 4), Fraction(3, 4)), (Fraction(1), Fraction(5, 4))]
-    found = positive_over(lambda rho, s: law.bound(rho, ctx=BALL) * erf_dual(1, s, ctx=BALL) - erf_dual(rho, s, ctx=BALL), box, 2000)
-    proof.record(f"erf: kappa(rho) < bound for rho in [1/4, 3/4], s in [1, 5/4], {found.boxes} boxes", found.verdict)
+    bound = positive_over(lambda rho, s: law.bound(rho, ctx=BALL) * erf_dual(1, s, ctx=BALL) - erf_dual(rho, s, ctx=BALL), box, 2000)
+    proof.record(f"erf: kappa(rho) < bound for rho in [1/4, 3/4], s in [1, 5/4], {bound.boxes} boxes", bound.verdict)
     gaps = [law.bound(rho, ctx=BALL) - BALL.number(rho) for rho in (Fraction(1, 8), Fraction(1, 2))]
     attained = all(abs(gap) < BALL.number("1e-20") for gap in gaps)
     proof.record("identity: the bound is attained within 1e-20 at rho = 1/8, 1/2", Verdict.PROVED if attained else Verdict.REFUTED)
@@ -129,7 +129,7 @@ POINTS = (0.0, 0.6, -0.8)
 
 @cache
 def _simulate(name: str) -> list[tuple[float, float, float]]:
-    found = []
+    cosines = []
     for rho in POINTS:
         u, w = generator("A4", f"{name} {rho}").standard_normal((2, ENTRIES))
         act = activation_of(name)
@@ -137,8 +137,8 @@ def _simulate(name: str) -> list[tuple[float, float, float]]:
         size = float(np.sqrt((a @ a) * (b @ b)) / ENTRIES)
         cosine = float(a @ b) / ENTRIES / size
         residual = a * b / size - cosine * (a * a / (a @ a) + b * b / (b @ b)) * ENTRIES / 2
-        found.append((rho, cosine, float(residual.std() / np.sqrt(ENTRIES))))
-    return found
+        cosines.append((rho, cosine, float(residual.std() / np.sqrt(ENTRIES))))
+    return cosines
 
 
 def numeric(law: Law = LAW) -> Check:

@@ -217,7 +217,7 @@ NAMES = ("silu", "relu", "gelu", "tanh")
 
 @cache
 def _simulate() -> dict[tuple[str, int], Any]:
-    found = {}
+    values = {}
     for f in WIDTHS:
         z = generator("A5", str(f)).standard_normal((2, PAIRS, f))
         for name in NAMES:
@@ -226,8 +226,8 @@ def _simulate() -> dict[tuple[str, int], Any]:
             alive = (sizes[0] > 0) & (sizes[1] > 0)
             ones = [h.sum(1)[alive] ** 2 / (f * size[alive]) for h, size in zip((a, b), sizes, strict=True)]
             cos2 = (a * b).sum(1)[alive] ** 2 / (sizes[0] * sizes[1])[alive]
-            found[name, f] = cos2, np.concatenate(ones)
-    return found
+            values[name, f] = cos2, np.concatenate(ones)
+    return values
 
 
 @cache

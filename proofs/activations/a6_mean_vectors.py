@@ -259,7 +259,7 @@ def _simulate(activation: str, same: bool) -> np.ndarray:
     """cos^2 of two experts' mean hidden vectors at s = 1, extrapolated to f = infinity from f and 2f rows: what is left is O(1/f^2)."""
     random = generator("A6", f"{activation} {same}")
     act = (lambda v: np.maximum(v, 0)) if activation == "relu" else (lambda v: v / (1 + np.exp(-v)))
-    found = np.empty(TRIALS)
+    cos2 = np.empty(TRIALS)
     for trial in range(TRIALS):
         tokens = random.standard_normal((2, N, D))
         tokens *= np.sqrt(D) / np.linalg.norm(tokens, axis=2, keepdims=True)
@@ -267,8 +267,8 @@ def _simulate(activation: str, same: bool) -> np.ndarray:
         u, v = (act(rows[e] @ tokens[0 if same else e].T).mean(1).reshape(2, HALF_F) for e in range(2))
         halves = (u * v).sum(1) ** 2 / ((u * u).sum(1) * (v * v).sum(1))
         whole = (u * v).sum() ** 2 / ((u * u).sum() * (v * v).sum())
-        found[trial] = 2 * whole - halves.mean()
-    return found
+        cos2[trial] = 2 * whole - halves.mean()
+    return cos2
 
 
 @cache

@@ -247,8 +247,8 @@ def _spread_of_three(bits: int) -> arb:
 
 def _half_sphere(proof: Derivation, law: Law, shares: tuple[arb, ...]) -> None:
     """ReLU on a half sphere, exactly: rho/2 is the odd part of kappa, and x -> -x turns no even moment."""
-    for found, value in zip(hermite_shares("relu", 1, ctx=BALL), shares, strict=True):
-        proof.within("ReLU's c_j are 1/pi, 1/2, 1/(2 pi), 0", found - value, "1e-20")
+    for share, value in zip(hermite_shares("relu", 1, ctx=BALL), shares, strict=True):
+        proof.within("ReLU's c_j are 1/pi, 1/2, 1/(2 pi), 0", share - value, "1e-20")
     for width in (16, 128):
         cosine = sphere_mean_magnitude(width, ctx=BALL) ** 2
         gap = law.sphere(width, 2, 1, ctx=BALL) - cosine
@@ -274,23 +274,23 @@ def _kernel(rho: np.ndarray) -> np.ndarray:
 def _orthonormal(noise: float) -> dict[str, np.ndarray]:
     """Batches of tokens that expert 0 took, router rows the first E axes: its logit, rho of Gaussian and kappa(rho) of sphere tokens."""
     random = generator("A6b", f"orthonormal {noise}")
-    found: dict[str, list[float]] = {"logit": [], "square": [], "spread": [], "rho": [], "kappa": []}
+    averages: dict[str, list[float]] = {"logit": [], "square": [], "spread": [], "rho": [], "kappa": []}
     for _ in range(BATCHES):
         x = random.standard_normal((BATCH * E // K * 2, D))
         scores = x[:, :E] + noise * random.standard_normal((len(x), E))
         # Expert 0 is selected where fewer than K others score higher.
         x = x[(scores > scores[:, :1]).sum(axis=1) < K][:BATCH]
         n = len(x)
-        found["logit"].append(x[:, 0].mean())
-        found["square"].append((x[:, 0] ** 2).mean())
+        averages["logit"].append(x[:, 0].mean())
+        averages["square"].append((x[:, 0] ** 2).mean())
         logits = (x[:, :E] @ x[:, :E].T) ** 2
-        found["spread"].append((logits.sum() - np.trace(logits)) / (n * (n - 1)) - E)
+        averages["spread"].append((logits.sum() - np.trace(logits)) / (n * (n - 1)) - E)
         gram = x @ x.T / D
-        found["rho"].append((gram.sum() - np.trace(gram)) / (n * (n - 1)))
+        averages["rho"].append((gram.sum() - np.trace(gram)) / (n * (n - 1)))
         length = np.sqrt(np.diagonal(gram))
         kernel = _kernel(gram / np.outer(length, length))
-        found["kappa"].append((kernel.sum() - n) / (n * (n - 1)))
-    return {name: np.array(values) for name, values in found.items()}
+        averages["kappa"].append((kernel.sum() - n) / (n * (n - 1)))
+    return {name: np.array(values) for name, values in averages.items()}
 
 
 @cache
@@ -306,7 +306,7 @@ def _half_spheres() -> np.ndarray:
 def _random_routers() -> dict[str, np.ndarray]:
     """ReLU, tokens uniform on the sphere, router entries N(0, 1/D): mean kappa(rho) within experts, and the mean MSO at f = infinity."""
     random = generator("A6b", "random")
-    found: dict[str, list[float]] = {"kappa": [], "mso": []}
+    averages: dict[str, list[float]] = {"kappa": [], "mso": []}
     for _ in range(ROUTERS):
         x = random.standard_normal((BATCH * E // K, D))
         x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -319,9 +319,9 @@ def _random_routers() -> dict[str, np.ndarray]:
             within.append((kernel.sum() - n) / (n * (n - 1)))
             squares.append(kernel.mean())
         inverse = 1 / np.array(squares)
-        found["kappa"].append(np.mean(within))
-        found["mso"].append((inverse.sum() ** 2 - (inverse**2).sum()) / (E * (E - 1) * np.pi**2))
-    return {name: np.array(values) for name, values in found.items()}
+        averages["kappa"].append(np.mean(within))
+        averages["mso"].append((inverse.sum() ** 2 - (inverse**2).sum()) / (E * (E - 1) * np.pi**2))
+    return {name: np.array(values) for name, values in averages.items()}
 
 
 def numeric(law: Law = LAW) -> Check:
@@ -330,24 +330,24 @@ def numeric(law: Law = LAW) -> Check:
     mu, square = law.mean(E, K, ctx=FLOAT), selected_logit_moment(E, K, 2)
     shares = hermite_shares("relu")
     for noise in (0, 1):
-        found = _orthonormal(noise)
-        proof.estimate(f"noise {noise}: mean logit of the expert", *mean_and_sem(found["logit"]), mu / (1 + noise**2) ** 0.5)
-        proof.estimate(f"noise {noise}: b of Gaussian tokens", *mean_and_sem(found["rho"]), law.cosine(mu, D, E, noise, ctx=FLOAT))
-    found = _orthonormal(0)
-    proof.estimate("||M - I||_F^2", *mean_and_sem(found["spread"]), law.spread(square, E, ctx=FLOAT))
+        averages = _orthonormal(noise)
+        proof.estimate(f"noise {noise}: mean logit of the expert", *mean_and_sem(averages["logit"]), mu / (1 + noise**2) ** 0.5)
+        proof.estimate(f"noise {noise}: b of Gaussian tokens", *mean_and_sem(averages["rho"]), law.cosine(mu, D, E, noise, ctx=FLOAT))
+    averages = _orthonormal(0)
+    proof.estimate("||M - I||_F^2", *mean_and_sem(averages["spread"]), law.spread(square, E, ctx=FLOAT))
     weighted = E / K * FLOAT.expect(lambda z: z * z * law.weight((1 + FLOAT.erf(z / 2**0.5)) / 2, E, K, ctx=FLOAT))
-    proof.estimate("mean squared logit of the expert", *mean_and_sem(found["square"]), weighted)
+    proof.estimate("mean squared logit of the expert", *mean_and_sem(averages["square"]), weighted)
     proof.estimate("two experts, d = 4, tokens on the sphere: E rho", *mean_and_sem(_half_spheres()), law.sphere(4, 2, 1, ctx=FLOAT))
     cosine = law.sphere(D, E, K, ctx=FLOAT) / cosine_of_logits(selected_logit_mean(E, K), D, E) * law.cosine(mu, D, E, 0, ctx=FLOAT)
     leading = law.leading(shares, D, cosine, ctx=FLOAT)
     bound = law.remainder(shares, D, E, law.cosine(mu, 1, E, 0, ctx=FLOAT), law.spread(square, E, ctx=FLOAT), ctx=FLOAT)
-    proof.estimate("ReLU, tokens on the sphere: E kappa(rho)", *mean_and_sem(found["kappa"]), leading, allowance=float(bound))
-    found = _random_routers()
+    proof.estimate("ReLU, tokens on the sphere: E kappa(rho)", *mean_and_sem(averages["kappa"]), leading, allowance=float(bound))
+    averages = _random_routers()
     leading = law.leading(shares, D, law.cosine(mu, D, E, 0, ctx=FLOAT), ctx=FLOAT)
-    proof.estimate("router entries N(0, 1/d): E kappa(rho)", *mean_and_sem(found["kappa"]), leading, allowance=1 / D**2)
+    proof.estimate("router entries N(0, 1/d): E kappa(rho)", *mean_and_sem(averages["kappa"]), leading, allowance=1 / D**2)
     shared = mean_pair_kappa(BATCH, leading)
-    claimed, room = mso_of_means(shares[0], shared, shared), 4 / D**2
-    proof.estimate("router entries N(0, 1/d): MSO", *mean_and_sem(found["mso"]), claimed, allowance=room)
+    claimed, allowance = mso_of_means(shares[0], shared, shared), 4 / D**2
+    proof.estimate("router entries N(0, 1/d): MSO", *mean_and_sem(averages["mso"]), claimed, allowance=allowance)
     return proof.check()
 
 

@@ -141,13 +141,14 @@ def certified(law: Law = LAW) -> Check:
     """In balls: kurtoses against a direct integral, the variance's expansion at a large width, and the gated map."""
     proof = Derivation()
     for name in ("relu", "silu", "tanh"):
-        found = proof.ball(f"K of {name} at s = 1", law.kurtosis(name, 1, ctx=BALL))
-        proof.within("the direct integral over [-40, 40]", found - _direct_kurtosis(name, flint.ctx.prec), "1e-20")
-        proof.record("above 3: the variance exceeds Beta's", sign(found - 3, ">"))
+        kurtosis = proof.ball(f"K of {name} at s = 1", law.kurtosis(name, 1, ctx=BALL))
+        proof.within("the direct integral over [-40, 40]", kurtosis - _direct_kurtosis(name, flint.ctx.prec), "1e-20")
+        proof.record("above 3: the variance exceeds Beta's", sign(kurtosis - 3, ">"))
         width = 10**10
-        scaled = arb(width) ** 3 * (law.variance(width, found, ctx=BALL) - null_variance(width, ctx=BALL))
+        scaled = arb(width) ** 3 * (law.variance(width, kurtosis, ctx=BALL) - null_variance(width, ctx=BALL))
         proof.record(
-            "f^3 (Var - Beta's) = (K-3)^2 to within 3 K^3/f, f = 10^10", sign(3 * found**3 / width - abs(scaled - (found - 3) ** 2), ">")
+            "f^3 (Var - Beta's) = (K-3)^2 to within 3 K^3/f, f = 10^10",
+            sign(3 * kurtosis**3 / width - abs(scaled - (kurtosis - 3) ** 2), ">"),
         )
     for width, a, b in ((8, "0.05", "0.08"), (64, "0.002", "0.001")):
         gap = null_variance_general(width, a, b, ctx=BALL) - null_variance(width, ctx=BALL) - law.excess(width, a, b, ctx=BALL)
@@ -157,8 +158,8 @@ def certified(law: Law = LAW) -> Check:
     gelu = (gelu_even_dual(rho, 1, ctx=BALL) + rho / 4) / (gelu_even_dual(1, 1, ctx=BALL) + BALL.number(Fraction(1, 4)))
     identity = proof.ball("identity: gated kappa at 1/64", _once(law.kappa, "identity", Fraction(1, 64), BALL, flint.ctx.prec))
     proof.within("is 1/64^2", identity - rho * rho, "1e-20")
-    found = proof.ball("GELU: gated kappa at 1/64", _once(law.kappa, "gelu", Fraction(1, 64), BALL, flint.ctx.prec))
-    proof.within("is rho times GELU's closed dual map", found - rho * gelu, "1e-20")
+    kappa = proof.ball("GELU: gated kappa at 1/64", _once(law.kappa, "gelu", Fraction(1, 64), BALL, flint.ctx.prec))
+    proof.within("is rho times GELU's closed dual map", kappa - rho * gelu, "1e-20")
     return proof.check()
 
 
@@ -198,10 +199,10 @@ def _simulate() -> dict[str, np.ndarray]:
     # On one token the pre-activations are simply normal.
     g, u = random.standard_normal((2, 2, SAMPLES, F))
     h = g / (1 + np.exp(-g)) * u
-    found = {"token": _cos2(h[0], h[1])}
-    found["mean"] = _cos2(first.mean(axis=2), second.mean(axis=2))
-    found["fixed"] = _cos2(first.mean(axis=2), np.broadcast_to(fixed, (PAIRS, F)))
-    return found
+    cos2 = {"token": _cos2(h[0], h[1])}
+    cos2["mean"] = _cos2(first.mean(axis=2), second.mean(axis=2))
+    cos2["fixed"] = _cos2(first.mean(axis=2), np.broadcast_to(fixed, (PAIRS, F)))
+    return cos2
 
 
 def _cos2(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -221,13 +222,13 @@ def _entries() -> np.ndarray:
 def numeric(law: Law = LAW) -> Check:
     """f = 12, s = 1: means over 3 tokens and a single token, then moments of single entries."""
     proof = Derivation()
-    found = _simulate()
+    cos2 = _simulate()
     for name, text in (("token", "one token"), ("mean", f"means over {TOKENS} tokens"), ("fixed", "a mean against a fixed vector")):
-        proof.estimate(f"f = {F}, {text}: E cos^2", *mean_and_sem(found[name]), law.mean(F, ctx=FLOAT))
+        proof.estimate(f"f = {F}, {text}: E cos^2", *mean_and_sem(cos2[name]), law.mean(F, ctx=FLOAT))
     share = law.share("silu", 1.0, F)
     claimed = null_variance(F) + law.excess(F, share, share, ctx=FLOAT)
     # The mean is 1/f exactly, so deviations from it need no correction for an estimated one.
-    proof.estimate(f"f = {F}, one token: Var cos^2", *mean_and_sem((found["token"] - 1 / F) ** 2), claimed)
+    proof.estimate(f"f = {F}, one token: Var cos^2", *mean_and_sem((cos2["token"] - 1 / F) ** 2), claimed)
     g, u, a, b = _entries()
     rectified = np.maximum(g, 0)
     proof.estimate("ReLU: E h^4 over (E h^2)^2 = 1/4", *mean_and_sem(4 * (rectified * u) ** 4), law.kurtosis("relu", 1, ctx=FLOAT))

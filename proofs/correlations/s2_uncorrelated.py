@@ -112,14 +112,14 @@ def _outputs(hidden: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 @cache
 def _overlaps(first: tuple[int, ...], second: tuple[int, ...], down: str) -> Counter:
     """The law of o for two hidden vectors, in counts; undefined overlaps left out."""
-    found: Counter = Counter()
+    counts: Counter = Counter()
     outputs = list(_outputs(first)), list(_outputs(second))
     pairs = zip(*outputs, strict=True) if down == "tied" else itertools.product(*outputs)
     for y, v in pairs:
         lengths = (y[0] ** 2 + y[1] ** 2) * (v[0] ** 2 + v[1] ** 2)
         if lengths:
-            found[Fraction((y[0] * v[0] + y[1] * v[1]) ** 2, lengths)] += 1 if down != "tied" else 16
-    return found
+            counts[Fraction((y[0] * v[0] + y[1] * v[1]) ** 2, lengths)] += 1 if down != "tied" else 16
+    return counts
 
 
 @cache

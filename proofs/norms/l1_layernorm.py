@@ -132,15 +132,15 @@ def certified(law: Law = LAW) -> Check:
     for side in (1, -1):
         box = [(Fraction(1, 64), Fraction(1, 8))]
 
-        def room(rho: Any, side: int = side) -> Any:
+        def slack(rho: Any, side: int = side) -> Any:
             return rho - side * law.cosine(series.at(side * rho) / square, zero, ctx=BALL)
 
-        found = positive_over(room, box, 500)
-        proof.record(f"|c| < |rho| for {'' if side > 0 else '-'}rho in [1/64, 1/8], {found.boxes} boxes", found.verdict)
-    found = positive_over(
+        bound = positive_over(slack, box, 500)
+        proof.record(f"|c| < |rho| for {'' if side > 0 else '-'}rho in [1/64, 1/8], {bound.boxes} boxes", bound.verdict)
+    bound = positive_over(
         lambda rho: series.at(rho) / square - law.cosine(series.at(rho) / square, zero, ctx=BALL), [(Fraction(-1, 8), Fraction(1, 8))], 500
     )
-    proof.record(f"c < kappa for rho in [-1/8, 1/8], {found.boxes} boxes", found.verdict)
+    proof.record(f"c < kappa for rho in [-1/8, 1/8], {bound.boxes} boxes", bound.verdict)
     relu = proof.ball("ReLU at rho = -1: c^2", law.cosine(0, 1 / BALL.pi, ctx=BALL) ** 2)
     proof.within("it rounds to 0.218", relu - BALL.number("0.218"), "0.0005")
     edge = law.raises(zero, ctx=BALL)
@@ -167,15 +167,15 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 @cache
 def _simulate(bias: float) -> dict[tuple[str, int, float], tuple[tuple[float, float], ...]]:
     """Cosines of the activated, the LayerNormed and the RMSNormed vectors."""
-    found = {}
+    cosines = {}
     for name, std, rho in POINTS:
         u, w, extra = generator("L1", f"{name} {rho}").standard_normal((3, ENTRIES))
         act = activation_of(name)
         a, b = act.value(std * u, FLOAT), act.value(std * (rho * u + np.sqrt(1 - rho * rho) * w), FLOAT)
         layer = [(h - h.mean()) / h.std() + bias * extra for h in (a, b)]
         root = [h / np.sqrt((h * h).mean()) for h in (a, b)]
-        found[name, std, rho] = tuple(_cosine(*pair) for pair in ((a, b), layer, root))
-    return found
+        cosines[name, std, rho] = tuple(_cosine(*pair) for pair in ((a, b), layer, root))
+    return cosines
 
 
 def numeric(law: Law = LAW) -> Check:

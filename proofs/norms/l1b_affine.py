@@ -185,15 +185,15 @@ NARROW, PAIRS, BATCH = 32, 400_000, 20_000
 def _narrow() -> tuple[float, float]:
     """E cos^2 at f = 32 of independent experts' ReLU vectors after LayerNorm, each with a gain and a bias of spread 1/2 of its own."""
     random = generator("L1B", "narrow")
-    found = []
+    cos2 = []
     for _ in range(PAIRS // BATCH):
         h = activation_of("relu").value(random.standard_normal((2, BATCH, NARROW)), FLOAT)
         h -= h.mean(-1, keepdims=True)
         h /= np.sqrt((h * h).mean(-1, keepdims=True))
         y = (1 + random.standard_normal(h.shape) / 2) * h + random.standard_normal(h.shape) / 2
         products = [np.einsum("bf,bf->b", *(y[i] for i in pair)) for pair in ((0, 1), (0, 0), (1, 1))]
-        found.append(products[0] ** 2 / (products[1] * products[2]))
-    return mean_and_sem(np.concatenate(found))
+        cos2.append(products[0] ** 2 / (products[1] * products[2]))
+    return mean_and_sem(np.concatenate(cos2))
 
 
 def numeric(law: Law = LAW) -> Check:

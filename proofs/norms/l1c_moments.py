@@ -67,15 +67,15 @@ def _affine(shared: bool) -> dict[tuple[int, int], Any]:
     x, y, *normals = sp.symbols("x y z1:5")
     g, t = 1 + tau * normals[0], tau * normals[1]
     other, bias = (g, t) if shared else (1 + tau * normals[2], tau * normals[3])
-    found = {}
+    moments = {}
     for p, q in POWERS:
         total = sp.Integer(0)
         for powers, coefficient in sp.Poly(sp.expand((g * x + t) ** p * (other * y + bias) ** q), x, y, *normals).terms():
             if all(power % 2 == 0 for power in powers[2:]):
                 gauss = sp.prod([sp.factorial2(power - 1) for power in powers[2:] if power])
                 total += coefficient * gauss * _entry("x", powers[0]) * _entry("y", powers[1])
-        found[p, q] = sp.expand(total)
-    return found
+        moments[p, q] = sp.expand(total)
+    return moments
 
 
 def _entry(name: str, power: int) -> Any:
@@ -90,9 +90,9 @@ def symbolic(law: Law = LAW) -> Check:
     claimed = law.overlap(lambda p, q: moment[p, q], f, ctx=SYMBOLIC)
     proof.equal("value at the expectations, and half the Hessian times the covariance", sp.together(derived), sp.together(claimed))
     for shared in (True, False):
-        found = law.moments(lambda p: _entry("x", p), tau, shared, second=lambda p: _entry("y", p), ctx=SYMBOLIC)
+        moments_of = law.moments(lambda p: _entry("x", p), tau, shared, second=lambda p: _entry("y", p), ctx=SYMBOLIC)
         for power, expected in _affine(shared).items():
-            difference = sp.expand(expected - found(*power))
+            difference = sp.expand(expected - moments_of(*power))
             proof.holds(f"{'one' if shared else 'two'} gain and bias: E a^{power[0]} b^{power[1]}", difference == 0)
     return proof.check()
 

@@ -112,8 +112,8 @@ def certified(law: Law = LAW) -> Check:
     for norm, root, digits in zip((None, "layernorm"), _roots(bits), ("0.779694277782634392948", "0.807132107664795508891"), strict=True):
         proof.ball(f"SiLU, s = 1, MSO = 3/5, norm = {norm}: rho", root)
         proof.within(f"it is {digits}", root - BALL.number(digits), "1e-21")
-        found = law.inverse(0.6, "silu", 1.0, norm)
-        proof.within(f"the float route's {found!r} agrees", root - BALL.number(Fraction(found)), "1e-12")
+        root_in_floats = law.inverse(0.6, "silu", 1.0, norm)
+        proof.within(f"the float route's {root_in_floats!r} agrees", root - BALL.number(Fraction(root_in_floats)), "1e-12")
     plain, layer = _roots(bits)
     proof.record("LayerNorm needs the larger correlation", sign(layer - plain, ">"))
     proof.step(

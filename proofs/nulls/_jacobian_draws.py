@@ -38,19 +38,19 @@ def shares(d: int, f: int, activation: str, entries: str) -> np.ndarray:
     random = generator("N6", f"share {d} {f} {activation} {entries}")
     count = SIGN_DRAWS if entries == "signs" else DRAWS
     up = random.standard_normal((count, f, d))
-    found = (_downs(random, count, d, f, entries) * SLOPES[activation](up[:, None, :, 0])) @ up
-    return _along(found[(found**2).sum((1, 2)) > 0])
+    jacobians = (_downs(random, count, d, f, entries) * SLOPES[activation](up[:, None, :, 0])) @ up
+    return _along(jacobians[(jacobians**2).sum((1, 2)) > 0])
 
 
 @cache
 def overlaps(d: int, f: int, inputs: str) -> tuple[np.ndarray, np.ndarray]:
     """cos^2 and the first share, of experts whose slope is the square of the reading; x the first axis, or first and second."""
     random = generator("N6", f"overlap {d} {f} {inputs}")
-    found = []
+    jacobians = []
     for axis in (0, 0 if inputs == "one" else 1):
         up = random.standard_normal((DRAWS, f, d))
-        found.append((random.standard_normal((DRAWS, d, f)) * SLOPES["square"](up[:, None, :, axis])) @ up)
-    return _cos2(*found), _along(found[0])
+        jacobians.append((random.standard_normal((DRAWS, d, f)) * SLOPES["square"](up[:, None, :, axis])) @ up)
+    return _cos2(*jacobians), _along(jacobians[0])
 
 
 @cache

@@ -28,12 +28,12 @@ def symmetry_leaves_two_shares(n: int) -> bool:
         for column_signs in itertools.product((1, -1), repeat=n - 1)
     ]
     for (r, i), (s, k) in itertools.product(itertools.product(range(n), repeat=2), repeat=2):
-        # How often each product of two entries of J stands in the average, by the places of the two.
+        # How often each product of two entries of J stands in the average, by their rows and columns.
         counts: dict[Any, int] = {}
         for rows, order, by_row, by_column in group:
-            places = tuple(sorted(((rows[r], order[i]), (rows[s], order[k]))))
-            counts[places] = counts.get(places, 0) + by_row[r] * by_column[i] * by_row[s] * by_column[k]
-        left = {places: count for places, count in counts.items() if count}
+            indices = tuple(sorted(((rows[r], order[i]), (rows[s], order[k]))))
+            counts[indices] = counts.get(indices, 0) + by_row[r] * by_column[i] * by_row[s] * by_column[k]
+        left = {indices: count for indices, count in counts.items() if count}
         expected = {}
         if (r, i) == (s, k):
             mixed = (0,) if i == 0 else tuple(range(1, n))

@@ -142,15 +142,15 @@ PAIRS = 40_000
 @cache
 def _simulate() -> dict[tuple[str, int], np.ndarray]:
     """cos^2 of independent pairs: uniform and Rademacher u against a fixed lopsided v, Gaussian u against both."""
-    found = {}
+    cos2 = {}
     for n in WIDTHS:
         random = generator("N1", str(n))
         v = np.arange(1.0, n + 1) ** 2
         sides = {"uniform": random.uniform(-1, 1, (PAIRS, n)), "signs": random.choice([-1.0, 1.0], (PAIRS, n))}
         sides["gaussian"] = random.standard_normal((PAIRS, n))
         for name, u in sides.items():
-            found[name, n] = (u @ v) ** 2 / ((u * u).sum(1) * (v @ v))
-    return found
+            cos2[name, n] = (u @ v) ** 2 / ((u * u).sum(1) * (v @ v))
+    return cos2
 
 
 def numeric(law: Law = LAW) -> Check:

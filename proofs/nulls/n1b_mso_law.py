@@ -162,9 +162,9 @@ def _counts(proof: Derivation) -> None:
     proof.step("4 factors with all degrees at least 2 meet at most 4 vertices: each count is a combination of C(E,2), C(E,3), C(E,4)")
     for experts in (2, 3, 4, 5):
         for order in (3, 4):
-            found = _kinds(experts, order)
+            counts = _kinds(experts, order)
             wanted = {kind: int(count.subs(E, experts)) for (o, kind), count in claimed.items() if o == order}
-            proof.holds(f"E = {experts}, products of {order}: {found}", {k: n for k, n in wanted.items() if n} == found)
+            proof.holds(f"E = {experts}, products of {order}: {counts}", {k: n for k, n in wanted.items() if n} == counts)
 
 
 @cache
@@ -178,15 +178,15 @@ def _claimed_counts() -> dict[tuple[int, str], Any]:
 
 @cache
 def _kinds(experts: int, order: int) -> dict[str, int]:
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for product in itertools.product(itertools.combinations(range(experts), 2), repeat=order):
         degrees = Counter(vertex for pair in product for vertex in pair)
         if min(degrees.values()) > 1:
             times = tuple(sorted(Counter(product).values()))
             kind = {(order,): 0, (2, 2): 1, (1, 1, 1): 2, (1, 1, 2): 3, (1, 1, 1, 1): 4}[times]
             # Distinct pairs without a leaf: three make a triangle, four a cycle of four (a triangle and a pendant has a leaf).
-            found[KINDS[kind]] += 1
-    return dict(found)
+            counts[KINDS[kind]] += 1
+    return dict(counts)
 
 
 def _cumulants(proof: Derivation, law: Law, central: list[Any]) -> None:
@@ -223,15 +223,15 @@ CELLS = ((4, 6, 1, 300_000), (3, 4, 2, 200_000))
 @cache
 def _simulate() -> dict[tuple[int, int, int], dict[int, tuple[float, float]]]:
     """Central moments of MSOs, with errors, of Gaussian vectors but the first, a fixed axis: one need not be isotropic."""
-    found = {}
+    moments = {}
     for n, experts, trials, count in CELLS:
         vectors = generator("N1B", f"{n} {experts}").standard_normal((count * trials, experts, n))
         vectors[:, 0] = np.eye(n)[0]
         vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
         gram = vectors @ vectors.transpose(0, 2, 1)
         msos = ((gram * gram).sum((1, 2)) - experts) / (experts * (experts - 1))
-        found[n, experts, trials] = _moments_about(1 / n, msos.reshape(count, trials).mean(1))
-    return found
+        moments[n, experts, trials] = _moments_about(1 / n, msos.reshape(count, trials).mean(1))
+    return moments
 
 
 def _moments_about(mean: float, values: np.ndarray) -> dict[int, tuple[float, float]]:

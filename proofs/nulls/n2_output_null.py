@@ -146,14 +146,14 @@ def _layers(situation: str) -> dict[str, np.ndarray]:
         addend = x if situation == "residual" else np.tanh(x) * 3
         y, linear = y + addend[:, None], linear + addend[:, None]
     routed = scores >= np.sort(scores, axis=1)[:, -2][:, None]
-    together = routed[:, :, None] & routed[:, None] & ~np.eye(EXPERTS, dtype=bool)[None, :, :, None]
+    co_active = routed[:, :, None] & routed[:, None] & ~np.eye(EXPERTS, dtype=bool)[None, :, :, None]
     weights = routed / np.maximum(routed.sum(2), 1)[..., None]
     centred = y - y.mean(3, keepdims=True)
-    found = {"token": _over(y, together), "linear experts, token": _over(linear, together), "after LayerNorm": _over(centred, together)}
+    msos = {"token": _over(y, co_active), "linear experts, token": _over(linear, co_active), "after LayerNorm": _over(centred, co_active)}
     means = np.einsum("sen,send->sed", weights, y)[:, :, None]
     reached = routed.any(2)
-    found["mean"] = _over(means, (reached[:, :, None] & reached[:, None] & ~np.eye(EXPERTS, dtype=bool))[..., None])
-    return found
+    msos["mean"] = _over(means, (reached[:, :, None] & reached[:, None] & ~np.eye(EXPERTS, dtype=bool))[..., None])
+    return msos
 
 
 def _over(vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:

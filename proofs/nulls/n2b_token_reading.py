@@ -112,9 +112,9 @@ def _mixture() -> tuple[Any, Any]:
     """P(J = j) for J Poisson of mean theta G, G ~ Gamma(a, 1): the integral, and its ratio to (a)_j/j! (1-x)^a x^j, x = theta/(1+theta)."""
     a, g, theta = sp.symbols("a g theta", positive=True)
     j = sp.Symbol("j", integer=True, nonnegative=True)
-    found = sp.integrate(g ** (j + a - 1) * sp.exp(-(1 + theta) * g), (g, 0, sp.oo)) * theta**j / (sp.factorial(j) * sp.gamma(a))
+    derived = sp.integrate(g ** (j + a - 1) * sp.exp(-(1 + theta) * g), (g, 0, sp.oo)) * theta**j / (sp.factorial(j) * sp.gamma(a))
     claimed = sp.gamma(a + j) / (sp.gamma(a) * sp.factorial(j)) * (1 + theta) ** -a * theta**j * (1 + theta) ** -j
-    return found, sp.powsimp(found / claimed)
+    return derived, sp.powsimp(derived / claimed)
 
 
 def _alignment(proof: Derivation, law: Law) -> None:
@@ -132,8 +132,8 @@ def _to_an_integral() -> Derivation:
     proof.step("rows of W are N(0, I): (y_i, y'_i) i.i.d. normal with correlation c, so y' = c y + s g, s^2 = 1 - c^2, g independent of y")
     proof.step("turn y onto the first axis: 1 - cos^2 = s^2 Z / (s^2 Z + (c |y| + s g_1)^2), Z ~ chi^2_{d-1}; |y|^2 ~ chi^2_d")
     proof.step("(g_1 + c|y|/s)^2 given |y| is chi^2_{1+2J}, J Poisson of mean (x/(1-x)) |y|^2/2, x = c^2, and |y|^2/2 ~ Gamma(d/2)")
-    found, ratio = _mixture()
-    proof.equal(f"P(J = j) = {found}, over (d/2)_j/j! (1-x)^(d/2) x^j, theta = x/(1-x), a = d/2", ratio, sp.Integer(1))
+    derived, ratio = _mixture()
+    proof.equal(f"P(J = j) = {derived}, over (d/2)_j/j! (1-x)^(d/2) x^j, theta = x/(1-x), a = d/2", ratio, sp.Integer(1))
     proof.step("given J, Z / (Z + chi^2_{1+2J}) ~ Beta((d-1)/2, (1+2J)/2), with mean (d-1)/(d+2J)")
     proof.step(
         "1/(d+2j) = int_0^1 t^(d+2j-1) dt and sum_j (a)_j (x t^2)^j/j! = (1 - x t^2)^-a: 1-Q = (d-1) int (1-x)^a t^(2a-1) (1 - x t^2)^-a dt"

@@ -84,7 +84,7 @@ def _enumerated(d: int, f: int, situation: str) -> list[tuple[Fraction, Fraction
     rectified = situation == "dead trials left out"
     x = [2**i for i in range(d)]
     signs = list(itertools.product((-1, 1), repeat=d * f))
-    found = []
+    overlaps = []
     for up1, up2 in itertools.product(signs, repeat=2):
         w = Fraction(sum(p * q for p, q in zip(up1, up2, strict=True)) ** 2, (d * f) ** 2)
         downs = [(up1, up2)] if situation == "W_down = W_up'" else itertools.product(signs, repeat=2)
@@ -93,8 +93,8 @@ def _enumerated(d: int, f: int, situation: str) -> list[tuple[Fraction, Fraction
             norms = sum(p * p for p in y1) * sum(q * q for q in y2)
             if not norms:
                 continue
-            found.append((Fraction(sum(p * q for p, q in zip(y1, y2, strict=True)) ** 2, norms), w))
-    return found
+            overlaps.append((Fraction(sum(p * q for p, q in zip(y1, y2, strict=True)) ** 2, norms), w))
+    return overlaps
 
 
 def _output(up: Any, down: Any, x: list[int], f: int, rectified: bool) -> list[int]:

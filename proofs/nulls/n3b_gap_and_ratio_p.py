@@ -95,8 +95,8 @@ def numeric(law: Law = LAW) -> Check:
     wide = mso_distribution(1e9, 1, 2, 2), mso_distribution(1e12, 1, 2, 2)
     for odds in (0.02, 1.5, 30.0):
         exact = 2 * min(1 / (1 + odds), odds / (1 + odds))
-        found = float(law.ratio(np.array([1000 * odds]), *wide)[0])
-        proof.agrees(f"wide, two trials, ratio {odds} f: p, to the 2% of its interpolation", found, exact, 0.02 * exact)
+        p = float(law.ratio(np.array([1000 * odds]), *wide)[0])
+        proof.agrees(f"wide, two trials, ratio {odds} f: p, to the 2% of its interpolation", p, exact, 0.02 * exact)
     for experts, trials in RUNS:
         a, w = _simulate(experts, trials, law.tied)
         laws = [mso_distribution(n, experts * (experts - 1) // 2, trials, experts) for n in (D, D * F)]

@@ -123,14 +123,14 @@ PAIRS = 20_000
 @cache
 def _simulate(draw: str) -> dict[tuple[int, int, int], np.ndarray]:
     """tr P1 P2: U1 from QR of Gaussians, U2 the first r2 axes (as far from uniform as a subspace can be)."""
-    found = {}
+    overlaps = {}
     for d, first, second in SHAPES:
         columns = generator("N5", f"{draw} {d} {first} {second}").standard_normal((PAIRS, d, first))
         if draw == "shared axis":
             columns[:, :, 0] = np.eye(d)[0]
         u = np.linalg.qr(columns)[0]
-        found[d, first, second] = (u[:, :second, :] ** 2).sum((1, 2))
-    return found
+        overlaps[d, first, second] = (u[:, :second, :] ** 2).sum((1, 2))
+    return overlaps
 
 
 def numeric(law: Law = LAW) -> Check:

@@ -190,9 +190,9 @@ def numeric(law: Law = LAW) -> Check:
             claimed,
             claimed / 8,
         )
-    found = _share(LAW, 8, 32, "silu", -1.2)[0]
+    axis_share = _share(LAW, 8, 32, "silu", -1.2)[0]
     float_law = theory.null_jacobian_alignment(8, 32, "silu", 1.0, -1.2)
-    proof.agrees("the float law against quadrature (round-off of both)", float(law.overlap(8, found)), float_law, 1e-10)
+    proof.agrees("the float law against quadrature (round-off of both)", float(law.overlap(8, axis_share)), float_law, 1e-10)
     return proof.check()
 
 

@@ -69,8 +69,8 @@ def _tables(situation: str) -> np.ndarray:
 def numeric(law: Law = LAW) -> Check:
     """Skewed experts in a space of three directions, with noise: it is the difference that has to average 0."""
     proof = Derivation()
-    found = np.array([law.of(table) for table in _tables(law.situation)])
-    mean, second, third = found.T
+    cumulants = np.array([law.of(table) for table in _tables(law.situation)])
+    mean, second, third = cumulants.T
     proof.estimate(f"{E} experts, {law.situation}: the mean", *mean_and_sem(mean), 0.0)
     proof.estimate("second cumulant, less the estimate", *mean_and_sem(mean**2 - second), 0.0)
     proof.estimate("third cumulant, less the estimate", *mean_and_sem(mean**3 - third), 0.0)

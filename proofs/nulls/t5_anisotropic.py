@@ -229,9 +229,9 @@ def control() -> list[Wrong]:
         return replace(anisotropic_spread(eigenvalues, counts), covariance=0.0)
 
     def as_if_round(eigenvalues: Any, counts: Any) -> Spread:
-        found = anisotropic_spread(eigenvalues, counts)
-        n = 1 / found.mean
-        return replace(found, variance=2 * (n - 1) / (n * n * (n + 2)))
+        spread = anisotropic_spread(eigenvalues, counts)
+        n = 1 / spread.mean
+        return replace(spread, variance=2 * (n - 1) / (n * n * (n + 2)))
 
     simulated: tuple[Way, ...] = ("numeric",)
     blind = "the derivation and the certificate know isotropic g, and the spread in symbols only"

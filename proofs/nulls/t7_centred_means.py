@@ -76,10 +76,10 @@ def certified(law: Law = LAW) -> Check:
     """By the hypergeometric series itself, which shares nothing with the recurrence that the law is written in."""
     proof = Derivation()
     for d, experts in ((64, 8), (8, 3), (5, 4), (128, 3)):
-        found = proof.ball(f"E cos^2, d = {d}, E = {experts}", law.mean(d, experts, ctx=BALL))
+        mean = proof.ball(f"E cos^2, d = {d}, E = {experts}", law.mean(d, experts, ctx=BALL))
         c2 = arb(1) / (experts - 1) ** 2
         series = c2.hypgeom_2f1(1, 1, arb(d) / 2 + 1)
-        proof.within(f"d = {d}, E = {experts}: less the series", found - (1 - (1 - c2) * (d - 1) / d * series), "1e-40")
+        proof.within(f"d = {d}, E = {experts}: less the series", mean - (1 - (1 - c2) * (d - 1) / d * series), "1e-40")
     return proof.check()
 
 

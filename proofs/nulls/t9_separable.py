@@ -84,7 +84,7 @@ SCALES = np.exp(0.4 * np.sin(np.arange(ROWS))), np.arange(1.0, COLUMNS + 1) ** -
 @cache
 def _simulate(situation: str) -> np.ndarray:
     """The mean over pairs, of EXPERTS matrices."""
-    random, found = generator("T9", situation), []
+    random, msos = generator("T9", situation), []
     turn = np.linalg.qr(random.standard_normal((ROWS, ROWS)))[0]
     half = np.add.outer(np.arange(ROWS) // 16, np.arange(COLUMNS) // 16) % 2 == 0
     for _ in range(DRAWS // 500):
@@ -97,8 +97,8 @@ def _simulate(situation: str) -> np.ndarray:
             w += 0.3
         w = w.reshape(500, EXPERTS, -1)
         w /= np.linalg.norm(w, axis=2, keepdims=True)
-        found.append((((w @ w.transpose(0, 2, 1)) ** 2).sum((1, 2)) - EXPERTS) / (EXPERTS * (EXPERTS - 1)))
-    return np.concatenate(found)
+        msos.append((((w @ w.transpose(0, 2, 1)) ** 2).sum((1, 2)) - EXPERTS) / (EXPERTS * (EXPERTS - 1)))
+    return np.concatenate(msos)
 
 
 def numeric(law: Law = LAW) -> Check:

@@ -142,14 +142,14 @@ SIZES = (3, 8)
 @cache
 def _simulate() -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """For each d a fixed lopsided M with trace and antisymmetric part, and x'Mx at uniform points of the sphere."""
-    found = {}
+    forms = {}
     for d in SIZES:
         random = generator("F1", str(d))
         x = random.standard_normal((DRAWS, d))
         x /= np.linalg.norm(x, axis=1, keepdims=True)
         m = random.standard_normal((d, d)) + np.diag(np.arange(d))
-        found[d] = m, np.einsum("ni,ij,nj->n", x, m, x)
-    return found
+        forms[d] = m, np.einsum("ni,ij,nj->n", x, m, x)
+    return forms
 
 
 def numeric(law: Law = LAW) -> Check:

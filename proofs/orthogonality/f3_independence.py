@@ -72,8 +72,8 @@ def symbolic(law: Law = LAW) -> Check:
     for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):
         pair = law.pair(*corner, 2, 2, ctx=SYMBOLIC)
         outputs = _cos2(pair.W_down1.dot(np.array([1, 1])), pair.W_down2.dot(np.array([1, 1])))
-        found = (sp.simplify(_cos2(pair.W_up1, pair.W_up2)), sp.simplify(outputs))
-        proof.holds(f"overlaps {corner} are taken, found {found}", found == corner)
+        overlaps = (sp.simplify(_cos2(pair.W_up1, pair.W_up2)), sp.simplify(outputs))
+        proof.holds(f"overlaps {corner} are taken, found {overlaps}", overlaps == corner)
     p, q = sp.symbols("p q", positive=True)
     for d in (2, 3):
         w1, w2 = law.linear(p**2, q**2, d, ctx=SYMBOLIC)
@@ -110,11 +110,11 @@ def numeric(law: Law = LAW) -> Check:
     for name in ACTIVATIONS:
         act = activation_of(name)
         for inputs, x in _inputs().items():
-            found = [_measured(law.pair(a, b, D_MODEL, D_FF), x, act) for a in GRID for b in GRID]
+            measured = [_measured(law.pair(a, b, D_MODEL, D_FF), x, act) for a in GRID for b in GRID]
             wanted = [(a, b) for a in GRID for b in GRID]
-            weight = max(abs(m[0] - a) for m, (a, _) in zip(found, wanted, strict=True))
-            output = max(np.abs(m[1] - b).max(initial=0.0) for m, (_, b) in zip(found, wanted, strict=True))
-            fewest = min(m[1].size for m in found)
+            weight = max(abs(m[0] - a) for m, (a, _) in zip(measured, wanted, strict=True))
+            output = max(np.abs(m[1] - b).max(initial=0.0) for m, (_, b) in zip(measured, wanted, strict=True))
+            fewest = min(m[1].size for m in measured)
             proof.holds(f"{name}, {inputs}: at least {fewest} of {TOKENS} tokens have outputs", fewest > TOKENS // 4)
             # 24 products a matrix: round-off under 1e-14. Readings may cancel to a thousandth of their terms, and lose three digits.
             proof.agrees(f"{name}, {inputs}: largest error of the weight overlap on the grid", weight, 0, 1e-14)

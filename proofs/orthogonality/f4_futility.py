@@ -102,14 +102,14 @@ def _expectations() -> dict[str, Any]:
     """Exact expectations for every d and f."""
     length = {k: gaussian_trace([(1, f"{label}{i}", f"{label}{i}") for i in range(k) for label in ("u", "u")]) for k in (1, 2, 3)}
     words = {"T^2": T_SQUARED, "||M||^2": M_NORM, "tr M^2": M_SQUARED_TRACE, "||G||^2": G_NORM}
-    found = {name: gaussian_trace(word) for name, word in words.items()}
+    expectations = {name: gaussian_trace(word) for name, word in words.items()}
     # p(W_1)/n^k, p of degree 2m: direction and length of W_1 are independent, so it is E p times E n^(m-k) / E n^m.
-    found["T<M,G>/n"] = gaussian_trace(T_CROSS) * length[1] / length[2]
-    found["T^2||G||^2/n^2"] = gaussian_trace(T_SQUARED_G_NORM) * length[1] / length[3]
-    found["||G||^2/n^2"] = found["||G||^2"] / length[2]
-    found["n"] = length[1]
-    found["n^2"] = length[2]
-    return {name: sp.factor(value) for name, value in found.items()}
+    expectations["T<M,G>/n"] = gaussian_trace(T_CROSS) * length[1] / length[2]
+    expectations["T^2||G||^2/n^2"] = gaussian_trace(T_SQUARED_G_NORM) * length[1] / length[3]
+    expectations["||G||^2/n^2"] = expectations["||G||^2"] / length[2]
+    expectations["n"] = length[1]
+    expectations["n^2"] = length[2]
+    return {name: sp.factor(value) for name, value in expectations.items()}
 
 
 def symbolic(law: Law = LAW) -> Check:
@@ -196,7 +196,7 @@ SIZES = ((2, 2), (3, 2), (4, 8))
 @cache
 def _simulate() -> dict[tuple[int, int], dict[str, np.ndarray]]:
     """For each (d, f): (x'Mx)^2 and (x'M'x)^2 with one x a pair, raw and at unit norms, and (tr M)^2."""
-    found = {}
+    draws = {}
     for d, f in SIZES:
         random = generator("F4", f"{d} {f}")
         w1, w2 = random.standard_normal((2, DRAWS, f, d))
@@ -206,10 +206,10 @@ def _simulate() -> dict[tuple[int, int], dict[str, np.ndarray]]:
         y1 = np.einsum("nfd,nd->nf", w1, x)
         before, after = ((y1 * np.einsum("nfd,nd->nf", w, x)).sum(1) ** 2 for w in (w2, projected))
         norms = [norm * (w * w).sum((1, 2)) for w in (w2, projected)]
-        found[d, f] = {
+        draws[d, f] = {
             "before": before, "after": after, "trace": dot**2, "unit before": before / norms[0], "unit after": after / norms[1],
         }  # fmt: skip
-    return found
+    return draws
 
 
 def numeric(law: Law = LAW) -> Check:

@@ -255,7 +255,7 @@ def _columns_overlap(kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     d, f, pairs = (2, 2048, 200) if kind == "projected" else (3, 1024, 200)
     x = np.zeros(d)
     x[0] = 1.0
-    found, moved = [], []
+    cos2, moved = [], []
     for _ in range(pairs):
         if kind == "mirrored":
             w1, w2 = mirrored_rows(random.standard_normal((f // 2, d)))
@@ -264,8 +264,8 @@ def _columns_overlap(kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
             w2 = before - w1 @ np.linalg.solve(w1.T @ w1, w1.T @ before)
             moved.append((((before - w2) @ x) ** 2).sum())
         h1, h2 = (activation_of(name).value(w @ x, FLOAT) for w in (w1, w2))
-        found.append((h1 @ h2) ** 2 / ((h1 @ h1) * (h2 @ h2)))
-    return np.array(found), np.array(moved)
+        cos2.append((h1 @ h2) ** 2 / ((h1 @ h1) * (h2 @ h2)))
+    return np.array(cos2), np.array(moved)
 
 
 def numeric(law: Law = LAW) -> Check:
@@ -290,8 +290,8 @@ def numeric(law: Law = LAW) -> Check:
     _disjoint(proof, law)
     cos2, moved = _columns_overlap("projected", "relu")
     proof.estimate("(iii) |P W_2 x|^2 at d = 2, s = 1", *mean_and_sem(moved), law.change(2, 1, ctx=FLOAT))
-    room = 2 * kappa_zero("relu") * np.sqrt(2 / (2048 * 0.5)) + 1 / 2048
-    proof.estimate("(iii) ReLU, d = 2, f = 2048: E cos^2", *mean_and_sem(cos2), law.limit("relu"), float(room))
+    allowance = 2 * kappa_zero("relu") * np.sqrt(2 / (2048 * 0.5)) + 1 / 2048
+    proof.estimate("(iii) ReLU, d = 2, f = 2048: E cos^2", *mean_and_sem(cos2), law.limit("relu"), float(allowance))
     for name in ("silu", "relu"):
         cos2, _ = _columns_overlap("mirrored", name)
         # The claim's own error O(1/f), taken as 4/f.

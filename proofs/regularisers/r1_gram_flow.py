@@ -208,18 +208,18 @@ def _spike(proof: Derivation, law: Law) -> None:
 
 @cache
 def _gradients() -> list[tuple[str, bool]]:
-    found = []
+    checks = []
     for f, d in ((3, 2), (2, 3)):
         w = sp.Matrix(f, d, sp.symbols(f"w:{f * d}", real=True))
         excess = w.T * w - sp.eye(d)
         square = (excess * excess).trace()
         slope = w.applyfunc(lambda entry, square=square: sp.diff(square / 4, entry))
         unsquared = w.applyfunc(lambda entry, square=square: sp.diff(sp.sqrt(square), entry) * sp.sqrt(square))
-        found += [
+        checks += [
             (f"{f} x {d}: the gradient of ||W'W - I||^2/4 is W (W'W - I), entry by entry", _zero(slope - w * excess)),
             (f"{f} x {d}: the gradient of ||W'W - I|| is 2 W (W'W - I) / ||W'W - I||", _zero(unsquared - 2 * w * excess)),
         ]
-    return found
+    return checks
 
 
 @cache
@@ -302,15 +302,15 @@ def _overlaps(situation: str) -> dict[str, np.ndarray]:
     if situation == SHARED:
         spike = np.sqrt(2 / 3) * random.choice([-1.0, 1.0], (PAIRS, 3, 1)) * random.choice([-1.0, 1.0], (PAIRS, 1, 2))
         draws = [spike + draw / 4 for draw in draws]
-    found = {"t = 0": draws}
-    found["t = 1/2"] = [_runge_kutta(w, 10) for w in draws]
-    found["t = 1"] = [_runge_kutta(w, 10) for w in found["t = 1/2"]]
+    pairs = {"t = 0": draws}
+    pairs["t = 1/2"] = [_runge_kutta(w, 10) for w in draws]
+    pairs["t = 1"] = [_runge_kutta(w, 10) for w in pairs["t = 1/2"]]
     eye = np.eye(2)
     for _ in range(20):
         excess = [w.swapaxes(-1, -2) @ w - eye for w in draws]
         draws = [w - 0.05 * 2 * w @ x / np.linalg.norm(x, axis=(-2, -1), keepdims=True) for w, x in zip(draws, excess, strict=True)]
-    found["20 steps on the unsquared norm"] = draws
-    return {when: _cosine(*pair) ** 2 for when, pair in found.items()}
+    pairs["20 steps on the unsquared norm"] = draws
+    return {when: _cosine(*pair) ** 2 for when, pair in pairs.items()}
 
 
 @cache
@@ -318,8 +318,8 @@ def _gaussian_pairs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """cos^2 of 2 x 2 Gaussian pairs along the flow and at its end, and their roundness."""
     w = generator("R1", "2 x 2").standard_normal((2, 2 * PAIRS, 2, 2))
     ends = np.linalg.svd(w)
-    found = {"t = 0": w, "t = 1/2": _runge_kutta(w, 10), "t = infinity": ends[0] @ ends[2]}
-    return {when: (_cosine(*pair) ** 2, ((2 * np.linalg.det(pair) / (pair**2).sum((-2, -1))) ** 2).ravel()) for when, pair in found.items()}
+    pairs = {"t = 0": w, "t = 1/2": _runge_kutta(w, 10), "t = infinity": ends[0] @ ends[2]}
+    return {when: (_cosine(*pair) ** 2, ((2 * np.linalg.det(pair) / (pair**2).sum((-2, -1))) ** 2).ravel()) for when, pair in pairs.items()}
 
 
 @cache

@@ -120,27 +120,27 @@ def symbolic(law: Law = LAW) -> Check:
 @cache
 def _descents() -> list[tuple[str, bool]]:
     """From dR/dw_i to dG/dt: polynomial identities in the vectors' coordinates, then in their inner products."""
-    found = []
+    checks = []
     for experts in (2, 3):
         w = sp.Matrix(experts, 3, sp.symbols(f"w:{experts * 3}", real=True))
         gram = w * w.T
         loss = sum(gram[i, j] ** 2 for i in range(experts) for j in range(i))
         slope = w.applyfunc(lambda entry, loss=loss: sp.diff(loss, entry))
         down = sp.Matrix.vstack(*((slope[i, :] * w[i, :].T)[0] * w[i, :] - slope[i, :] for i in range(experts)))
-        found.append((
+        checks.append((
             f"E = {experts}, R^3: dw_i/dt = -(dR/dw_i - <dR/dw_i, w_i> w_i) is -2 sum_(j != i) g_ij (w_j - g_ij w_i), entry by entry",
             _zero(down - _mix(gram) * w),
         ))  # fmt: skip
     for experts in (2, 3, 4):
         gram, _, _ = _generic(experts)
         mix = _mix(gram)
-        found.append((
+        checks.append((
             f"E = {experts}: dW/dt = M W gives dG/dt = M G + G M' = 2 (DG + GD) - 4 G^2 where g_ii = 1",
             _zero(mix * gram + gram * mix.T - 2 * (_sizes(gram) * gram + gram * _sizes(gram)) + 4 * gram**2),
         ))  # fmt: skip
         loss_rate = sum(2 * gram[i, j] * (mix * gram + gram * mix.T)[i, j] for i in range(experts) for j in range(i))
-        found.append((f"E = {experts}: dR/dt = -sum_i |dw_i/dt|^2 <= 0", _zero(loss_rate + (mix * gram * mix.T).trace())))
-    return found
+        checks.append((f"E = {experts}: dR/dt = -sum_i |dw_i/dt|^2 <= 0", _zero(loss_rate + (mix * gram * mix.T).trace())))
+    return checks
 
 
 def _mix(gram: sp.Matrix) -> sp.Matrix:
@@ -201,20 +201,20 @@ def _units(w: np.ndarray) -> np.ndarray:
 def _runs() -> dict[str, Any]:
     """Four random experts in R^6 at three times; nearly parallel pairs; starts of rank 1 and 2; the outputs of a flowed expert layer."""
     random = generator("R2")
-    found: dict[str, Any] = {}
+    runs: dict[str, Any] = {}
     start = _units(random.standard_normal((4, 6)))
     for time in (0.1, 0.5, 2.0):
-        found[f"t = {time}"] = (time, start, *_flow(start, time, 200))
+        runs[f"t = {time}"] = (time, start, *_flow(start, time, 200))
     close = np.array([[1.0, 0.0], [np.sqrt(1 - 1e-8), 1e-4]])
     # -log det G(0) = 18.4, and at 8t = 16 the pair is still nearly parallel.
-    found["close"] = (2.0, close, *_flow(close, 2.0, 800))
+    runs["close"] = (2.0, close, *_flow(close, 2.0, 800))
     plane = _units(random.standard_normal((3, 2)))
-    found["plane"] = _flow(plane, 20.0, 1000)[0]
+    runs["plane"] = _flow(plane, 20.0, 1000)[0]
     same = np.tile(_units(random.standard_normal((1, 5))), (3, 1))
-    found["same"] = _flow(same, 20.0, 1000)[0]
+    runs["same"] = _flow(same, 20.0, 1000)[0]
     pairs = _units(random.standard_normal((3, 2, 4)))
-    found["pairs"] = (pairs, _flow(pairs, 0.3, 100)[0])
-    return found
+    runs["pairs"] = (pairs, _flow(pairs, 0.3, 100)[0])
+    return runs
 
 
 @cache

@@ -235,37 +235,37 @@ STRENGTHS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 def _minimisers() -> list[np.ndarray]:
     """R at the exact minimiser over each of 500 finite sets of states, at STRENGTHS."""
     random = generator("R2B", "finite")
-    found = []
+    losses = []
     for _ in range(500):
         task, loss = random.exponential(1, 40), random.uniform(0, 1, 40)
-        found.append(np.array([loss[np.argmin(task + strength * loss)] for strength in STRENGTHS]))
-    return found
+        losses.append(np.array([loss[np.argmin(task + strength * loss)] for strength in STRENGTHS]))
+    return losses
 
 
 @cache
 def _descents() -> dict[str, list[float]]:
     """The examples by descent: raw and normalised overlap at lambda = 0, 0.2, 0.5; (b)'s two ends; (c)'s cosines at lambda = 0, 1."""
-    found: dict[str, list[float]] = {"raw": [], "cos2": [], "basin": [], "time": []}
+    ends: dict[str, list[float]] = {"raw": [], "cos2": [], "basin": [], "time": []}
     for strength in (0.0, 0.2, 0.5):
         x = y = 1.0
         for _ in range(4000):
             slope = (5 * (x - 1) - 2 * (y - 1) + 2 * strength * x, -2 * (x - 1) + (y - 1))
             x, y = x - 0.1 * slope[0], y - 0.1 * slope[1]
-        found["raw"].append(x * x)
-        found["cos2"].append(x * x / (x * x + y * y))
+        ends["raw"].append(x * x)
+        ends["cos2"].append(x * x / (x * x + y * y))
     for strength in (0.0, float(STRONG)):
         z = 1.5
         for _ in range(4000):
             z -= 0.01 * ((z - 2) * (z - 1) * (z + 4) + 2 * strength * z)
-        found["basin"].append((z / 5) ** 2)
+        ends["basin"].append((z / 5) ** 2)
     for strength in (0.0, 1.0):
         c, steps = -0.5, 2000
         for _ in range(steps):
             # The midpoint rule: error of order steps^-2.
             middle = c - np.log(2) / (2 * steps) * (c - 0.5 + 2 * strength * c)
             c -= np.log(2) / steps * (middle - 0.5 + 2 * strength * middle)
-        found["time"].append(c)
-    return found
+        ends["time"].append(c)
+    return ends
 
 
 def _task(angles: np.ndarray) -> float:
@@ -309,9 +309,9 @@ def numeric(law: Law = LAW) -> Check:
         at, _ = _on_branch(strength)
         gradient, _ = _derivatives(_overlap, at)
         hessian = _derivatives(_task, at)[1] + strength * _derivatives(_overlap, at)[1]
-        found = (_on_branch(strength + 1e-3)[1] - _on_branch(strength - 1e-3)[1]) / 2e-3
+        slope = (_on_branch(strength + 1e-3)[1] - _on_branch(strength - 1e-3)[1]) / 2e-3
         proof.agrees(
-            f"three vectors, lambda = {strength}: dR/dlambda", found, float(law.slope(gradient, np.linalg.solve(hessian, gradient))), 1e-4
+            f"three vectors, lambda = {strength}: dR/dlambda", slope, float(law.slope(gradient, np.linalg.solve(hessian, gradient))), 1e-4
         )
     random = generator("R2B", "states")
     task, loss, heat = random.exponential(1, 200), random.uniform(0, 1, 200), 0.3
@@ -320,9 +320,9 @@ def numeric(law: Law = LAW) -> Check:
         weights = np.exp(-(task + strength * loss) / heat)
         return float((weights * loss**power).sum() / weights.sum())
 
-    found = (mean(1.001) - mean(0.999)) / 2e-3
+    slope = (mean(1.001) - mean(0.999)) / 2e-3
     proof.agrees(
-        "200 states, lambda = 1, tau = 0.3: d E R/dlambda", found, float(law.gibbs(mean(1, 2) - mean(1) ** 2, heat, ctx=FLOAT)), 1e-5
+        "200 states, lambda = 1, tau = 0.3: d E R/dlambda", slope, float(law.gibbs(mean(1, 2) - mean(1) ** 2, heat, ctx=FLOAT)), 1e-5
     )
     for strength, raw, cos2 in zip((0.0, 0.2, 0.5), runs["raw"], runs["cos2"], strict=True):
         claimed = law.raw(strength, ctx=FLOAT)

@@ -71,16 +71,16 @@ def symbolic(law: Law = LAW) -> Check:
 def _gradients(gates: Any, slopes: Any, hidden: Any, d: int, f: int) -> list[Any]:
     """dL/dW_e and dL/dW_v by differentiating each token's y entry by entry; another expert and a residual are there and drop out."""
     weights = [sp.Matrix(d, f, lambda i, j, name=name: sp.Symbol(f"{name}{i}{j}")) for name in "WVU"]
-    found = [sp.zeros(d, f), sp.zeros(d, f)]
+    gradients = [sp.zeros(d, f), sp.zeros(d, f)]
     for t, slope in enumerate(slopes):
         y = sp.Matrix(sp.symbols(f"r1:{d + 1}")) + weights[2] * sp.ones(f, 1)
         for gate, weight, vectors in zip(gates, weights[:2], hidden, strict=True):
             y += gate * weight * sp.Matrix(vectors[t])
         for at, weight in enumerate(weights[:2]):
-            found[at] += weight.applyfunc(
+            gradients[at] += weight.applyfunc(
                 lambda entry, y=y, slope=slope: sum(s * sp.diff(part, entry) for s, part in zip(slope, y, strict=True))
             )
-    return found
+    return gradients
 
 
 def _same(derived: Any, claimed: Any) -> Verdict:
@@ -111,7 +111,7 @@ def _backpropagated(tokens: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarra
     hidden layer with SiLU and a norm, a residual, and after y a softplus head with a norm and a cross entropy."""
     import torch
 
-    found = []
+    mixtures = []
     for case in range(CASES):
         random = generator("R3", f"{tokens} {case}")
 
@@ -126,8 +126,8 @@ def _backpropagated(tokens: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarra
         y = x + torch.einsum("e,edf,etf->td", gates, w_down, hidden)
         logits = torch.nn.functional.softplus(torch.nn.functional.layer_norm(y, (D_MODEL,))) @ head.T
         torch.nn.functional.cross_entropy(logits, torch.arange(tokens)).backward()
-        found.append((gates.numpy(), hidden.sum(1).numpy(), w_down.grad.numpy()))
-    return found
+        mixtures.append((gates.numpy(), hidden.sum(1).numpy(), w_down.grad.numpy()))
+    return mixtures
 
 
 def numeric(law: Law = LAW) -> Check:

@@ -100,16 +100,16 @@ def _invariance(proof: Derivation, law: Law) -> None:
 def _sets() -> list[tuple[str, bool]]:
     """E = 3, symbols: the sets of sums that the maxima range over are the same after any relabelling."""
     s, t = sp.symbols("s1:4", positive=True), sp.symbols("t1:4", positive=True)
-    found = []
+    checks = []
     for k in (1, 2, 3):
         for name, sums in (("L_1", _mass_sums), ("L_2", _product_sums)):
             before = set(sums(s, t, k))
             orders = list(itertools.permutations(range(3)))
             same = all(set(sums([s[i] for i in p], [t[j] for j in q], k)) == before for p in orders for q in orders)
-            found.append(
+            checks.append(
                 (f"k = {k}: the {len(before)} sums of {name} are one set under all {len(orders) ** 2} relabellings of s and s'", same)
             )
-    return found
+    return checks
 
 
 def _mass_sums(s: Any, t: Any, k: int) -> list[Any]:
@@ -201,7 +201,7 @@ def _product_slopes() -> list[tuple[str, bool]]:
     z = sp.symbols("z1:4", real=True)
     total = sum(sp.exp(x) for x in z)
     s = [sp.exp(x) / total for x in z]
-    found = []
+    checks = []
     for weights, others in (((5, 3, 2), (6, 3, 1)), ((5, 4, 1), (4, 4, 2)), ((7, 2, 1), (5, 3, 2))):
         t = [sp.Rational(x, 10) for x in others]
         at = {x: sp.log(w) for x, w in zip(z, weights, strict=True)}
@@ -212,8 +212,8 @@ def _product_slopes() -> list[tuple[str, bool]]:
             mean = sum(sp.Rational(weights[i], 10) * t[j] for i, j in pairs)
             formula = [sp.Rational(weights[i], 10) * (sum(t[j] for m, j in pairs if m == i) - mean) for i in range(3)]
             right = push == formula and push[0] > 0 and all(push[0] >= p for p in push)
-            found.append((f"L_2, k = {k}, s ~ {weights}, s' ~ {others}: descent pushes z by {push}", right))
-    return found
+            checks.append((f"L_2, k = {k}, s ~ {weights}, s' ~ {others}: descent pushes z by {push}", right))
+    return checks
 
 
 def _paths(proof: Derivation, law: Law) -> None:

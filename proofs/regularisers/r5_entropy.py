@@ -138,13 +138,13 @@ def certified(law: Law = LAW) -> Check:
             proof.record(text, sign(gap + tiny, ">"))
     claimed = law.bound("1/10", 1, 3, ctx=BALL)
 
-    def room(a: Any, b: Any) -> Any:
+    def slack(a: Any, b: Any) -> Any:
         return claimed + BALL.number("1e-3") + sum(share * share.log() for share in (1 - a - b, a, b))
 
     box = ((Fraction(1, 1000), Fraction(1, 20)), (Fraction(1, 1000), Fraction(1, 20)))
-    found = positive_over(room, box)
+    bound = positive_over(slack, box)
     proof.record(
-        f"p = (1-a-b, a, b), a and b in [1/1000, 1/20], eps = 1/10: H(p) <= the bound + 1/1000, in {found.boxes} boxes", found.verdict
+        f"p = (1-a-b, a, b), a and b in [1/1000, 1/20], eps = 1/10: H(p) <= the bound + 1/1000, in {bound.boxes} boxes", bound.verdict
     )
     return proof.check()
 
@@ -170,7 +170,7 @@ def _climb(eps: str, top: int, experts: int) -> float:
     start = _draws(experts)[0] * 0 + np.linspace(2, 1, experts)
     start[:top] += 100
     ordered = [{"type": "ineq", "fun": lambda p, i=i: p[i] - p[i + 1]} for i in range(experts - 1)]
-    found = minimize(
+    optimum = minimize(
         lambda p: float(np.sum(p * np.log(p))),
         start / start.sum(),
         jac=lambda p: np.log(p) + 1,
@@ -183,7 +183,7 @@ def _climb(eps: str, top: int, experts: int) -> float:
         method="SLSQP",
         options={"ftol": 1e-14, "maxiter": 300},
     )
-    return -float(found.fun)
+    return -float(optimum.fun)
 
 
 def numeric(law: Law = LAW) -> Check:

@@ -77,14 +77,14 @@ def _counterexample(proof: Derivation, law: Law) -> None:
     first, second = (sp.Matrix(row) for row in law.rows(c, ctx=SYMBOLIC))
     token = sp.Matrix([1, 0, 0]), sp.Matrix([0, 1, 0])
     proof.step("R has rows e_1, e_2 (eps = 0), tokens x_i = x'_i = e_i (delta = 0): the first layer is as confident as beta makes it")
-    for text, found, wanted in (
+    for text, derived, wanted in (
         ("||q_1||^2", first.dot(first), 1),
         ("||q_2||^2", second.dot(second), 1),
         ("<q_1, q_2>", first.dot(second), c),
         ("margin of x'_1", (first - second).dot(token[0]), sp.sqrt(1 - c)),
         ("margin of x'_2", (second - first).dot(token[1]), sp.sqrt(1 - c)),
     ):
-        proof.equal(text, sp.simplify(found), wanted)
+        proof.equal(text, sp.simplify(derived), wanted)
     proof.step(
         "so at beta = log((1-iota)/iota)/min(1, sqrt(1-c)) all masses are at least 1 - iota, and <q_1, q_2> = c is any number below 1"
     )
@@ -146,11 +146,11 @@ def _alignment(proof: Derivation, law: Law) -> None:
 
 def _turned(start: Any, rotation: Any, way: int) -> list[Any]:
     """The token, the moved token and the next row: `start` turned by phi, psi and phi again."""
-    found, vector = [], start
+    vectors, vector = [], start
     for cos, sin in (rotation[0], rotation[1], rotation[0]):
         vector = tuple(sp.expand(v) for v in (vector[0] * cos - way * vector[1] * sin, way * vector[0] * sin + vector[1] * cos))
-        found.append(vector)
-    return found
+        vectors.append(vector)
+    return vectors
 
 
 def _same(one: Any, other: Any, symbols: Any) -> Any:
@@ -185,9 +185,9 @@ def certified(law: Law = LAW) -> Check:
     eighth = arb.pi() / 8
     proof.record("arcsin u / u at u = sin(pi/8) is below 1.03", sign(BALL.number("1.03") - eighth / eighth.sin(), ">"))
     box = [(Fraction(0), Fraction(1, 50)), (Fraction(1, 50), Fraction(1, 20)), (Fraction(1, 500), Fraction(1, 200))]
-    found = positive_over(lambda e, d, i: law.plain(e, d, i, ctx=BALL) - law.aligned(e, d, i, ctx=BALL), box)
+    bound = positive_over(lambda e, d, i: law.plain(e, d, i, ctx=BALL) - law.aligned(e, d, i, ctx=BALL), box)
     proof.record(
-        f"plain bound above the sine for eps <= 1/50, delta in [1/50, 1/20], iota in [1/500, 1/200] ({found.boxes} boxes)", found.verdict
+        f"plain bound above the sine for eps <= 1/50, delta in [1/50, 1/20], iota in [1/500, 1/200] ({bound.boxes} boxes)", bound.verdict
     )
     # From above too: 1.03 loses no more than a hundredth where eps is 0 and the angle is small.
     tight = law.aligned(0, "0.0001", "1e-8", ctx=BALL) * BALL.number("1.04") - law.plain(0, "0.0001", "1e-8", ctx=BALL)

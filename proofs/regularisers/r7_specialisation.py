@@ -118,15 +118,15 @@ TOKENS, ROUTERS = 400, 300
 def _routers() -> list[np.ndarray]:
     """Softmax routers (tokens, E) from soft to sharp, some with the choice spread evenly."""
     random = generator("R7")
-    found = []
+    routers = []
     for index in range(ROUTERS):
         experts = int(random.integers(2, 9))
         logits = 10 ** random.uniform(-1, 2) * random.standard_normal((TOKENS, experts))
         if index % 2:
             logits[np.arange(TOKENS), np.arange(TOKENS) % experts] += 10 ** random.uniform(0, 1.5)
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        found.append(p / p.sum(axis=1, keepdims=True))
-    return found
+        routers.append(p / p.sum(axis=1, keepdims=True))
+    return routers
 
 
 def _entropy(p: np.ndarray) -> Any:
