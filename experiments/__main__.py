@@ -23,13 +23,13 @@ PRESETS = ("smoke", "full")
 def artefacts() -> dict[str, dict[str, ModuleType]]:
     """Artefacts by folder: every module of experiments/FOLDER that has a `compute` and a `render`."""
     root = Path(__file__).parent
-    found: dict[str, dict[str, ModuleType]] = {}
+    by_folder: dict[str, dict[str, ModuleType]] = {}
     for folder in sorted(p.name for p in root.iterdir() if (p / "__init__.py").exists()):
         modules = [importlib.import_module(f"experiments.{folder}.{m.name}") for m in pkgutil.iter_modules([str(root / folder)])]
         named = {m.__name__.rpartition(".")[2]: m for m in modules if hasattr(m, "compute") and hasattr(m, "render")}
         if named:
-            found[folder] = named
-    return found
+            by_folder[folder] = named
+    return by_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,18 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace, parser: Parser) -> int:
-    found = artefacts()
+    by_folder = artefacts()
     if options.folder is None:
-        for folder, modules in found.items():
+        for folder, modules in by_folder.items():
             say(folder)
             for name, module in modules.items():
                 # `python -OO` leaves no docstring.
                 about = (module.__doc__ or "").partition("\n")[0]
                 say(f"  {name:<14} {about}".rstrip())
         return 0
-    if options.folder not in found:
-        parser.error(f"no folder {options.folder!r}{nearest(options.folder, list(found))}")
-    modules = found[options.folder]
+    if options.folder not in by_folder:
+        parser.error(f"no folder {options.folder!r}{nearest(options.folder, list(by_folder))}")
+    modules = by_folder[options.folder]
     unknown = [name for name in options.artefact if name not in modules]
     if unknown:
         parser.error(f"no artefact {unknown[0]!r} in {options.folder}; there are {', '.join(modules)}")

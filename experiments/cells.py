@@ -89,10 +89,10 @@ class Bench:
             bar.update(cell.trials)
         else:
             chosen: dict[str, Any] = {"sites": cell.sites, "readings": cell.readings, "weights": cell.weights}
-            found = measure(cell.spec, **run.to_dict(), **chosen, prepare=cell.prepare, progress=bar.update)
-            record["measured"] = found.as_dict()
+            measured = measure(cell.spec, **run.to_dict(), **chosen, prepare=cell.prepare, progress=bar.update)
+            record["measured"] = measured.as_dict()
             record["predicted"] = predict(cell.spec, tokens=run.tokens, trials=run.trials, **chosen).as_dict()
-            record["values"] = _values(found)
+            record["values"] = _values(measured)
         return record | {"seconds": round(time.perf_counter() - start, 4), "provenance": self.origin}
 
 

@@ -48,7 +48,7 @@ COMPILED: dict[str, Expression] = {f.__name__: f for f in (pairwise, pairwise_do
 
 def compiled(h: Float[Tensor, "n k width"]) -> tuple[dict[str, Callable[[], Tensor]], dict[str, str]]:
     """Every expression of COMPILED compiled for this very shape, and why the others could not be."""
-    found: dict[str, Callable[[], Tensor]] = {}
+    functions: dict[str, Callable[[], Tensor]] = {}
     missing: dict[str, str] = {}
     # A function is compiled for so many shapes only, and then runs eagerly.
     torch.compiler.reset()
@@ -61,8 +61,8 @@ def compiled(h: Float[Tensor, "n k width"]) -> tuple[dict[str, Callable[[], Tens
         except Exception as error:  # whatever a compiler's absence raises
             missing[name] = " ".join(str(error).split())[:200]
         else:
-            found[name] = lambda function=function: function(h)  # type: ignore[misc]
-    return found, missing
+            functions[name] = lambda function=function: function(h)  # type: ignore[misc]
+    return functions, missing
 
 
 def numpy_matmul(h: Float[np.ndarray, "n k width"]) -> Float[np.ndarray, " n"]:

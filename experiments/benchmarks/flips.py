@@ -78,27 +78,27 @@ def recorded(path: Path) -> Folder:
 def rows(table: pd.DataFrame) -> Rows:
     """The rows of every cell, but for what it cost, in words that tell every bit."""
     table = table.drop(columns=list(COSTS))
-    found: Rows = {}
+    by_cell: Rows = {}
     for row in zip(*(table[name].tolist() for name in table), strict=True):
         values = dict(zip(table.columns, row, strict=True))
-        found.setdefault((values["cell"], values["trials"]), []).append(repr(row))
-    return found
+        by_cell.setdefault((values["cell"], values["trials"]), []).append(repr(row))
+    return by_cell
 
 
 def outcome(folder: Folder) -> tuple[str, str]:
     """What `collect` makes of a folder, and what it says."""
     try:
         with _warnings() as said:
-            found = rows(collect(folder.path, write=False))
+            by_cell = rows(collect(folder.path, write=False))
     except (ValueError, OSError) as error:
         return (NAMED if MANIFEST in str(error) or RECORDS in str(error) else WRONG), str(error)
     except Exception as error:
         return WRONG, repr(error)
-    if any(folder.measured.get(at) != lines for at, lines in found.items()):
+    if any(folder.measured.get(at) != lines for at, lines in by_cell.items()):
         return WRONG, "a row that was not measured"
     if said:
         return (NAMED if all(text.startswith((f"{RECORDS}: line", f"{MANIFEST}: ")) for text in said) else WRONG), "; ".join(said)
-    if list(found.items()) == list(folder.wanted.items()):
+    if list(by_cell.items()) == list(folder.wanted.items()):
         return HARMLESS, ""
     return (MISSING if read_store(folder.path).done(ALL) < len(CELLS) else WRONG), "cells or trials are not there"
 
@@ -110,8 +110,8 @@ def resumed(folder: Folder) -> str:
         shutil.copytree(folder.path, other)
         with _warnings():
             measure_to(other, ALL)
-            found = rows(collect(other, write=False))
-        return "" if found == folder.wanted else "resumed, it has another frame"
+            by_cell = rows(collect(other, write=False))
+        return "" if by_cell == folder.wanted else "resumed, it has another frame"
 
 
 @contextlib.contextmanager
@@ -203,17 +203,17 @@ def edited(folder: Folder) -> Iterator[tuple[str, str, str]]:
         lines, manifest = (Path(name, file).read_bytes() for file in (RECORDS, MANIFEST))
     for what, (change, expected) in edits_of_lines(lines.splitlines(keepends=True)).items():
         (folder.path / RECORDS).write_bytes(b"".join(change(folder.files[RECORDS].splitlines(keepends=True))))
-        found, said = outcome(folder)
-        why = f"{found}, not {expected}: {said}" if found != expected else ""
+        result, said = outcome(folder)
+        why = f"{result}, not {expected}: {said}" if result != expected else ""
         # Where another sweep's sessions are among the lines, it can only be refused; where nothing was lost, there is nothing to do.
-        if not why and found != HARMLESS and MANIFEST not in said:
+        if not why and result != HARMLESS and MANIFEST not in said:
             why = resumed(folder)
-        yield f"{RECORDS}: {what}", found, why
+        yield f"{RECORDS}: {what}", result, why
         folder.restore()
     for what, put in edits_of_manifest(manifest).items():
         put(folder.path / MANIFEST)
-        found, said = outcome(folder)
-        yield f"{MANIFEST}: {what}", found, "" if found == NAMED else said or found
+        result, said = outcome(folder)
+        yield f"{MANIFEST}: {what}", result, "" if result == NAMED else said or result
         folder.restore()
 
 
@@ -228,11 +228,11 @@ def flipped(folder: Folder, count: int, seed: int) -> Iterator[tuple[str, int, s
         bit = int(generator.integers(8 * len(content)))
         content[bit // 8] ^= 1 << bit % 8
         (folder.path / name).write_bytes(content.tobytes())
-        found, said = outcome(folder)
-        why = said if found == WRONG else f"{found}: {said}" if found == MISSING else ""
+        result, said = outcome(folder)
+        why = said if result == WRONG else f"{result}: {said}" if result == MISSING else ""
         if not why and name != MANIFEST and number % RESUMED == 0:
             why = resumed(folder)
-        yield name, bit, found, why
+        yield name, bit, result, why
         folder.restore()
 
 
@@ -246,21 +246,21 @@ def damage(count: int, out: Path, seed: int = 0, command: str = "") -> dict[str,
     with tempfile.TemporaryDirectory(prefix="flips-", dir=out) as name:
         folder = recorded(Path(name, "run"))
         edits = {}
-        for what, found, why in edited(folder):
-            edits[what] = found
+        for what, result, why in edited(folder):
+            edits[what] = result
             wrong += [f"{what}: {why}"] * bool(why)
-        for file, bit, found, why in tqdm(flipped(folder, count, seed), total=count, desc="flips", unit="flip", disable=None):
-            counts.setdefault(file, Counter())[found] += 1
+        for file, bit, result, why in tqdm(flipped(folder, count, seed), total=count, desc="flips", unit="flip", disable=None):
+            counts.setdefault(file, Counter())[result] += 1
             wrong += [f"{file}: bit {bit}: {why}"] * bool(why)
         sizes = {name: len(content) for name, content in folder.files.items()}
-    described = {"count": count, "seed": seed, "bytes": sizes, "flips": {file: dict(found) for file, found in sorted(counts.items())}}
+    described = {"count": count, "seed": seed, "bytes": sizes, "flips": {file: dict(outcomes) for file, outcomes in sorted(counts.items())}}
     return described | {"edits": edits, "wrong": wrong, "provenance": provenance(command, canary())}
 
 
 def verdict(record: dict[str, Any]) -> str:
     total: Counter[str] = Counter()
-    for found in record["flips"].values():
-        total.update(found)
+    for outcomes in record["flips"].values():
+        total.update(outcomes)
     said = ", ".join(f"{number} {what}" for what, number in total.most_common())
     return f"{record['count']:,} flips: {said}; {len(record['edits'])} edits. Wrong: {'; '.join(record['wrong'][:20]) or 'nothing'}."
 

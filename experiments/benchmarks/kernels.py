@@ -99,8 +99,8 @@ def compute(preset: str, bench: Bench) -> list[Record]:
         apart = _apart(contenders)
         record: Record = {"key": f"{kernel} {labels}", "artefact": bench.artefact, "labels": {"kernel": kernel} | labels}
         record |= {"bytes": 4 * data.single.numel(), "machine": _machine(bench.device), "apart": apart, "missing": missing}
-        with readers(data.single) as found:
-            contenders |= {READ + name: reader for name, reader in found.items()}
+        with readers(data.single) as reader_of:
+            contenders |= {READ + name: reader for name, reader in reader_of.items()}
             record["seconds"] = interleaved(contenders, ROUNDS[preset], before, data.synchronise)
         records.append(record | {"provenance": bench.origin})
         file.append(records[-1])
@@ -126,7 +126,7 @@ def _machine(device: str) -> dict[str, Any]:
 
 def _token(data: Data, k: int, d: int) -> tuple[Contenders, dict[str, str]]:
     h, half = data.single.view(-1, k, d), data.half.view(-1, k, d)
-    found: Contenders = {
+    contenders: Contenders = {
         OURS: lambda: _overlap(h),
         HALF: lambda: _overlap(half),
         "normalise + bmm": lambda: expressions.normalise_bmm(h),
@@ -134,13 +134,15 @@ def _token(data: Data, k: int, d: int) -> tuple[Contenders, dict[str, str]]:
     }
     functions, missing = expressions.compiled(h)
     heat = interleaved(functions, HEAT, synchronise=data.synchronise)
-    found |= {COMPILED + name: functions[name] for name in sorted(functions, key=lambda name: statistics.median(heat[name]))[:FINALISTS]}
+    contenders |= {
+        COMPILED + name: functions[name] for name in sorted(functions, key=lambda name: statistics.median(heat[name]))[:FINALISTS]
+    }
     if not h.is_cuda:
         array = h.numpy()
-        found["numpy matmul"] = lambda: expressions.numpy_matmul(array)
-        found["numpy einsum"] = lambda: expressions.numpy_einsum(array)
-        found["numba loop"] = lambda: expressions.numba_loop(array)
-    return found, missing
+        contenders["numpy matmul"] = lambda: expressions.numpy_matmul(array)
+        contenders["numpy einsum"] = lambda: expressions.numpy_einsum(array)
+        contenders["numba loop"] = lambda: expressions.numba_loop(array)
+    return contenders, missing
 
 
 def _overlap(h: Tensor) -> np.ndarray:
@@ -193,8 +195,8 @@ def _means(data: Data, experts: int) -> tuple[Contenders, dict[str, str]]:
         with pool() as (task_map, _):
             return means_by_routing(vectors, routing, experts, task_map)
 
-    found: Contenders = {OURS: ours, "index_add_ in float64": lambda: expressions.means_double(vectors, routing, experts)}
-    return found | {"index_add_ in float32": lambda: expressions.means_single(vectors, routing, experts)}, {}
+    contenders: Contenders = {OURS: ours, "index_add_ in float64": lambda: expressions.means_double(vectors, routing, experts)}
+    return contenders | {"index_add_ in float32": lambda: expressions.means_single(vectors, routing, experts)}, {}
 
 
 def _apart(contenders: Contenders) -> dict[str, float]:
@@ -218,8 +220,8 @@ def times_ours(record: Record, contender: str) -> tuple[float, float, float] | N
     """How many times as fast as a contender ours is; for HALF how many times the tokens of float32 bfloat16 does in its time."""
     if contender != HALF:
         return ratio(record, contender, OURS)
-    found = ratio(record, OURS, HALF)
-    return None if found is None else (2 * found[0], 2 * found[1], 2 * found[2])
+    quotients = ratio(record, OURS, HALF)
+    return None if quotients is None else (2 * quotients[0], 2 * quotients[1], 2 * quotients[2])
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
@@ -250,8 +252,8 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     )
 
 
-def _middle(found: tuple[float, float, float] | None) -> float | None:
-    return None if found is None else found[1]
+def _middle(quotients: tuple[float, float, float] | None) -> float | None:
+    return None if quotients is None else quotients[1]
 
 
 def _shape(record: Record) -> str:
@@ -292,9 +294,9 @@ def _targets(by_kernel: dict[str, list[Record]]) -> Table:
     table = Table("Targets", ["target", "kernel", "k", "at least", "measured, least to most", "met at"])
     for target in TARGETS:
         rows = [r for r in by_kernel[target.kernel] if r["labels"]["k"] in target.ks]
-        found = [value[1] for r in rows if (value := times_ours(r, target.contender)) is not None]
-        span = f"{min(found):.2f} to {max(found):.2f}" if found else None
-        met = f"{sum(value >= target.bar for value in found)} of {len(rows)} shapes"
+        ratios = [value[1] for r in rows if (value := times_ours(r, target.contender)) is not None]
+        span = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else None
+        met = f"{sum(value >= target.bar for value in ratios)} of {len(rows)} shapes"
         table.rows.append([target.what, target.kernel, ", ".join(map(str, target.ks)), target.bar, span, met])
     return table
 

@@ -81,9 +81,9 @@ def blows(generator: np.random.Generator, most: int) -> list[Blow]:
     lone = [blow for blow in every if blow in alone.values()]
     lone = [lone[at] for at in generator.permutation(len(lone)).tolist()]
     # A worker is killed before its coordinator is.
-    together = sorted((blow for blow in every if blow.engine == "local"), key=lambda blow: blow.victim == "coordinator")
+    local = sorted((blow for blow in every if blow.engine == "local"), key=lambda blow: blow.victim == "coordinator")
     at = int(generator.integers(len(lone) + 1))
-    return lone[:at] + together + lone[at:] + [blow for blow in every if blow == last]
+    return lone[:at] + local + lone[at:] + [blow for blow in every if blow == last]
 
 
 def forked(work: Callable[[], object], log: Path) -> int:
@@ -96,8 +96,8 @@ def forked(work: Callable[[], object], log: Path) -> int:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(handle, sys.stdout.fileno())
         os.dup2(handle, sys.stderr.fileno())
-        found = work()
-        status = found if isinstance(found, int) else 0
+        result = work()
+        status = result if isinstance(result, int) else 0
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -139,8 +139,8 @@ class Lane:
         self.size = _size(folder / RECORDS)
         while not ended["finished"]:
             ended["sessions"] += 1
-            places = stream(self.seed, "test", self.number, number, ended["sessions"])
-            session = self.begin(kind, folder, planned[0].engine if planned else "inprocess", places)
+            moments = stream(self.seed, "test", self.number, number, ended["sessions"])
+            session = self.begin(kind, folder, planned[0].engine if planned else "inprocess", moments)
             while planned and (hit := strike(session, planned[0], generator, self.dwell)) is not None:
                 kills.append(hit | self.torn(folder / RECORDS, session))
                 self.say({"what": "kill", "time": _now(), "seconds": round(time.monotonic() - self.start, 3)} | where | kills[-1])
@@ -169,13 +169,13 @@ class Lane:
             self.other(once)
         return folder
 
-    def begin(self, kind: Kind, folder: Path, engine: str, places: np.random.Generator) -> Session:
+    def begin(self, kind: Kind, folder: Path, engine: str, moments: np.random.Generator) -> Session:
         board = Board()
 
         def coordinate() -> int:
             os.close(self.tell)
             faulthandler.register(signal.SIGUSR1)
-            with marked(board, places, self.dwell):
+            with marked(board, moments, self.dwell):
                 run = kind.run(folder, engine=engine, workers=WORKERS if engine == "local" else None)
                 if run.set_aside:
                     return SET_ASIDE
@@ -207,13 +207,13 @@ class Lane:
 
     def checked(self, check: Callable[[], list[str]]) -> list[str]:
         """What a check finds."""
-        found = self.folder / "found.json"
+        report = self.folder / "report.json"
 
         def write() -> None:
-            found.write_text(json.dumps(check()))
+            report.write_text(json.dumps(check()))
 
         self.other(write)
-        return json.loads(found.read_text())
+        return json.loads(report.read_text())
 
     def other(self, work: Callable[[], object]) -> None:
         """Done in another process: this one has no threads and has to stay so, for a fork keeps none."""
@@ -238,16 +238,16 @@ def strike(session: Session, blow: Blow, generator: np.random.Generator, dwell: 
     moment = time.monotonic() + delay
     if not session.until(lambda: time.monotonic() >= moment) or board.phase == DONE:
         return None
-    found = {"victim": blow.victim, "target": blow.target, "engine": session.engine}
+    record = {"victim": blow.victim, "target": blow.target, "engine": session.engine}
     if worker:
         if not (there := board.workers()):
             return None
         os.kill(there[int(generator.integers(len(there)))], signal.SIGKILL)
-        return found | {"phase": board.phase}
+        return record | {"phase": board.phase}
     os.kill(session.pid, signal.SIGKILL)
     # One that had just ended, or was all done, does not count.
     hit = os.WIFSIGNALED(session.wait()) and board.phase != DONE
-    return found | {"phase": board.phase} if hit else None
+    return record | {"phase": board.phase} if hit else None
 
 
 def orphans(session: Session) -> int:

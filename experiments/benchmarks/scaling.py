@@ -43,7 +43,7 @@ MOST_SECONDS, MOST_BYTES = 120.0, 2 << 30
 # What a figure counts in.
 UNITS = {"size of a vector": (1 << 20, "2^20 numbers to a vector"), "parameters": (10**6, "million parameters")}
 CHOSEN: dict[str, Any] = {"sites": ("output",), "readings": ("token", "mean"), "weights": ("up", "down")}
-# The high-water mark of this program alone: what getrusage calls the child's own includes the parent that it was forked from.
+# The high-water mark of this process alone: what getrusage calls the child's own includes the parent that it was forked from.
 CHILD = """
 import json, resource, sys, time
 from experiments.benchmarks.scaling import measured
@@ -209,11 +209,11 @@ def _panel(record: Record) -> Panel:
     axis, times = record["labels"]["axis"], record["seconds"]
     unit, name = UNITS.get(axis, (1, axis))
     x = [float(at) / unit for at in times]
-    found = [quartiles(t) for t in times.values()]
+    quarters = [quartiles(t) for t in times.values()]
     slope, error = fitted(record)
     panel = Panel(f"{record['labels']['what']}: {axis}", name, "seconds", x_ticks=[float(f"{at:.5g}") for at in x], log_y=True)
-    panel.ours = [Series("median, half the quartiles' distance", x, [q[1] for q in found], [(q[2] - q[0]) / 2 for q in found])]
-    across, up = (statistics.fmean(map(math.log2, values)) for values in (x, [q[1] for q in found]))
+    panel.ours = [Series("median, half the quartiles' distance", x, [q[1] for q in quarters], [(q[2] - q[0]) / 2 for q in quarters])]
+    across, up = (statistics.fmean(map(math.log2, values)) for values in (x, [q[1] for q in quarters]))
     ends = [x[0], x[-1]]
     panel.laws = [Series(f"slope {slope:.2f} ± {error:.2f}", ends, [2 ** (up + slope * (math.log2(at) - across)) for at in ends])]
     return panel

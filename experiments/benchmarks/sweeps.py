@@ -1,4 +1,4 @@
-"""Sweeps: what a cell costs beyond its work, what the coordinator holds, what a second core and one program for many cells bring."""
+"""Sweeps: what a cell costs beyond its work, what the coordinator holds, what a second core and one batch of many cells bring."""
 
 import json
 import statistics
@@ -32,7 +32,7 @@ KEPT = Path(__file__).parent / "data" / "sweeps.jsonl"
 SMALL = LayerSpec(d_model=8, d_ff=16, n_experts=4, top_k=2)
 LOCAL = "local"
 ROUNDS = {"smoke": 1, "full": 3}
-# Widths, and hidden widths to each, of layers that are each alone; as many cells share a program.
+# Widths, and hidden widths to each, of layers that are each alone; as many cells share a batch key.
 SHAPES = {"smoke": 6, "full": 100}
 MEMORY_CELLS = {"smoke": (100, 1000), "full": (1_000, 10_000, 100_000)}
 # Cells, width, and trials of each: some tenths of a second to a cell, and far longer than workers take to start.
@@ -78,23 +78,23 @@ def example() -> dict[str, Any]:
 
 
 def sharing(n: int) -> Cells:
-    """n cells of one program."""
+    """n cells of one batch key."""
     return grid(SMALL, {"router.temperature": np.geomspace(0.1, 10, n).tolist()})
 
 
 def apart(side: int) -> Cells:
-    """side^2 cells, each of a program of its own."""
+    """side^2 cells, each of a batch key of its own."""
     return grid(SMALL, d_model=list(range(4, 4 + side)), d_ff=list(range(4, 4 + side)))
 
 
 def mixed(n: int) -> Cells:
-    """n cells of one program that differ in all else that they may."""
+    """n cells of one batch key that differ in all else that they may."""
     temperatures = np.geomspace(0.1, 10, n // (len(INPUTS) * len(ACTIVATIONS))).tolist()
     return grid(SMALL, {"router.temperature": temperatures, "inputs": list(INPUTS)}, activation=list(ACTIVATIONS))
 
 
 def compute_bound(cells: int, width: int) -> Cells:
-    """Layers that take about as long as each other, each of a program of its own."""
+    """Layers that take about as long as each other, each of a batch key of its own."""
     return grid(LayerSpec(d_model=width, d_ff=4 * width), d_ff=[4 * width + at for at in range(cells)])
 
 
@@ -151,8 +151,8 @@ def ways_to_batch(cells: Cells, seed: int, quantities: Sequence[str] | None) -> 
 
     def loop(out: Path) -> None:
         for spec in cells:
-            found = measure(spec, tokens=TOKENS_TOGETHER, trials=1, seed=derived(seed, spec.key()), quantities=quantities)
-            calibrate(found, predict(spec, tokens=TOKENS_TOGETHER, trials=1, quantities=quantities))
+            measured = measure(spec, tokens=TOKENS_TOGETHER, trials=1, seed=derived(seed, spec.key()), quantities=quantities)
+            calibrate(measured, predict(spec, tokens=TOKENS_TOGETHER, trials=1, quantities=quantities))
 
     return {BATCHED: run, SINGLY: singly, LOOP: loop}
 
@@ -186,12 +186,12 @@ def compute(preset: str, bench: Bench) -> list[Record]:
             records.append(record | values)
             Records(bench.out / f"{bench.artefact}.jsonl").append(records[-1])
 
-        found = {}
+        cases = {}
         for case, design in (("cells of one program", shared), ("each of its own", side)):
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
-                found[case] = overhead(design, like, Path(folder, "run"))
+                cases[case] = overhead(design, like, Path(folder, "run"))
             bar.update()
-        add("overhead", cells=len(shared), bytes=len(line_of(like)), cases=found)
+        add("overhead", cells=len(shared), bytes=len(line_of(like)), cases=cases)
         held = {}
         for n in MEMORY_CELLS[preset]:
             held[str(n)] = in_a_child(n, like, scratch)
@@ -203,9 +203,9 @@ def compute(preset: str, bench: Bench) -> list[Record]:
         seconds = {}
         for asked, quantities in QUANTITIES.items():
             # Compiles, and loads what the first of all would wait for: what many cells need too.
-            together = ways_to_batch(many, bench.seed, quantities)
-            in_turn({**ways_to_batch(many[:2], bench.seed, quantities), BATCHED: together[BATCHED]}, 1, scratch, bar.update)
-            seconds[asked] = in_turn(together, rounds, scratch, bar.update)
+            batching = ways_to_batch(many, bench.seed, quantities)
+            in_turn({**ways_to_batch(many[:2], bench.seed, quantities), BATCHED: batching[BATCHED]}, 1, scratch, bar.update)
+            seconds[asked] = in_turn(batching, rounds, scratch, bar.update)
         add("batches", cells=len(many), seconds=seconds)
     return records
 
@@ -225,7 +225,7 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
             [f"overhead, {costs['cells']:,} cells", case, over, "ms a cell", f"< {MOST_OVERHEAD:g}", _met(over < MOST_OVERHEAD)]
         )
     for when in ("end", "peak"):
-        sizes = {n: _mebibytes(found[when]) for n, found in held["held"].items()}
+        sizes = {n: _mebibytes(bytes_held[when]) for n, bytes_held in held["held"].items()}
         page.rows += [["coordinator's memory", f"{int(n):,} cells, {when}", size, "MiB", None, None] for n, size in sizes.items()]
         (fewest, least), *_, (most, largest) = sizes.items()
         grown = None if least is None or largest is None else largest - least

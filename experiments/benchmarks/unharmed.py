@@ -46,40 +46,40 @@ def complaints(folder: Path, undisturbed: Path, trials: int, torn: int, unended:
         store, other = read_store(folder), read_store(undisturbed)
     except ValueError as error:
         return [str(error)]
-    found = [] if store.done(trials) == len(other.cells) else [f"{store.done(trials)} of {len(other.cells)} cells are done"]
+    wrong = [] if store.done(trials) == len(other.cells) else [f"{store.done(trials)} of {len(other.cells)} cells are done"]
     entries = list(store.records.entries())
     spoiled = sum(entry.record is None for entry in entries)
     lines = Counter((record["cell"], record["trials"]) for entry in entries if (record := entry.record) and "session" not in record)
     if spoiled != torn:
-        found.append(f"{spoiled} lines are spoiled, {torn} were torn")
+        wrong.append(f"{spoiled} lines are spoiled, {torn} were torn")
     # A line that lacks its newline alone gets one from the next session, whose cells may by then be chosen: to be done again, to the same
     # bits, or, should that session be killed before, to be found done.
     if (twice := sum(lines.values()) - len(lines)) > unended:
-        found.append(f"{twice} cells are recorded once more, {unended} lines lacked their newline")
+        wrong.append(f"{twice} cells are recorded once more, {unended} lines lacked their newline")
     wanted = frame(other)
     for name, table in (("frame", frame(store)), (FRAME, pd.read_parquet(folder / FRAME))):
-        found += [f"{name}: {why}" for why in differences(table, wanted)]
+        wrong += [f"{name}: {why}" for why in differences(table, wanted)]
     if f"{len(other.cells)} of {len(other.cells)} cells done" not in (folder / LOG).read_text(encoding="utf-8").splitlines()[-1]:
-        found.append(f"{LOG} does not end with the sweep done")
-    return [line[:300] for line in found[:8]]
+        wrong.append(f"{LOG} does not end with the sweep done")
+    return [line[:300] for line in wrong[:8]]
 
 
-def differences(found: pd.DataFrame, wanted: pd.DataFrame) -> list[str]:
+def differences(actual: pd.DataFrame, wanted: pd.DataFrame) -> list[str]:
     """How two frames differ, to the bit, but for what a cell cost."""
     said = []
-    cells = [set(table["cell"]) for table in (found, wanted)]
+    cells = [set(table["cell"]) for table in (actual, wanted)]
     if missing := cells[1] - cells[0]:
         said.append(f"{len(missing)} cells missing, {min(missing)} among them")
     if more := cells[0] - cells[1]:
         said.append(f"{len(more)} cells that are not of the sweep, {min(more)} among them")
-    if rows := int(found.duplicated(["cell", "quantity"]).sum()):
+    if rows := int(actual.duplicated(["cell", "quantity"]).sum()):
         said.append(f"{rows} rows come twice")
-    if list(found.columns) != list(wanted.columns):
+    if list(actual.columns) != list(wanted.columns):
         said.append("other columns")
-    elif len(found) != len(wanted):
-        said.append(f"{len(found)} rows, not {len(wanted)}")
+    elif len(actual) != len(wanted):
+        said.append(f"{len(actual)} rows, not {len(wanted)}")
     else:
-        said += [f"{name} differs" for name in wanted if name not in COSTS and not _same(found[name], wanted[name])]
+        said += [f"{name} differs" for name in wanted if name not in COSTS and not _same(actual[name], wanted[name])]
     return said
 
 

@@ -101,13 +101,13 @@ def rejections(null: str, design: str, experts: int, repetitions: int, seed: int
     """Of each quantity: repetitions with a p below each of the levels, the mean of measured over null, and the root of the mean of z^2."""
     every = DESIGNS | BROKEN
     rng = np.random.default_rng([seed, list(every).index((null, design)), experts])
-    found: dict[str, list[list[float | None]]] = {}
+    by_quantity: dict[str, list[list[float | None]]] = {}
     for _ in range(repetitions):
         m = measure_arrays(**every[null, design](rng, experts), null=null, metrics=["weight_overlap", "mean_overlap", "vector_overlap"])
         for quantity, one in m.values.items():
-            found.setdefault(str(quantity), []).append([one.p, one.excess, one.z])
+            by_quantity.setdefault(str(quantity), []).append([one.p, one.excess, one.z])
     values: dict[str, Any] = {}
-    for name, rows in found.items():
+    for name, rows in by_quantity.items():
         p, excess, z = np.array(rows, np.float64).T
         values[name] = [
             [int((p < level).sum()) for level in LEVELS],

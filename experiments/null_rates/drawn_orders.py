@@ -82,8 +82,8 @@ def least_p(law: Renumbered, overlap: float) -> float:
 
 def p_of(sums: OrderSums, cosines: Float[np.ndarray, " pairs"], largest: Float[np.ndarray, " pairs"]) -> float:
     """What the law says of the same weights in another order."""
-    found = Renumbered(replace(sums, cosines=cosines, largest=largest))
-    return found.p(float(found.overlaps.mean()))
+    null = Renumbered(replace(sums, cosines=cosines, largest=largest))
+    return null.p(float(null.overlaps.mean()))
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:

@@ -41,13 +41,13 @@ def compute(preset: str, bench: Bench) -> list[Record]:
 def rejections(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     """Of each quantity, how many runs have a p below each of the levels; and those of the normal p."""
     trials = cell.labels["trials"]
-    found = measure(cell.spec, **run.to_dict(), sites=cell.sites, readings=cell.readings, weights=cell.weights)
+    measured = measure(cell.spec, **run.to_dict(), sites=cell.sites, readings=cell.readings, weights=cell.weights)
     output, up = (
         [
             Estimate.of(values, counts)
             for values, counts in zip(side.values.reshape(-1, trials), side.per_trial.reshape(-1, trials), strict=True)
         ]
-        for side in (found.activation_mso["mean"]["output"], found.weight_mso["up"])
+        for side in (measured.activation_mso["mean"]["output"], measured.weight_mso["up"])
     )
     null = predict(cell.spec, tokens=run.tokens, trials=trials)
     counts: dict[str, list[float]] = {}

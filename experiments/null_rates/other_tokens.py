@@ -187,20 +187,20 @@ def rates(design: str, experts: int, top_k: int, repetitions: int, seed: int) ->
     said = {MORE: 0, PAIRS: 0}
     for _ in range(repetitions):
         layer = DRAWS[design](rng, experts, top_k)
-        found = token_mso(layer.vectors, routing=layer.routing, documents=layer.documents)
-        (second,) = found.beside
-        for name, one in ((OTHER, second), (SIGNS, found)):
+        overlap = token_mso(layer.vectors, routing=layer.routing, documents=layer.documents)
+        (second,) = overlap.beside
+        for name, one in ((OTHER, second), (SIGNS, overlap)):
             p[name].append(one.p)
             z[name].append(one.z)
-        p[ROUND].append(float(mso_p(found.mean, WIDTH, top_k * (top_k - 1) // 2, TOKENS, top_k, "upper")))
-        said[MORE] += found.verdict.startswith("more than")
-        said[PAIRS] += a_pair_stands_out(found)
+        p[ROUND].append(float(mso_p(overlap.mean, WIDTH, top_k * (top_k - 1) // 2, TOKENS, top_k, "upper")))
+        said[MORE] += overlap.verdict.startswith("more than")
+        said[PAIRS] += a_pair_stands_out(overlap)
     counts = {name: [int((np.array(values) < level).sum()) for level in LEVELS] for name, values in p.items()}
     return {name: [*counts[name], round(float(np.std(values)), 3)] for name, values in z.items()} | {ROUND: counts[ROUND]} | said
 
 
-def a_pair_stands_out(found: Overlap) -> bool:
-    return found.table is not None and bool(found.table.standing_out(0.05))
+def a_pair_stands_out(overlap: Overlap) -> bool:
+    return overlap.table is not None and bool(overlap.table.standing_out(0.05))
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:

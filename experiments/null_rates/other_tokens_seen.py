@@ -77,21 +77,21 @@ def misled(rng: np.random.Generator, design: str, experts: int, top_k: int, repe
     counts = dict.fromkeys(("any", "like size", "remedy", "doubt", "more than", "more than, remedy"), 0)
     for _ in range(repetitions):
         layer, strata, documents = broken(rng, design, experts, top_k)
-        found = token_mso(layer.vectors, routing=layer.routing)
+        overlap = token_mso(layer.vectors, routing=layer.routing)
         remedied = token_mso(layer.vectors, routing=layer.routing, documents=documents, strata=strata)
         counts["any"] += plain_p(layer, experts) < LEVELS[0]
-        counts["like size"] += found.beside[0].p < LEVELS[0]
+        counts["like size"] += overlap.beside[0].p < LEVELS[0]
         counts["remedy"] += remedied.beside[0].p < LEVELS[0]
-        counts["doubt"] += bool(found.beside[0].doubt)
-        counts["more than"] += found.verdict.startswith("more than")
+        counts["doubt"] += bool(overlap.beside[0].doubt)
+        counts["more than"] += overlap.verdict.startswith("more than")
         counts["more than, remedy"] += remedied.verdict.startswith("more than")
     return {"layers": repetitions} | {name: int(count) for name, count in counts.items()}
 
 
 def plain_p(layer: Layer, experts: int) -> float:
     vectors, exists = torch.from_numpy(layer.vectors), np.ones(layer.routing.shape, bool)
-    found = other_tokens(vectors, TokenPairs.of(layer.routing, exists, experts, 1 << 20))
-    return judged(found, of_gains(found, Labels()))[2]
+    sums = other_tokens(vectors, TokenPairs.of(layer.routing, exists, experts, 1 << 20))
+    return judged(sums, of_gains(sums, Labels()))[2]
 
 
 def shared(rng: np.random.Generator, space: str, experts: int, share: float) -> Layer:
@@ -131,12 +131,12 @@ def duplicates(rng: np.random.Generator, space: str, experts: int, copies: int, 
         own = relu_experts(rng, rng.standard_normal((LARGE_TOKENS, 8), np.float32), experts)
         for one, other in alike:
             own[other] = own[one]
-        found = token_mso(routed(own, routing) * scale, routing=routing)
-        rows = found.top(max(copies, 1))[["expert", "other"]].to_numpy()
+        overlap = token_mso(routed(own, routing) * scale, routing=routing)
+        rows = overlap.top(max(copies, 1))[["expert", "other"]].to_numpy()
         counts["first rows"] += {tuple(row) for row in rows.tolist()} == alike
-        counts["others"] += bool(found.table is not None and set(found.table.standing_out(0.05)) - alike)
-        counts["more than"] += found.verdict.startswith("more than")
-        counts["p < 0.05"] += found.beside[0].p < LEVELS[0]
+        counts["others"] += bool(overlap.table is not None and set(overlap.table.standing_out(0.05)) - alike)
+        counts["more than"] += overlap.verdict.startswith("more than")
+        counts["p < 0.05"] += overlap.beside[0].p < LEVELS[0]
     return {name: int(count) for name, count in counts.items()}
 
 

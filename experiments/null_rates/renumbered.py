@@ -62,12 +62,12 @@ def rejections(design: str, experts: int, repetitions: int, seed: int) -> dict[s
     p: dict[str, list[float]] = {name: [] for name in (ALL, TRUSTED, PAIR, SIGNS, ROUND)}
     for _ in range(repetitions):
         weights = DESIGNS[design](rng, (experts, UNITS, WIDTH))
-        found, signs = Renumbered(order_sums([torch.from_numpy(weights)])), size_sums(torch.from_numpy(weights.reshape(experts, -1)))
-        overlap = float(found.overlaps.mean())
-        p[ALL].append(found.p(overlap))
-        if not found.dominated:
+        null, signs = Renumbered(order_sums([torch.from_numpy(weights)])), size_sums(torch.from_numpy(weights.reshape(experts, -1)))
+        overlap = float(null.overlaps.mean())
+        p[ALL].append(null.p(overlap))
+        if not null.dominated:
             p[TRUSTED].append(p[ALL][-1])
-        p[PAIR].append(float(found.pair_p[0]))
+        p[PAIR].append(float(null.pair_p[0]))
         p[SIGNS].append(upper_p(overlap * signs.pairs, *signs.cumulants))
         p[ROUND].append(float(mso_p(overlap, UNITS * WIDTH, signs.pairs, 1, experts, "upper")))
     return {name: [len(values), *(int((np.array(values) < level).sum()) for level in LEVELS)] for name, values in p.items()}

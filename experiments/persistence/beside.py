@@ -83,24 +83,24 @@ def width_verdict(rows: Sequence[dict[str, str]], spec_of: SpecOf, trials: int, 
     graded = "; ".join(f"{state(p)} at {t} (joint p {p:.2g})" for t, p in grades.items())
     text = f"Printed width d = {width}, by the number of trials that each value is a mean of: {graded}. "
     widest = 4 * max(int(row["d_model"]) for row in rows)
-    found = fit(rows, spec_of, trials, range(8, widest + 1))
+    fits = fit(rows, spec_of, trials, range(8, widest + 1))
     spread = f"at {trials} trial{'s' if trials > 1 else ''} {mark}"
-    if not found:
-        return text + f"No width from 8 to {widest} fits {spread}.", found
-    best = max(found, key=lambda d: found[d])
-    powers = [d for d in found if d & (d - 1) == 0]
-    named = f"; of the powers of two, {' and '.join(f'{d} (p {found[d]:.2g})' for d in powers)}" if powers else ""
-    top = f"{max(found)}{' or more' if max(found) == widest else ''}"
-    text += f"Widths that fit at p >= {FITS:g} {spread}: {min(found)} to {top}, best {best}{named}."
-    return text + _diluted(rows, spec_of, trials, list(found)), found
+    if not fits:
+        return text + f"No width from 8 to {widest} fits {spread}.", fits
+    best = max(fits, key=lambda d: fits[d])
+    powers = [d for d in fits if d & (d - 1) == 0]
+    named = f"; of the powers of two, {' and '.join(f'{d} (p {fits[d]:.2g})' for d in powers)}" if powers else ""
+    top = f"{max(fits)}{' or more' if max(fits) == widest else ''}"
+    text += f"Widths that fit at p >= {FITS:g} {spread}: {min(fits)} to {top}, best {best}{named}."
+    return text + _diluted(rows, spec_of, trials, list(fits)), fits
 
 
-def _diluted(rows: Sequence[dict[str, str]], spec_of: SpecOf, trials: int, found: Sequence[int]) -> str:
+def _diluted(rows: Sequence[dict[str, str]], spec_of: SpecOf, trials: int, fits: Sequence[int]) -> str:
     """What fits on the activations alone, where that is less: a weight value of few digits has a p near 1 at any width, and the joint p of
     many such values and of activations that do not fit is still large."""
     values = [reported(row)[1] for row in rows]
-    alone = [d for d in found if joint_p(values, law_nulls([spec_of(row, d) for row in rows], trials, "activation")) >= FITS]
-    if alone == list(found):
+    alone = [d for d in fits if joint_p(values, law_nulls([spec_of(row, d) for row in rows], trials, "activation")) >= FITS]
+    if alone == list(fits):
         return ""
     which = f"{min(alone)} to {max(alone)} fit" if alone else "none of them fits"
     return f" On the activations alone {which}: weight values of few digits fit any width, and dilute the joint p at the ends."

@@ -46,10 +46,10 @@ def reading_cell(spec: LayerSpec, trials: int, **labels: object) -> Cell:
 
 def every_reading(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     """Per trial, the overlap under each reading above."""
-    found = measure(cell.spec, **run.to_dict(), sites=("hidden", "output"), weights=("up", "down", "all"))
-    values = {f"weight {kind}": value.values for kind, value in found.weight_mso.items()}
+    measured = measure(cell.spec, **run.to_dict(), sites=("hidden", "output"), weights=("up", "down", "all"))
+    values = {f"weight {kind}": value.values for kind, value in measured.weight_mso.items()}
     for reading in ("token", "all"):
-        values |= {f"{site} {reading}": value.values for site, value in found.activation_mso[reading].items() if value.mean is not None}
+        values |= {f"{site} {reading}": value.values for site, value in measured.activation_mso[reading].items() if value.mean is not None}
     draws = draws_of(cell.spec, run.seed, range(run.trials))
     source = open_inputs(draws)
     with pool() as (task_map, _):

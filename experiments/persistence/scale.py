@@ -74,47 +74,47 @@ def _beside(record: Record, quantity: str) -> Beside:
         path
     ]
     pairs = reduce(lambda plain, name: plain[name], path, record["measured"])["pairs"]
-    found = Estimate.of(np.array(record["values"][quantity]), pairs)
-    judged = compare(found, null, overlap=quantity != GAP, experts=spec.n_experts)
-    if found.mean is None or null.mean is None or null.sd is None or judged.z is None or judged.p is None:
+    estimate = Estimate.of(np.array(record["values"][quantity]), pairs)
+    judged = compare(estimate, null, overlap=quantity != GAP, experts=spec.n_experts)
+    if estimate.mean is None or null.mean is None or null.sd is None or judged.z is None or judged.p is None:
         raise ValueError(f"{quantity} at d_model = {spec.d_model}: {judged.why}")
-    return Beside(spec, quantity, found.mean, found.sem, found.trials, null.mean, null.sd, judged.z, judged.p)
+    return Beside(spec, quantity, estimate.mean, estimate.sem, estimate.trials, null.mean, null.sd, judged.z, judged.p)
 
 
-def joint(found: Sequence[Beside]) -> dict[str, tuple[float, float]]:
+def joint(points: Sequence[Beside]) -> dict[str, tuple[float, float]]:
     """Joint p of each quantity over all widths (Fisher: their draws are independent), and the same after Holm's correction.
 
     The quantities share their layers' draws, which Holm's correction allows.
     """
-    alone = [fisher([point.p for point in found if point.quantity == quantity]) for quantity in QUANTITIES]
+    alone = [fisher([point.p for point in points if point.quantity == quantity]) for quantity in QUANTITIES]
     return dict(zip(QUANTITIES, zip(alone, holm(alone), strict=True), strict=True))
 
 
-def exponent(found: Sequence[Beside]) -> tuple[float, float]:
+def exponent(points: Sequence[Beside]) -> tuple[float, float]:
     """The power of the parameter count that one quantity's points follow, and its standard error.
 
     From the slope of measured / law against ln P, to first order about the law's own power and weighted by the law's spread.
     """
-    x = np.log([point.parameters for point in found])
-    weight = np.array([(point.law / point.sd) ** 2 for point in found])
+    x = np.log([point.parameters for point in points])
+    weight = np.array([(point.law / point.sd) ** 2 for point in points])
     x = x - np.average(x, weights=weight)
     total = float((weight * x * x).sum())
-    slope = float((weight * x * [point.measured / point.law for point in found]).sum()) / total
-    return EXPONENTS[found[0].quantity] + slope, total**-0.5
+    slope = float((weight * x * [point.measured / point.law for point in points]).sum()) / total
+    return EXPONENTS[points[0].quantity] + slope, total**-0.5
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    found = points(records)
+    all_points = points(records)
     printed = _printed()
     title = "Overlap beyond Table 2: d_ff = 4d, 8 experts, top-2"
     page = Table(title, ["parameters", "d", "quantity", "published", "law", "ours", "sem", "trials", "z", "p"])
-    for point in found:
+    for point in all_points:
         value = printed.get((point.parameters, point.quantity))
         row = [point.parameters, point.spec.d_model, QUANTITIES[point.quantity], value and value.value]
         page.rows.append([*row, point.law, point.measured, point.sem, point.trials, point.z, point.p])
-    page.notes = _notes(records, found)
-    page.sections = [_together(found), _cost(records)]
-    return page.write(out / "scale") + draw(_panels(found, printed), title, out / "scale")
+    page.notes = _notes(records, all_points)
+    page.sections = [_all_widths(all_points), _cost(records)]
+    return page.write(out / "scale") + draw(_panels(all_points, printed), title, out / "scale")
 
 
 def _printed() -> dict[tuple[int, str], Reported]:
@@ -127,12 +127,12 @@ def _printed() -> dict[tuple[int, str], Reported]:
     return values
 
 
-def _notes(records: Sequence[Record], found: Sequence[Beside]) -> list[str]:
-    first, last = found[0].spec, found[-1].spec
+def _notes(records: Sequence[Record], points: Sequence[Beside]) -> list[str]:
+    first, last = points[0].spec, points[-1].spec
     said = "; ".join(
-        f"{QUANTITIES[p.quantity]} {p.measured:.4g} ± {p.sem or 0.0:.2g}, law {p.law:.4g}, z {p.z:+.1f}" for p in found if p.spec == last
+        f"{QUANTITIES[p.quantity]} {p.measured:.4g} ± {p.sem or 0.0:.2g}, law {p.law:.4g}, z {p.z:+.1f}" for p in points if p.spec == last
     )
-    worst = max(found, key=lambda point: abs(point.z))
+    worst = max(points, key=lambda point: abs(point.z))
     printed = [parameters for parameters, _ in _printed()]
     ours, theirs = math.log10(last.parameters / first.parameters), math.log10(max(printed) / min(printed))
     ratios = [gap_and_ratio(record)[1] for record in records]
@@ -154,14 +154,14 @@ def _notes(records: Sequence[Record], found: Sequence[Beside]) -> list[str]:
     ]
 
 
-def _together(found: Sequence[Beside]) -> Table:
+def _all_widths(points: Sequence[Beside]) -> Table:
     """What all widths say together of each law, and the power of the parameter count that each overlap follows."""
     columns = ["quantity", "joint p", "after Holm", "verdict", "power by law", "ours", "sem", "z"]
     section = Table("All widths together", columns)
-    for quantity, (p, corrected) in joint(found).items():
+    for quantity, (p, corrected) in joint(points).items():
         row = [QUANTITIES[quantity], p, corrected, state(corrected)]
         if quantity in EXPONENTS:
-            power, sem = exponent([point for point in found if point.quantity == quantity])
+            power, sem = exponent([point for point in points if point.quantity == quantity])
             row += [EXPONENTS[quantity], power, sem, (power - EXPONENTS[quantity]) / sem]
         section.rows.append(row + [None] * (len(columns) - len(row)))
     section.notes = [
@@ -184,8 +184,8 @@ def _cost(records: Sequence[Record]) -> Table:
     return section
 
 
-def _panels(found: Sequence[Beside], printed: dict[tuple[int, str], Reported]) -> list[Panel]:
-    lines = {quantity: [point for point in found if point.quantity == quantity] for quantity in (WEIGHT, MEAN, TOKEN)}
+def _panels(points: Sequence[Beside], printed: dict[tuple[int, str], Reported]) -> list[Panel]:
+    lines = {quantity: [point for point in points if point.quantity == quantity] for quantity in (WEIGHT, MEAN, TOKEN)}
     sizes = [point.parameters for point in lines[WEIGHT]]
     overlap = Panel("Mean squared overlap", "parameters", "mean squared overlap", log_y=True)
     for quantity, law in ((WEIGHT, "1/(d d_ff)"), (MEAN, "1/d")):

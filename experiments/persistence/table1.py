@@ -66,9 +66,9 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
 
     # Rows share seeds, so the first alone is independent evidence.
     first = published[:1]
-    sentence, found = width_verdict(first, lambda _, width: _spec(width), TRIALS, "[stated]")
+    sentence, fits = width_verdict(first, lambda _, width: _spec(width), TRIALS, "[stated]")
     verdicts = judge(first, [r for r in records if "readings" in r["labels"]], TRIALS)
-    page.notes = [sentence, SAME_RUN, fair_wording(verdicts, [d for d in found if d & (d - 1) == 0]), *_correlation_notes(records), MARKS]
+    page.notes = [sentence, SAME_RUN, fair_wording(verdicts, [d for d in fits if d & (d - 1) == 0]), *_correlation_notes(records), MARKS]
     page.notes.append(
         f"Regulariser: {STEPS} steps of descent on lambda ||W'W - I||_F for W_up, rate {RATE:g}; the paper gives neither [unknown]. The "
         "law is that of untrained experts; descent leaves its mean where it is (R1), so z of ours is shown at every lambda."

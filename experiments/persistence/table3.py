@@ -48,9 +48,9 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
             labels = [row["architecture"], int(row["n_experts"]), int(row["top_k"]), int(row["d_ff"])]
             page.rows += rows_beside(labels, row, _spec(row, WIDTH), record)
     # The number of trials is not given: one trial's spread excludes the least.
-    sentence, found = width_verdict(rows, _spec, 1, "[unknown]")
+    sentence, fits = width_verdict(rows, _spec, 1, "[unknown]")
     verdicts = judge(rows, [r for r in records if "readings" in r["labels"]], 1)
-    page.notes = [sentence, fair_wording(verdicts, [d for d in found if d & (d - 1) == 0]), _implied_note(rows), MARKS]
+    page.notes = [sentence, fair_wording(verdicts, [d for d in fits if d & (d - 1) == 0]), _implied_note(rows), MARKS]
     page.sections = [readings_table(verdicts, 1, "[unknown]")]
     return page.write(out / "table3") + draw(_panels(records), "Overlap across architectures (Table 3)", out / "table3")
 

@@ -36,9 +36,9 @@ SIGMAS = (2, 3, 5)
 
 def compute(preset: str, bench: Bench) -> list[Record]:
     """Sweep the cells of atlas.toml, or go on with it: a record for every cell, and one that names those left out and why."""
-    found = read_file(FILE)
-    cells, left_out = chosen(found, preset)
-    settings = {**found.run, "seed": bench.seed, "device": bench.device}
+    described = read_file(FILE)
+    cells, left_out = chosen(described, preset)
+    settings = {**described.run, "seed": bench.seed, "device": bench.device}
     if preset == "smoke":
         parts = [("smoke", cells, SMOKE_RUN)]
     else:
@@ -50,7 +50,7 @@ def compute(preset: str, bench: Bench) -> list[Record]:
         engine = "inprocess" if preset == "smoke" else "local"
         run = sweep(
             part,
-            quantities=found.selection.texts,
+            quantities=described.selection.texts,
             **{**settings, **own},
             out=folder,
             engine=engine,
@@ -61,13 +61,13 @@ def compute(preset: str, bench: Bench) -> list[Record]:
     return [*records, {"left_out": [[cell.name, cell.why] for cell in left_out]}]
 
 
-def chosen(found: SweepFile, preset: str) -> tuple[Cells, list[LeftOut]]:
+def chosen(described: SweepFile, preset: str) -> tuple[Cells, list[LeftOut]]:
     """The cells that a preset runs, and those of the file that it cannot: too large for it, or for the memory."""
-    cells = found.cells if preset == "full" else found.cells.at_most(SMOKE_PARAMETERS if preset == "smoke" else CPU_PARAMETERS)
+    cells = described.cells if preset == "full" else described.cells.at_most(SMOKE_PARAMETERS if preset == "smoke" else CPU_PARAMETERS)
     if preset == "smoke":
         few = np.unique(np.linspace(0, len(cells) - 1, SMOKE_CELLS).astype(int))
         return replace(cells.take(few), left_out=()), []
-    too_large = plan_cells(cells, RunSpec(**found.run), found.selection).too_large
+    too_large = plan_cells(cells, RunSpec(**described.run), described.selection).too_large
     names = {cell.name for cell in too_large}
     kept = cells.take([at for at in range(len(cells)) if cells.name(at) not in names])
     # They are named once, and not by each part.
@@ -89,12 +89,12 @@ def by_size(cells: Cells) -> list[tuple[float, int, Cells]]:
 def swept(folder: Path, cells: Cells) -> list[Record]:
     """The record of every cell that a sweep's folder has, without what only adding trials needs."""
     store = read_store(folder, cells)
-    found = []
+    records = []
     for at, record in store.newest():
         spec = store.cells[at]
         kept = {name: value for name, value in record.items() if name != "sums"}
-        found.append({"name": name_of(spec, store.cells.base), "spec": spec.to_dict(), "tokens": store.run.tokens, **kept})
-    return found
+        records.append({"name": name_of(spec, store.cells.base), "spec": spec.to_dict(), "tokens": store.run.tokens, **kept})
+    return records
 
 
 def name_of(spec: LayerSpec, base: LayerSpec) -> str:
@@ -107,33 +107,33 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     """The map as a table and figures, and every quantity of every cell as CSV. Reads only the records."""
     cells = [record for record in records if "spec" in record]
     left_out = [cell for record in records for cell in record.get("left_out", ())]
-    found = judge(cells)
+    judged = judge(cells)
     page = Table("Where the laws hold", ["quantity", *VERDICTS, "laws"])
-    for quantity, points in by(found, "quantity"):
+    for quantity, points in by(judged, "quantity"):
         counts = Counter(point.verdict for point in points)
         laws = ", ".join(sorted({point.law_id for point in points if point.law_id}))
         page.rows.append([quantity, *(counts[verdict] for verdict in VERDICTS), laws or None])
-    page.notes = _notes(cells, found, left_out)
-    page.sections = [_exact(found), _leading(found), _remarkable(found), _no_law(found), _left_out(left_out)]
-    return [*page.write(out / "atlas"), _write_cells(found, out / "atlas_cells"), *draw_all(found, out)]
+    page.notes = _notes(cells, judged, left_out)
+    page.sections = [_exact(judged), _leading(judged), _remarkable(judged), _no_law(judged), _left_out(left_out)]
+    return [*page.write(out / "atlas"), _write_cells(judged, out / "atlas_cells"), *draw_all(judged, out)]
 
 
-def by(found: Iterable[Judged], name: str) -> list[tuple[Any, list[Judged]]]:
+def by(judged: Iterable[Judged], name: str) -> list[tuple[Any, list[Judged]]]:
     """The points by one of their values, in the order in which it comes up."""
     groups: dict[Any, list[Judged]] = {}
-    for point in found:
+    for point in judged:
         groups.setdefault(getattr(point, name), []).append(point)
     return list(groups.items())
 
 
-def _notes(cells: Sequence[Record], found: Sequence[Judged], left_out: Sequence[Sequence[str]]) -> list[str]:
-    counts, sizes = Counter(point.verdict for point in found), [point.spec.parameters for point in found]
+def _notes(cells: Sequence[Record], judged: Sequence[Judged], left_out: Sequence[Sequence[str]]) -> list[str]:
+    counts, sizes = Counter(point.verdict for point in judged), [point.spec.parameters for point in judged]
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     trials = ", ".join(f"{n} cells of {t} trials" for t, n in sorted(Counter(cell["trials"] for cell in cells).items(), reverse=True))
     spent = sum(cell["seconds"] for cell in cells)
     run = f"{trials}; {cells[0]['tokens']} tokens"
     return [
-        f"{len(cells)} layers of {min(sizes):.4g} to {max(sizes):.4g} parameters ({run}), {len(left_out)} left out; {len(found)} "
+        f"{len(cells)} layers of {min(sizes):.4g} to {max(sizes):.4g} parameters ({run}), {len(left_out)} left out; {len(judged)} "
         f"quantities: {said}. {spent:.3g} seconds of simulation.",
         "Verdicts. holds within error: not refused at five sigma after correction for all quantities of all layers (Holm), and five "
         "errors are less than the law. not resolved: not refused, but five errors are more than the law. in doubt: an exact law, not "
@@ -146,12 +146,12 @@ def _notes(cells: Sequence[Record], found: Sequence[Judged], left_out: Sequence[
     ]
 
 
-def _exact(found: Sequence[Judged]) -> Table:
+def _exact(judged: Sequence[Judged]) -> Table:
     """How the z of exact laws are spread, beside what a standard normal's are."""
     columns = ["quantity", "spread", "cells", "mean z", "sd of z"]
     columns += [column for s in SIGMAS for column in (f"|z| > {s}", "expected")]
     table = Table("Exact laws: z against the standard normal", [*columns, "largest |z|", "at", "its corrected p"])
-    exact = [point for point in found if point.kind == "exact" and point.p is not None]
+    exact = [point for point in judged if point.kind == "exact" and point.p is not None]
     groups = [((quantity, SPREADS[spread]), points) for quantity, own in by(exact, "quantity") for spread, points in by(own, "sd_kind")]
     groups += [(("all", SPREADS[spread]), points) for spread, points in by(exact, "sd_kind")]
     for (quantity, spread), points in groups:
@@ -169,11 +169,11 @@ def _exact(found: Sequence[Judged]) -> Table:
     return table
 
 
-def _leading(found: Sequence[Judged]) -> Table:
+def _leading(judged: Sequence[Judged]) -> Table:
     """Laws to leading order: how often their error shows, and how large it is in units of the order that they state."""
     columns = ["quantity", "law", "cells", *(f"{name}" for name in (HOLDS, LEADING, SPREAD_OFF, FAILS)), "median |deviation|"]
     table = Table("Laws to leading order", [*columns, "largest |deviation|", "at", "largest constant where resolved", "at"])
-    for quantity, own in by([point for point in found if point.kind == "leading"], "quantity"):
+    for quantity, own in by([point for point in judged if point.kind == "leading"], "quantity"):
         for law, points in by(own, "law_id"):
             counts = Counter(point.verdict for point in points)
             deviations = np.array([abs(point.deviation or 0.0) for point in points])
@@ -187,7 +187,7 @@ def _leading(found: Sequence[Judged]) -> Table:
     return table
 
 
-def _remarkable(found: Sequence[Judged]) -> Table:
+def _remarkable(judged: Sequence[Judged]) -> Table:
     """Every quantity that asks for a look."""
     columns = [
         "verdict",
@@ -204,18 +204,18 @@ def _remarkable(found: Sequence[Judged]) -> Table:
     ]
     table = Table("What asks for a look", columns)
     for verdict in (FAILS, IN_DOUBT, SPREAD_OFF):
-        for p in found:
+        for p in judged:
             if p.verdict == verdict:
                 table.rows.append([verdict, p.quantity, p.cell, p.law_id, p.kind, p.law, p.measured, p.error, p.z, p.corrected, p.order])
     table.notes = [] if table.rows else ["Nothing: no law fails, none is in doubt, no spread is off."]
     return table
 
 
-def _no_law(found: Sequence[Judged]) -> Table:
+def _no_law(judged: Sequence[Judged]) -> Table:
     """Why there is no law, how often, and for how many quantities."""
     table = Table("Where there is no law", ["reason", "cells", "quantities"])
     reasons: dict[str, list[Judged]] = {}
-    for point in found:
+    for point in judged:
         if point.verdict == NO_LAW:
             reasons.setdefault(point.why, []).append(point)
     for why, points in sorted(reasons.items(), key=lambda item: -len(item[1])):
@@ -229,7 +229,7 @@ def _left_out(cells: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def _write_cells(found: Sequence[Judged], stem: Path) -> Path:
+def _write_cells(judged: Sequence[Judged], stem: Path) -> Path:
     """Every quantity of every cell, with the fields of its layer."""
     own = [field.name for field in fields(Judged) if field.name not in ("cell", "spec")]
 
@@ -237,7 +237,7 @@ def _write_cells(found: Sequence[Judged], stem: Path) -> Path:
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*NAMES, *own, "error", "deviation", "constant"])
-            for point in found:
+            for point in judged:
                 values = [*flat(point.spec).values(), *(getattr(point, name) for name in own), point.error, point.deviation, point.constant]
                 writer.writerow(["" if value is None else value for value in values])
 

@@ -48,20 +48,20 @@ KINDS: dict[str, tuple[str, Callable[[LayerSpec], LayerSpec], Callable[[LayerSpe
 }
 
 
-def draw_all(found: Sequence[Judged], out: Path) -> list[Path]:
+def draw_all(judged: Sequence[Judged], out: Path) -> list[Path]:
     """atlas_axes, atlas_kinds, atlas_normal and atlas_orders, each where there is something to draw."""
     figures = [
-        ("axes", axis_panels(found), "One width at a time around d_model 128, d_ff 512, 8 experts, top-2: measured over law", 4),
-        ("kinds", kind_panels(found), "One choice at a time around d_model 128, d_ff 512, 8 experts, top-2: measured over law", 4),
-        ("normal", normal_panels(found), "Layers spread over all axes: z of exact laws against the standard normal", None),
-        ("orders", order_panels(found), "Laws to leading order: relative deviation against the order that the law states", 3),
+        ("axes", axis_panels(judged), "One width at a time around d_model 128, d_ff 512, 8 experts, top-2: measured over law", 4),
+        ("kinds", kind_panels(judged), "One choice at a time around d_model 128, d_ff 512, 8 experts, top-2: measured over law", 4),
+        ("normal", normal_panels(judged), "Layers spread over all axes: z of exact laws against the standard normal", None),
+        ("orders", order_panels(judged), "Laws to leading order: relative deviation against the order that the law states", 3),
     ]
     return [path for name, panels, title, columns in figures if panels for path in draw(panels, title, out / f"atlas_{name}", columns)]
 
 
-def spread_out(found: Sequence[Judged]) -> list[Judged]:
+def spread_out(judged: Sequence[Judged]) -> list[Judged]:
     """The points of layers that lie on no axis."""
-    return [point for point in found if off_axes(point.spec)]
+    return [point for point in judged if off_axes(point.spec)]
 
 
 def off_axes(spec: LayerSpec) -> bool:
@@ -70,11 +70,11 @@ def off_axes(spec: LayerSpec) -> bool:
     return any(differ[:2]) and sum(differ) > 1
 
 
-def axis_panels(found: Sequence[Judged]) -> list[Panel]:
+def axis_panels(judged: Sequence[Judged]) -> list[Panel]:
     """A row of panels for each quantity, one for each width."""
     panels = []
     for quantity, label in SHOWN.items():
-        mine = [point for point in found if point.quantity == quantity and point.law is not None]
+        mine = [point for point in judged if point.quantity == quantity and point.law is not None]
         for name, (base, at) in WIDTHS.items():
             field = name.partition(",")[0]
             line = sorted((p for p in mine if p.spec == replace(base, **{field: at(p.spec)})), key=lambda p: at(p.spec))
@@ -83,12 +83,12 @@ def axis_panels(found: Sequence[Judged]) -> list[Panel]:
     return panels
 
 
-def kind_panels(found: Sequence[Judged]) -> list[Panel]:
+def kind_panels(judged: Sequence[Judged]) -> list[Panel]:
     """A row of panels for each choice, one for each quantity."""
     panels = []
     for title, on, label in KINDS.values():
         for quantity, shown in SHOWN.items():
-            mine = [p for p in found if p.quantity == quantity and p.law is not None and p.spec == on(p.spec)]
+            mine = [p for p in judged if p.quantity == quantity and p.law is not None and p.spec == on(p.spec)]
             if len(mine) > 1:
                 panel = _over_law(f"{shown} by {title}", "", list(range(len(mine))), mine)
                 # Every other one a line lower: they are longer than they are apart.
@@ -117,10 +117,10 @@ def _over_law(title: str, x_label: str, x: Sequence[float], points: Sequence[Jud
     return panel
 
 
-def normal_panels(found: Sequence[Judged]) -> list[Panel]:
+def normal_panels(judged: Sequence[Judged]) -> list[Panel]:
     """Sorted z of exact laws against the normal's quantiles, with the band that holds 95% of each: a panel for each quantity, in which
     every point is of another layer with a seed of its own."""
-    exact = [p for p in spread_out(found) if p.kind == "exact" and p.normal is not None]
+    exact = [p for p in spread_out(judged) if p.kind == "exact" and p.normal is not None]
     panels = []
     for quantity, label in SHOWN.items():
         points = sorted((p for p in exact if p.quantity == quantity), key=lambda p: p.normal or 0.0)
@@ -143,9 +143,9 @@ def normal_panels(found: Sequence[Judged]) -> list[Panel]:
     return panels
 
 
-def order_panels(found: Sequence[Judged]) -> list[Panel]:
+def order_panels(judged: Sequence[Judged]) -> list[Panel]:
     """For each leading law: |measured / law - 1| against order / law, a mark for each verdict."""
-    leading = [p for p in found if p.kind == "leading" and p.order and p.law and p.error]
+    leading = [p for p in judged if p.kind == "leading" and p.order and p.law and p.error]
     panels = []
     for law in dict.fromkeys(p.law_id for p in leading):
         mine = [p for p in leading if p.law_id == law]

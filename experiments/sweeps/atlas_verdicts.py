@@ -107,11 +107,11 @@ def judge(records: Sequence[dict[str, Any]]) -> list[Judged]:
     return verdicts([point for record in records for point in beside(record)])
 
 
-def verdicts(found: Sequence[Judged]) -> list[Judged]:
+def verdicts(judged: Sequence[Judged]) -> list[Judged]:
     """The same with the corrected p and the verdict of each."""
-    tested = [point.p for point in found if point.p is not None]
+    tested = [point.p for point in judged if point.p is not None]
     corrected = iter(holm(tested))
-    return [_decided(point if point.p is None else replace(point, corrected=next(corrected))) for point in found]
+    return [_decided(point if point.p is None else replace(point, corrected=next(corrected))) for point in judged]
 
 
 def _decided(point: Judged) -> Judged:

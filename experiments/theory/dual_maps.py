@@ -34,11 +34,11 @@ def points(records: Sequence[Record]) -> list[Point]:
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    found = points(records)
-    by_line = lines_of(found)
+    all_points = points(records)
+    by_line = lines_of(all_points)
     panels = []
     for std in sorted({record["labels"]["std"] for record in records}):
-        here = [p for p in found if p.line.endswith(f" s={std:.4g}")]
+        here = [p for p in all_points if p.line.endswith(f" s={std:.4g}")]
         parts = [[p for p in here if p.line.startswith("gated") == gated] for gated in (False, True)]
         panels += [_rectifying(std, by_line), _odd(std, by_line), _gated(std, by_line)]
         panels.append(
@@ -49,7 +49,7 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         "(its O(1/d_ff) bias is about a tenth of the standard error), one standard error. Rings: fixed points rho*, where the angle stays; "
         "below rho* the activation shrinks the angle, above it widens it. Gated units have rho kappa(rho), and no fixed point inside."
     ]
-    return write(found, panels, "Dual maps: the cosine behind an activation", notes, out / "dual_maps", columns=4)
+    return write(all_points, panels, "Dual maps: the cosine behind an activation", notes, out / "dual_maps", columns=4)
 
 
 def _lines(
@@ -59,8 +59,8 @@ def _lines(
     for name in names:
         law = dual_map(name, CURVE, std, gated=gated) - (CURVE if less else 0)
         panel.laws.append(Series(NAMES[name], CURVE.tolist(), law.tolist()))
-        found = by_line[line_of({"activation": name, "std": std, "norm": "none", "gated": gated})]
-        series = simulated(found, NAMES[name])
+        line = by_line[line_of({"activation": name, "std": std, "norm": "none", "gated": gated})]
+        series = simulated(line, NAMES[name])
         panel.ours.append(replace(series, y=[y - x for x, y in zip(series.x, series.y, strict=True)]) if less else series)
     return panel
 

@@ -44,15 +44,15 @@ def _spec(name: Activation, f: int) -> LayerSpec:
 
 def points(records: Sequence[Record]) -> list[Point]:
     """Beside the law at every width, of which kappa0^2 + C/f is the first order."""
-    found = []
+    all_points = []
     for record in records:
         name, f = record["labels"]["activation"], record["spec"]["d_ff"]
-        found.append(Point(name, f, exact_token_mso(name, f, STD), estimate(record, "activation_mso token hidden")))
-    return found
+        all_points.append(Point(name, f, exact_token_mso(name, f, STD), estimate(record, "activation_mso token hidden")))
+    return all_points
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    found = points(records)
+    all_points = points(records)
     constants = ", ".join(f"{NAMES[n]} {_limit(n):.5f} and {finite_width_constant(n, STD):.4f}" for n in ACTIVATIONS)
     notes = [
         f"Independent experts' hidden vectors on a token, s = sqrt 2, d = {D_MODEL}, tokens on a sphere, one standard error over trials. "
@@ -60,26 +60,28 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         f"kappa0^2 and C: {constants}. Points beyond f = {SCALED_UP_TO} are left out on the right: their error, f times as large, hides "
         "the constant."
     ]
-    return write(found, [_overlap(found), _constant(found)], "Hidden overlap of independent experts", notes, out / "finite_width")
+    return write(
+        all_points, [_overlap(all_points), _constant(all_points)], "Hidden overlap of independent experts", notes, out / "finite_width"
+    )
 
 
 def _limit(name: Activation) -> float:
     return float(kappa_zero(name, STD)) ** 2
 
 
-def _overlap(found: Sequence[Point]) -> Panel:
+def _overlap(points: Sequence[Point]) -> Panel:
     panel = Panel("hidden overlap on a token", "d_ff", "mean cos^2", x_ticks=WIDTHS[::3], log_y=True)
-    for name, line in _by_activation(found).items():
+    for name, line in _by_activation(points).items():
         panel.laws.append(Series(NAMES[name], CURVE.tolist(), hidden_token_mso(name, CURVE, STD).tolist()))
         panel.ours.append(simulated(line, NAMES[name]))
     panel.laws.append(_levels("limits kappa0^2", (WIDTHS[0], WIDTHS[-1]), [_limit(name) for name in ACTIVATIONS]))
     return panel
 
 
-def _constant(found: Sequence[Point]) -> Panel:
+def _constant(points: Sequence[Point]) -> Panel:
     ends = (WIDTHS[0], SCALED_UP_TO)
     panel = Panel("approach to the limit", "d_ff", "f (mean cos^2 - kappa0^2)", x_ticks=WIDTHS[:7:2], y_limits=(0.4, 1.1))
-    for name, line in _by_activation(found).items():
+    for name, line in _by_activation(points).items():
         near = [p for p in line if p.x <= SCALED_UP_TO]
         panel.laws.append(Series(NAMES[name], [p.x for p in near], [p.x * (p.law - _limit(name)) for p in near]))
         scaled = [p.x * (p.mean - _limit(name)) for p in near]
@@ -93,6 +95,6 @@ def _levels(label: str, ends: tuple[float, float], levels: Sequence[float]) -> S
     return Series(label, [*ends, math.nan] * len(levels), [y for level in levels for y in (level, level, math.nan)])
 
 
-def _by_activation(found: Sequence[Point]) -> dict[Activation, list[Point]]:
-    lines = lines_of(found)
+def _by_activation(points: Sequence[Point]) -> dict[Activation, list[Point]]:
+    lines = lines_of(points)
     return {name: lines[name] for name in ACTIVATIONS}

@@ -54,23 +54,23 @@ def projected(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
 
 
 def points(records: Sequence[Record]) -> list[Point]:
-    found = []
+    all_points = []
     for record in records:
         d, f = record["spec"]["d_model"], record["spec"]["d_ff"]
         before = estimate(record, "before")
         removed = ratio_of_means(difference(before, estimate(record, "after")), before)
-        found.append(Point(record["labels"]["line"], d, futility_share(d, f), removed))
-    return found
+        all_points.append(Point(record["labels"]["line"], d, futility_share(d, f), removed))
+    return all_points
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    found = points(records)
-    ds = np.geomspace(min(p.x for p in found), max(p.x for p in found), 61)
-    ticks = sorted({p.x for p in found})
+    all_points = points(records)
+    ds = np.geomspace(min(p.x for p in all_points), max(p.x for p in all_points), 61)
+    ticks = sorted({p.x for p in all_points})
     share = Panel("share of E (x'Mx)^2 removed", "d_model", "share removed", x_ticks=ticks, log_y=True)
     ratio = Panel("measured over law", "d_model", "measured / law", x_ticks=ticks, y_limits=(0.7, 1.3))
     ratio.laws.append(Series("the law", [ticks[0], ticks[-1]], [1.0, 1.0]))
-    for line, mine in lines_of(found).items():
+    for line, mine in lines_of(all_points).items():
         multiple = SHAPES[line]
         widths = multiple * ds if multiple else np.ones_like(ds)
         share.laws.append(Series(line, ds.tolist(), futility_share(ds, widths).tolist()))
@@ -81,4 +81,6 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         f"M = W_1' W_2 of independent Gaussian matrices, {TOKENS} Gaussian tokens to a trial; W_2 is projected off W_1, so that their "
         "Frobenius overlap is 0 exactly. One standard error over trials, of the ratio of means."
     ]
-    return write(found, [share, ratio], "What weight orthogonality removes from the overlap of pre-activations", notes, out / "futility")
+    return write(
+        all_points, [share, ratio], "What weight orthogonality removes from the overlap of pre-activations", notes, out / "futility"
+    )

@@ -85,15 +85,15 @@ def _spiked(drawn: torch.Tensor, seed: int, trial: int) -> torch.Tensor:
 
 def points(records: Sequence[Record]) -> list[Point]:
     """Overlaps beside their laws; singular values have no error to stand beside."""
-    found = []
+    all_points = []
     for record in records[1:]:
         kind, spec = record["labels"]["kind"], record["spec"]
         for t in TIMES:
             law = float(null_weight_mso(spec["d_model"], spec["d_ff"]))
             if kind == "shared spike":
                 law = float(shared_spike_cosine(SPIKE, NOISE, spec["d_model"], t)) ** 2
-            found.append(Point(kind, t, law, estimate(record, f"t {t:g}")))
-    return found
+            all_points.append(Point(kind, t, law, estimate(record, f"t {t:g}")))
+    return all_points
 
 
 def singular_error(record: Record) -> float:
@@ -103,7 +103,7 @@ def singular_error(record: Record) -> float:
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    found = points(records)
+    all_points = points(records)
     notes = [
         f"Left: the {ONE.d_model} singular values of one {ONE.d_ff} x {ONE.d_model} matrix under {STEPS} steps of plain descent on "
         f"||W'W - I|| to each time, at most {singular_error(records[0]):.1g} from the flow's, relative. Middle and right: "
@@ -111,8 +111,8 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         f"{NOISE:g}, d = {SPIKED.d_model}, d_ff = {SPIKED.d_ff}, u and v shared. Points of one line share their draws: the same experts, "
         "followed in time. One standard error."
     ]
-    panels = [_singular_panel(records[0]), _overlap_panel(found), _ratio_panel(found)]
-    return write(found, panels, "What descent on ||W'W - I|| moves, and what it cannot", notes, out / "gram_flow")
+    panels = [_singular_panel(records[0]), _overlap_panel(all_points), _ratio_panel(all_points)]
+    return write(all_points, panels, "What descent on ||W'W - I|| moves, and what it cannot", notes, out / "gram_flow")
 
 
 TIME = "time t of the flow"
@@ -127,10 +127,10 @@ def _singular_panel(record: Record) -> Panel:
     return panel
 
 
-def _overlap_panel(found: Sequence[Point]) -> Panel:
+def _overlap_panel(points: Sequence[Point]) -> Panel:
     curve = np.linspace(0, max(TIMES), 121)
     panel = Panel("overlap between experts", TIME, "weight MSO", x_scale="linear", log_y=True, y_limits=(1e-3, 1))
-    for kind, line in lines_of(found).items():
+    for kind, line in lines_of(points).items():
         shared = kind == "shared spike"
         law = shared_spike_cosine(SPIKE, NOISE, SPIKED.d_model, curve) ** 2 if shared else np.full_like(curve, line[0].law)
         label = kind if shared else f"{kind}: 1/(d d_ff)"
@@ -139,8 +139,8 @@ def _overlap_panel(found: Sequence[Point]) -> Panel:
     return panel
 
 
-def _ratio_panel(found: Sequence[Point]) -> Panel:
+def _ratio_panel(points: Sequence[Point]) -> Panel:
     panel = Panel("measured over law", TIME, "measured / law", x_scale="linear", y_limits=(0.85, 1.15))
     panel.laws.append(Series("the law", [0, max(TIMES)], [1.0, 1.0]))
-    panel.ours = [over_law(line, kind) for kind, line in lines_of(found).items()]
+    panel.ours = [over_law(line, kind) for kind, line in lines_of(points).items()]
     return panel

@@ -60,18 +60,18 @@ def built(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
 
 
 def points(records: Sequence[Record]) -> list[Point]:
-    found = []
+    all_points = []
     for record in records:
         kind, d, f = record["labels"]["kind"], record["spec"]["d_model"], record["spec"]["d_ff"]
         if kind == "untrained":
-            found.append(Point("untrained: weight", d * f, null_weight_mso(d, f), estimate(record, "weight_mso up")))
-            found.append(Point("untrained: output", d, null_output_mso(d), estimate(record, "activation_mso token output")))
+            all_points.append(Point("untrained: weight", d * f, null_weight_mso(d, f), estimate(record, "weight_mso up")))
+            all_points.append(Point("untrained: output", d, null_output_mso(d), estimate(record, "activation_mso token output")))
             continue
         a = record["labels"]["weight"]
         for b in dict(_rows())[kind]:
-            found.append(Point(f"built: output overlap, weight overlap {a:g}", b, b, estimate(record, f"output {b:g}")))
-            found.append(Point(f"built: weight overlap, output overlap {b:g}", a, a, estimate(record, f"weight {b:g}")))
-    return found
+            all_points.append(Point(f"built: output overlap, weight overlap {a:g}", b, b, estimate(record, f"output {b:g}")))
+            all_points.append(Point(f"built: weight overlap, output overlap {b:g}", a, a, estimate(record, f"weight {b:g}")))
+    return all_points
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
@@ -97,9 +97,9 @@ def _square(records: Sequence[Record], kind: str, panel: Panel) -> Panel:
     row = dict(_rows())[kind]
     mine = [r for r in records if r["labels"]["kind"] == kind]
     asked = [(r["labels"]["weight"], b) for r in mine for b in row]
-    found = [[estimate(r, f"{side} {b:g}") for r in mine for b in row] for side in ("weight", "output")]
+    measured = [[estimate(r, f"{side} {b:g}") for r in mine for b in row] for side in ("weight", "output")]
     panel.published.append(Series("built for", [a for a, _ in asked], [b for _, b in asked]))
-    panel.ours.append(Series("measured", _means(found[0]), _means(found[1]), [v.sem or 0.0 for v in found[1]]))
+    panel.ours.append(Series("measured", _means(measured[0]), _means(measured[1]), [v.sem or 0.0 for v in measured[1]]))
     return panel
 
 

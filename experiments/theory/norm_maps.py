@@ -35,10 +35,10 @@ def _map(norm: str) -> Any:
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    found = points(records)
-    by_line = lines_of(found)
+    all_points = points(records)
+    by_line = lines_of(all_points)
     panels = [_panel(norm, by_line) for norm in NORMS] + [_squares(by_line)]
-    panels.append(deviations("distance from the law", {norm: [p for p in found if norm in p.line] for norm in NORMS}))
+    panels.append(deviations("distance from the law", {norm: [p for p in all_points if norm in p.line] for norm in NORMS}))
     level = raises_overlap_below(kappa_zero("relu", STD))
     raised = layernorm_map("relu", -1.0, STD) ** 2
     notes = [
@@ -46,10 +46,10 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         "and 0, so that it never compresses what the pre-activations had. Third panel: the overlap cos^2 of ReLU with and without it. "
         f"LayerNorm raises it where kappa(rho) < kappa0/(2 - kappa0) = {level:.4g}, at rho = -1 from 0 to {raised:.4g}."
     ]
-    return write(found, panels, "What a norm after the activation does to the cosine", notes, out / "norm_maps", columns=4)
+    return write(all_points, panels, "What a norm after the activation does to the cosine", notes, out / "norm_maps", columns=4)
 
 
-def _found(by_line: dict[str, list[Point]], name: str, norm: str) -> list[Point]:
+def _line(by_line: dict[str, list[Point]], name: str, norm: str) -> list[Point]:
     return by_line[line_of({"activation": name, "std": STD, "norm": norm, "gated": False})]
 
 
@@ -58,7 +58,7 @@ def _panel(norm: Norm, by_line: dict[str, list[Point]]) -> Panel:
     panel = Panel(title, X, "cosine of the normed vectors", x_scale="linear", y_limits=(-1.05, 1.05))
     for name in NORMED:
         panel.laws.append(Series(NAMES[name], CURVE.tolist(), _map(norm)(name, CURVE, STD).tolist()))
-        panel.ours.append(simulated(_found(by_line, name, norm), NAMES[name]))
+        panel.ours.append(simulated(_line(by_line, name, norm), NAMES[name]))
     panel.laws.append(Series("no change of angle", [-1, 1], [-1, 1]))
     return panel
 
@@ -68,8 +68,8 @@ def _squares(by_line: dict[str, list[Point]]) -> Panel:
     panel = Panel("ReLU: LayerNorm raises the overlap on the left", X, "overlap, cosine squared", x_scale="linear", y_limits=(-0.03, 1.03))
     for norm, label in (("layernorm", "ReLU, LayerNorm"), ("rmsnorm", "ReLU, RMSNorm or none")):
         panel.laws.append(Series(label, CURVE.tolist(), (_map(norm)("relu", CURVE, STD) ** 2).tolist()))
-        found = _found(by_line, "relu", norm)
-        panel.ours.append(Series(label, [p.x for p in found], [p.mean**2 for p in found], [2 * abs(p.mean) * p.sem for p in found]))
+        line = _line(by_line, "relu", norm)
+        panel.ours.append(Series(label, [p.x for p in line], [p.mean**2 for p in line], [2 * abs(p.mean) * p.sem for p in line]))
     level = raises_overlap_below(kappa_zero("relu", STD))
     rho = float(np.interp(level, dual_map("relu", CURVE, STD), CURVE))
     panel.marks.append(Series("kappa = kappa0 / (2 - kappa0)", [rho], [level**2]))

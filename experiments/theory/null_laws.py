@@ -114,9 +114,9 @@ def _add(lines: dict[str, list[Point]], name: str, law: Any, record: Record, qua
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    found = points(records)
-    by_line = lines_of(found)
-    ends = [min(p.x for p in found), max(p.x for p in found)]
+    all_points = points(records)
+    by_line = lines_of(all_points)
+    ends = [min(p.x for p in all_points), max(p.x for p in all_points)]
     ticks = [10.0**k for k in range(6)]
     overlap = Panel("mean squared overlap", "dimension", "mean cos^2", x_ticks=ticks, log_y=True)
     overlap.laws.append(Series("1 / dimension", ends, [1 / x for x in ends]))
@@ -131,7 +131,7 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         "ReLU, more where the slope knows the size of a reading, a little for SiLU and much for tanh (third panel, law to first order in "
         "1/d_ff). One standard error over trials."
     ]
-    return write(found, [overlap, ratio, _jacobian_panel(records)], "What overlap means nothing", notes, out / "null_laws")
+    return write(all_points, [overlap, ratio, _jacobian_panel(records)], "What overlap means nothing", notes, out / "null_laws")
 
 
 def _jacobian_panel(records: Sequence[Record]) -> Panel:

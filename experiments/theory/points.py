@@ -23,17 +23,17 @@ class Point:
     line: str
     x: float
     law: float
-    found: Estimate
+    measured: Estimate
 
     @property
     def mean(self) -> float:
-        if self.found.mean is None:
-            raise ValueError(f"{self.line} at {self.x:g}: {self.found.why}")
-        return self.found.mean
+        if self.measured.mean is None:
+            raise ValueError(f"{self.line} at {self.x:g}: {self.measured.why}")
+        return self.measured.mean
 
     @property
     def sem(self) -> float:
-        return self.found.sem or 0.0
+        return self.measured.sem or 0.0
 
     @property
     def z(self) -> float:
@@ -83,7 +83,7 @@ def write(
 ) -> list[Path]:
     """The figure, and under the same name the table of its points: law, simulation, standard error and z."""
     page = Table(title, ["line", "x", "law", "simulated", "sem", "trials", "z"])
-    page.rows = [[p.line, p.x, p.law, p.mean, p.sem, p.found.trials, p.z] for p in points]
+    page.rows = [[p.line, p.x, p.law, p.mean, p.sem, p.measured.trials, p.z] for p in points]
     random = [p for p in points if p.sem > ROUND_OFF]
     worst = max(random, key=lambda p: abs(p.z))
     squares = sum(p.z**2 for p in random) / len(random)

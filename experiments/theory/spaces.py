@@ -50,19 +50,19 @@ def _cell(line: str, x: float, space: SpaceSpec, shape: str, preset: str) -> Cel
 
 def points(records: Sequence[Record]) -> list[Point]:
     """Outputs on a token, and mean outputs of the same layers, which follow one law."""
-    found = []
+    all_points = []
     for record in records:
         space = SpaceSpec(**record["spec"]["space"]) if isinstance(record["spec"]["space"], dict) else SpaceSpec(record["spec"]["space"])
         law = float(null_anisotropic_mso(direction_scales(space, D) ** 2))
         label, x = record["labels"]["line"], record["labels"]["x"]
-        found.append(Point(label, x, law, estimate(record, "activation_mso token output")))
-        found.append(Point(f"{label}, means", x, law, estimate(record, "activation_mso mean output")))
-    return sorted(found, key=lambda point: (point.line, point.x))
+        all_points.append(Point(label, x, law, estimate(record, "activation_mso token output")))
+        all_points.append(Point(f"{label}, means", x, law, estimate(record, "activation_mso mean output")))
+    return sorted(all_points, key=lambda point: (point.line, point.x))
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    found = points(records)
-    lines = lines_of(found)
+    all_points = points(records)
+    lines = lines_of(all_points)
     outliers = Panel("outlier coordinates", "size of an outlier", "mean cos^2 on a token", x_ticks=[1, 10, 100], log_y=True)
     powers = Panel("a power law of directions", "exponent", "mean cos^2 on a token", x_scale="linear", log_y=True)
     for panel, names in ((outliers, [_outliers(count) for count in COUNTS]), (powers, [f"power law, {basis}" for basis in SHAPES])):
@@ -74,13 +74,13 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     ratio = Panel("measured over law", "the law, times d", "measured / law", x_ticks=[1, 10, 50], y_limits=(0.8, 1.2))
     ratio.laws.append(Series("the law", [1.0, float(D)], [1.0, 1.0]))
     for label in ("outlier", "power law"):
-        mine = [replace(point, x=point.law * D) for point in found if label in point.line and "means" not in point.line]
+        mine = [replace(point, x=point.law * D) for point in all_points if label in point.line and "means" not in point.line]
         ratio.ours.append(over_law(sorted(mine, key=lambda point: point.x), label))
     notes = [
         f"Independent untrained SiLU experts, d = {D}, {TOKENS} tokens: 8 experts, top-2, and where directions are rotated 16, top-4. Held "
         "against 1/d they would be 'alike' by the factor on the last axis. One standard error over trials."
     ]
-    return write(found, [outliers, powers, ratio], "Independent experts in spaces that are not round", notes, out / "spaces")
+    return write(all_points, [outliers, powers, ratio], "Independent experts in spaces that are not round", notes, out / "spaces")
 
 
 def _law(panel: Panel, name: str, mine: Sequence[Point]) -> Series:

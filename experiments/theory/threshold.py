@@ -66,17 +66,17 @@ def _mirrored(u: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def points(records: Sequence[Record]) -> list[Point]:
-    found = []
+    all_points = []
     for name in CROSSING:
         mine = [record for record in records if record["labels"]["activation"] == name]
         stds = [record["labels"]["std"] for record in mine]
         for record, std, law in zip(mine, stds, compression_threshold(name, np.array(stds)), strict=True):
-            found.append(Point(name, std, float(law), estimate(record, "crossing")))
-    return found
+            all_points.append(Point(name, std, float(law), estimate(record, "crossing")))
+    return all_points
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
-    found = points(records)
+    all_points = points(records)
     width = records[0]["spec"]["d_ff"]
     at_one = ", ".join(f"{NAMES[name]} {compression_threshold(name, 1.0):.5f}" for name in CROSSING)
     notes = [
@@ -85,8 +85,8 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         "become quadratic about their linear part and rho* tends to 1/2, 60 degrees; as s grows, they become ReLU, which widens no angle, "
         f"and rho* tends to 1. At s = 1: {at_one}."
     ]
-    threshold = _correlation(found)
-    return write(found, [_change(), threshold, _angle(threshold)], "Where compression ends", notes, out / "threshold")
+    threshold = _correlation(all_points)
+    return write(all_points, [_change(), threshold, _angle(threshold)], "Where compression ends", notes, out / "threshold")
 
 
 def _change() -> Panel:
@@ -101,10 +101,10 @@ def _change() -> Panel:
     return panel
 
 
-def _correlation(found: Sequence[Point]) -> Panel:
+def _correlation(points: Sequence[Point]) -> Panel:
     stds = np.geomspace(0.05, 10, 33)
     panel = Panel("threshold", "s, std of the pre-activations", "rho*", x_ticks=(0.05, 0.1, 0.3, 1, 3, 10), y_limits=(0.45, 1.02))
-    for name, line in lines_of(found).items():
+    for name, line in lines_of(points).items():
         panel.laws.append(Series(NAMES[name], stds.tolist(), compression_threshold(name, stds).tolist()))
         panel.ours.append(simulated(line, NAMES[name]))
     return panel
