@@ -31,8 +31,8 @@ def missing(spec: LayerSpec, quantity: Quantity) -> str:
 
 def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
     # Loads are known without a look at the tokens.
-    together = MAX_COACTIVATION in asked
-    return Needs(routing=together, bytes=3 * 8 * spec.n_experts**2 if together else 0)
+    coactivation = MAX_COACTIVATION in asked
+    return Needs(routing=coactivation, bytes=3 * 8 * spec.n_experts**2 if coactivation else 0)
 
 
 @dataclass(frozen=True)

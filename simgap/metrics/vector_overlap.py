@@ -92,8 +92,8 @@ class State:
         if "all" in readings and block.every is not None:
             groups[ROUTED, "all"] = _group(block.every, rows)
             if shared:
-                together = torch.cat([block.every, block.index[..., k:]], -1)
-                groups[SHARED, "all"] = _group(together, rows, self.source.spec.n_experts)
+                routed_and_shared = torch.cat([block.every, block.index[..., k:]], -1)
+                groups[SHARED, "all"] = _group(routed_and_shared, rows, self.source.spec.n_experts)
         return groups
 
     def _compared(

@@ -62,15 +62,15 @@ class State:
 
             trials = len(self.source.trials)
             shared = waves(if_large(task_map, spec.parameters * trials), trials * len(rows) * len(columns))
-            tables, together = iter(shared(table, tasks)), None
+            tables, summed = iter(shared(table, tasks)), None
             for role in roles:
                 one = total(itertools.islice(tables, weights.hidden_blocks))
                 if every:
-                    together = one.clone() if together is None else together.add_(one)
+                    summed = one.clone() if summed is None else summed.add_(one)
                 if role in self.kinds:
                     yield role, one
-            if together is not None:
-                yield "all", together
+            if summed is not None:
+                yield "all", summed
 
         return products
 

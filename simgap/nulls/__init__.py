@@ -52,8 +52,8 @@ def nulls_of_arrays(source: Any, selection: Selection, null: str, work: Work, dr
     if null not in ("law", "signs"):
         # A function in the file of its name, or of its kind.
         kind = "permuted" if null == "random_groups" else null
-        found = getattr(_named_file(kind), null)(source, selection.observed, work, draws)
-        return {q: found.get(q, Prediction.missing(f"null = {null}: {not_judged(null, kind_of(q))}")) for q in selection.asked}
+        predictions = getattr(_named_file(kind), null)(source, selection.observed, work, draws)
+        return {q: predictions.get(q, Prediction.missing(f"null = {null}: {not_judged(null, kind_of(q))}")) for q in selection.asked}
 
     def of(quantity: Quantity) -> Prediction:
         if null == "signs" and not kind_of(quantity):

@@ -120,8 +120,8 @@ def _scaled_weights(spec: LayerSpec, spectrum: spaces.Spectrum, pairs: int, acro
     variance, kind = _of_one_pair(spec, spread, across), "exact" if gaussian else "leading"
     hypotheses = (*spaces.WEIGHTS, spaces.GAUSSIAN if gaussian else "entries uniform: as if Gaussian, error O(1/d_ff) relative")
     order, error = ("", 0.0) if gaussian else ("O(1/d_ff)", spread.mean * spaces.uniform_error(spectrum))
-    found = prediction(spread.mean, kind, variance, kind, pairs, anisotropic.ID, hypotheses, order, error)
-    return replace(found, supposes=spaces.SUPPOSES)
+    null = prediction(spread.mean, kind, variance, kind, pairs, anisotropic.ID, hypotheses, order, error)
+    return replace(null, supposes=spaces.SUPPOSES)
 
 
 def _of_one_pair(spec: LayerSpec, spread: Spread, across: bool) -> float:
@@ -141,8 +141,8 @@ def null_of_activations(spec: LayerSpec, run: RunSpec, reading: str, site: str, 
     # Over tokens the sd is not that of the pairs alone.
     alone = reading == "mean"
     hypotheses = (*null.hypotheses, extra)
-    found = prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, hypotheses, null.order, null.error, alone)
-    return found if null.spread is None else replace(found, supposes=spaces.SUPPOSES)
+    predicted = prediction(null.mean, null.kind, variance, sd_kind, pairs, null.law, hypotheses, null.order, null.error, alone)
+    return predicted if null.spread is None else replace(predicted, supposes=spaces.SUPPOSES)
 
 
 def _spread(spec: LayerSpec, run: RunSpec, null: SiteNull, reading: str, site: str, across: bool) -> tuple[float | None, Any, str]:
@@ -207,28 +207,28 @@ def prediction(
 def null_of_gap(spec: LayerSpec, output: Prediction, up: Prediction) -> Prediction:
     if output.mean is None or up.mean is None:
         return Prediction.missing(output.why or up.why)
-    found = _contrast(output, up, gap_law.null_gap(spec.d_model, spec.d_ff), output.mean - up.mean)
-    hypotheses = (*found.hypotheses, "the two overlaps are uncorrelated, as N2 makes them")
-    found = replace(found, hypotheses=hypotheses, error=(output.error or 0.0) + (up.error or 0.0))
+    gap = _contrast(output, up, gap_law.null_gap(spec.d_model, spec.d_ff), output.mean - up.mean)
+    hypotheses = (*gap.hypotheses, "the two overlaps are uncorrelated, as N2 makes them")
+    gap = replace(gap, hypotheses=hypotheses, error=(output.error or 0.0) + (up.error or 0.0))
     if output.sd is None or up.sd is None:
-        return found
+        return gap
     sd_kind: Any = "exact" if output.sd_kind == up.sd_kind == "exact" else "leading"
-    return replace(found, sd=math.hypot(output.sd, up.sd), sd_kind=sd_kind, contrast="gap", sides=(output, up))
+    return replace(gap, sd=math.hypot(output.sd, up.sd), sd_kind=sd_kind, contrast="gap", sides=(output, up))
 
 
 def null_of_ratio(spec: LayerSpec, output: Prediction, up: Prediction, pairs: int) -> Prediction:
     if output.mean is None or up.mean is None:
         return Prediction.missing(output.why or up.why)
-    found = _contrast(output, up, float(gap_law.null_ratio(spec.d_ff)), output.mean / up.mean)
+    null = _contrast(output, up, float(gap_law.null_ratio(spec.d_ff)), output.mean / up.mean)
     note = "a ratio of expectations; a ratio of measured means exceeds it by O(1 / (pairs x trials)) relative"
     order = " + ".join(["O(d_ff/(pairs*trials))", *filter(None, [up.order])])
-    found = replace(found, kind="leading", hypotheses=(*found.hypotheses, note), order=order, pairs=pairs, error=None)
-    if found.mean is None or output.sd is None or up.sd is None:
-        return found
+    null = replace(null, kind="leading", hypotheses=(*null.hypotheses, note), order=order, pairs=pairs, error=None)
+    if null.mean is None or output.sd is None or up.sd is None:
+        return null
     variance = gap_law.ratio_variance(output.mean, output.sd**2, up.mean, up.sd**2)
     # By how much the expectation of 1 / weight MSO exceeds 1 / its mean.
-    error = found.mean * ((up.sd / up.mean) ** 2 + (up.error or 0.0) / up.mean)
-    return replace(found, sd=math.sqrt(variance), sd_kind="leading", error=error, contrast="ratio", sides=(output, up))
+    error = null.mean * ((up.sd / up.mean) ** 2 + (up.error or 0.0) / up.mean)
+    return replace(null, sd=math.sqrt(variance), sd_kind="leading", error=error, contrast="ratio", sides=(output, up))
 
 
 def _contrast(output: Prediction, up: Prediction, in_round_space: float, elsewhere: float) -> Prediction:

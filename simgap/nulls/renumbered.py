@@ -112,17 +112,17 @@ def _of(parts: Any, work: Any, draws: int) -> Prediction:
 
     if parts[0].shape[1] < 2:
         return Prediction.missing("null = renumbered: one hidden unit has no other order")
-    found = Renumbered(order_sums(parts, draws, work.task_map))
-    if not len(found.overlaps):
+    null = Renumbered(order_sums(parts, draws, work.task_map))
+    if not len(null.overlaps):
         return Prediction.missing("fewer than 2 experts have a non-zero vector")
-    mean, variance, third = found.cumulants
-    if found.sums.drawn is not None:
+    mean, variance, third = null.cumulants
+    if null.sums.drawn is not None:
         hypotheses = (*laws.HYPOTHESES, f"{draws} orders drawn")
         sd = variance**0.5
-        return Prediction(mean, sd, "exact", "simulated", laws.ID, hypotheses, supposes=SUPPOSES, draws=found.sums.drawn)
-    overlap = float(found.overlaps.mean())
+        return Prediction(mean, sd, "exact", "simulated", laws.ID, hypotheses, supposes=SUPPOSES, draws=null.sums.drawn)
+    overlap = float(null.overlaps.mean())
     # Small by the cumulants alone, and not where few units may meet by chance.
-    if found.dominated or upper_p(overlap, *found.cumulants) < SMALL < found.p(overlap):
+    if null.dominated or upper_p(overlap, *null.cumulants) < SMALL < null.p(overlap):
         why = f"few units rule the spread, which no law knows; {DRAW}"
         return Prediction(mean, None, "exact", None, laws.ID, (*laws.HYPOTHESES, why), supposes=SUPPOSES)
     skew = third / variance**1.5 if variance > 0 else None

@@ -34,13 +34,13 @@ def of_layer(spec: LayerSpec, run: RunSpec, quantity: Quantity, observed: tuple[
     untrained = replace(spec, init="kaiming_normal", init_correlation=LayerSpec().init_correlation) if spec.init == "upcycled" else spec
     # A file of inputs is told apart by its content, which the key knows.
     known = layers(untrained, untrained.key(), run.tokens, count, observed)
-    found = known[quantity] if quantity in known else metric.derive(quantity, known.get)
-    if found.mean is None or found.sem is None or found.trials < count:
+    estimate = known[quantity] if quantity in known else metric.derive(quantity, known.get)
+    if estimate.mean is None or estimate.sem is None or estimate.trials < count:
         return Prediction.missing("no law: not every simulated layer has such a pair")
     # The mean over trials strays from the mean over layers, which is off itself.
-    spread, hypotheses = found.sem * math.sqrt(count / run.trials + 1), (HYPOTHESIS, f"{count} layers simulated")
+    spread, hypotheses = estimate.sem * math.sqrt(count / run.trials + 1), (HYPOTHESIS, f"{count} layers simulated")
     supposes = "independent untrained experts"
-    return Prediction(found.mean, spread, "simulated", "simulated", "untrained", hypotheses, supposes=supposes, draws=found.values)
+    return Prediction(estimate.mean, spread, "simulated", "simulated", "untrained", hypotheses, supposes=supposes, draws=estimate.values)
 
 
 def _numbers(spec: LayerSpec, tokens: int, observed: tuple[Quantity, ...]) -> float:

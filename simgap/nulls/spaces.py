@@ -21,7 +21,7 @@ FEWEST_UNIFORM = 4
 
 @lru_cache(maxsize=256)
 def spread_of(spectrum: Spectrum) -> Spread:
-    """`anisotropic_spread`, found once for all cells of a sweep that share the spectrum."""
+    """`anisotropic_spread`, computed once for all cells of a sweep that share the spectrum."""
     return anisotropic_spread(*spectrum)
 
 

@@ -17,7 +17,7 @@ def of_arrays(source: Any, quantity: Quantity, work: Any) -> Prediction:
     if source.one_signed:
         return Prediction.missing(f"no law: {source.one_signed}")
     experts, width = source.indices[0].cpu().numpy(), source.vectors.shape[-1]
-    found = token_overlap(source.vectors, work.task_map, experts >= 0, Signs.of(experts, experts.shape, width))
-    if not found.moments.pairs or found.sketches is None:
+    overlap = token_overlap(source.vectors, work.task_map, experts >= 0, Signs.of(experts, experts.shape, width))
+    if not overlap.moments.pairs or overlap.sketches is None:
         return Prediction.missing("no token has two non-zero vectors")
-    return of_cumulants(found.sketches.cumulants(width), found.moments.pairs, after_norm(source))
+    return of_cumulants(overlap.sketches.cumulants(width), overlap.moments.pairs, after_norm(source))
