@@ -111,9 +111,9 @@ def certified(law: Law = LAW) -> Check:
             "it is the integral", BALL.integral(partial(_along, width=width, ratio=ratio), Fraction(1, 10**60), 1) - claimed, "1e-20"
         )
     large, small = (law.share(4, ratio, ctx=BALL) for ratio in (1, 3))
-    found = proof.ball("d = 4, two tokens whose sizes are as 3 to 1", law.bias([large, small], 4))
+    bias = proof.ball("d = 4, two tokens whose sizes are as 3 to 1", law.bias([large, small], 4))
     proof.within(
-        "which is 2/3 of the square of what the shares differ by", found - BALL.number(Fraction(2, 3)) * (large - small) ** 2, "1e-20"
+        "which is 2/3 of the square of what the shares differ by", bias - BALL.number(Fraction(2, 3)) * (large - small) ** 2, "1e-20"
     )
     return proof.check()
 
@@ -165,8 +165,8 @@ def _sorted_by_both(y: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def numeric(law: Law = LAW) -> Check:
     """Experts of Gaussian weights in a space that is not round: strata have biases and sizes of their own, and the gain is 0."""
     proof = Derivation()
-    found = gain(_squares(law.situation), STRATA, law.others)
-    proof.estimate(f"{law.situation}, others {law.others}: L3 - L2", *mean_and_sem(found), 0.0)
+    gains = gain(_squares(law.situation), STRATA, law.others)
+    proof.estimate(f"{law.situation}, others {law.others}: L3 - L2", *mean_and_sem(gains), 0.0)
     shares = [law.share(D, float(np.linalg.norm(BIAS) / size), ctx=FLOAT) for size in OF_STRATUM[list(STRATA)]]
     plain = gain(_squares("one bias"), (0,) * len(STRATA), "any")
     proof.estimate("one bias, three sizes, no strata: L3 - L2", *mean_and_sem(plain), law.bias(shares, D))

@@ -36,11 +36,11 @@ def array_in(name: str, path: str) -> Any:
                 return np.empty(layout.shape, layout.dtype)
             # A tensor over memory that cannot be written to would be warned of; what is written goes to no file.
             mode: Any = "c" if layout.name == "bfloat16" else "r"
-            found = np.memmap(file, layout.dtype, mode, layout.offset, layout.shape, "F" if layout.by_columns else "C")
+            array = np.memmap(file, layout.dtype, mode, layout.offset, layout.shape, "F" if layout.by_columns else "C")
     except Exception as error:  # the parser of a foreign file's header may raise anything
         why = str(getattr(error, "strerror", None) or error) or type(error).__name__
         raise ValueError(f"{name}: cannot read {path!r}: {' '.join(why.split())}") from None
-    return torch.from_numpy(found.view(np.int16)).view(torch.bfloat16) if layout.name == "bfloat16" else found
+    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16) if layout.name == "bfloat16" else array
 
 
 def _tensor(file: int, name: str) -> Layout:

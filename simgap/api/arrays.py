@@ -70,8 +70,8 @@ def weight_mso(weights: Any, *, units: int | None = None, draws: int = 0) -> Ove
 
     >>> import numpy as np, simgap as sg
     >>> W_up = np.random.default_rng(0).standard_normal((8, 64, 16))
-    >>> found = sg.weight_mso(W_up, units=1)
-    >>> f"{found.mean:.5f} of {found.null:.5f} by signs, {found.beside[0].null:.5f} renumbered"
+    >>> overlap = sg.weight_mso(W_up, units=1)
+    >>> f"{overlap.mean:.5f} of {overlap.null:.5f} by signs, {overlap.beside[0].null:.5f} renumbered"
     '0.00133 of 0.00098 by signs, 0.00098 renumbered'
     """
     vectors = as_tensor("weights", weights)
@@ -167,29 +167,29 @@ def token_mso(
     dimensions = _dimensions(width, kind)
     signs = Signs.of(experts, (math.prod(sizes), k), width)
     with pool() as (task_map, _):
-        found = token_overlap(h, task_map, kept, signs)
-        moments = found.moments
+        of_tokens = token_overlap(h, task_map, kept, signs)
+        moments = of_tokens.moments
         there = k if kept is None else kept.reshape(-1, k).sum(1)
-        dropped, places = 0, ""
-        for start in _starts_of(np.flatnonzero(np.isnan(found.cos2) | (found.pairs < there * (there - 1) // 2))):
+        dropped, undefined = 0, ""
+        for start in _starts_of(np.flatnonzero(np.isnan(of_tokens.cos2) | (of_tokens.pairs < there * (there - 1) // 2))):
             where, zeros = _undefined(h, start, kept)
             dropped += zeros
-            places = places or where
-        if not moments.pairs or found.sketches is None:
+            undefined = undefined or where
+        if not moments.pairs or of_tokens.sketches is None:
             left = "" if kept is None else f", of {int(kept.sum())} vectors that routing and mask keep"
             raise ValueError(f"vectors: no token has two non-zero vectors{left}")
-        exists = np.ones((len(found.pairs), k), bool) if kept is None else kept.reshape(-1, k)
+        exists = np.ones((len(of_tokens.pairs), k), bool) if kept is None else kept.reshape(-1, k)
         if kind == "output":
-            refuse_rectified("vectors", one_signed_tokens(h, np.flatnonzero(found.pairs), None if kept is None else exists), REMEDY)
+            refuse_rectified("vectors", one_signed_tokens(h, np.flatnonzero(of_tokens.pairs), None if kept is None else exists), REMEDY)
         drawn = None
         if draws:
             drawn = flipped_token_overlaps(h, TokenPairs.of(experts, exists, len(reached)), draws, task_map) / moments.pairs
-        null = SignNull.of_sum(found.sketches.cumulants(width), moments.pairs, _factor(width, kind), drawn)
-        overlap = null.overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, dropped, places)
+        null = SignNull.of_sum(of_tokens.sketches.cumulants(width), moments.pairs, _factor(width, kind), drawn)
+        overlap = null.overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, dropped, undefined)
         if experts is None:
             overlap = replace(overlap, verdict=verdict(overlap.p, overlap.excess, "unnamed", draws))
         else:
-            others = on_other_tokens(h, experts, reached, exists, labels, found.sketches, task_map)
+            others = on_other_tokens(h, experts, reached, exists, labels, of_tokens.sketches, task_map)
             elsewhere = others.second.null / overlap.null if others.second and overlap.null else None
             said = verdict_of_tokens(overlap, others, elsewhere)
             beside = () if others.second is None else (others.second,)
@@ -277,9 +277,9 @@ def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | Non
             defined = np.setdiff1d(np.arange(len(vectors)), undefined)
             drawn = flipped_overlaps(unit_rows(vectors[defined]), draws, task_map)
     sem = math.sqrt(moments.squares / (pairs - 1)) / math.sqrt(pairs) if pairs > 1 else None
-    places = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])
-    found = SignNull.of_sum(sums.cumulants, pairs, _factor(width, kind), drawn)
-    overlap = found.overlap(min(moments.mean, 1.0), sem, pairs, dimensions, len(missing) + idle, places)
+    left_out = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])
+    null = SignNull.of_sum(sums.cumulants, pairs, _factor(width, kind), drawn)
+    overlap = null.overlap(min(moments.mean, 1.0), sem, pairs, dimensions, len(missing) + idle, left_out)
     said = verdict(overlap.p, overlap.excess, "weights" if numbers is None else "means", draws)
     table = None
     if of_pairs is not None and sums.of_pairs is not None:

@@ -1,4 +1,5 @@
-"""Measure layers of one shape by one tensor program: the trials of all of them in groups, each one's sums, and the Gap they make."""
+"""Measure layers of one shape by the same tensor operations: the trials of all of them in groups, each one's sums, and the Gap they
+make."""
 
 import functools
 import itertools
@@ -199,19 +200,19 @@ def estimates(layers: Sequence[Sums]) -> list[dict[Quantity, Estimate]]:
     sems = (values.std(-1, ddof=1) / math.sqrt(n)).tolist() if n > 1 else np.full(pairs.shape[:-1], None).tolist()
     fewest, counted, existing = pairs.min(-1).tolist(), pairs.sum(-1).tolist(), expected.sum(-1).tolist()
 
-    found: list[dict[Quantity, Estimate]] = [{} for _ in layers]
+    by_layer: list[dict[Quantity, Estimate]] = [{} for _ in layers]
     for (layer, own), (row, quantity) in itertools.product(enumerate(layers), enumerate(layers[0].quantities)):
         if not existing[layer][row]:
-            found[layer][quantity] = missing_estimate("no token meets two experts")
+            by_layer[layer][quantity] = missing_estimate("no token meets two experts")
             continue
         skipped = str(own.skipped.get(quantity, ""))
         dropped, kept, of_each = existing[layer][row] - counted[layer][row], values[layer, row], pairs[layer, row]
         if not fewest[layer][row]:
-            found[layer][quantity] = Estimate.of(kept, of_each, dropped, skipped)
+            by_layer[layer][quantity] = Estimate.of(kept, of_each, dropped, skipped)
             continue
         mean, sem, pairs_in_all = means[layer][row], sems[layer][row], counted[layer][row]
-        found[layer][quantity] = Estimate(mean, sem, n, pairs_in_all, dropped, skipped, "", kept, of_each)
-    return found
+        by_layer[layer][quantity] = Estimate(mean, sem, n, pairs_in_all, dropped, skipped, "", kept, of_each)
+    return by_layer
 
 
 @functools.cache

@@ -167,21 +167,22 @@ def compare_all(asked: Sequence[Asked]) -> list[Comparison]:
         dimension = _known(laws.effective_dimension(means), overlap & (means > 0))
     deviations = [_deviation(one) for one in asked]
     p = _p_values(deviations)
-    found = []
+    comparisons = []
     for at, ((measured, null, *_), deviation) in enumerate(zip(asked, deviations, strict=True)):
         if measured.mean is None:
-            found.append(Comparison(None, null.mean, why=measured.why))
+            comparisons.append(Comparison(None, null.mean, why=measured.why))
         elif null.mean is None:
             plain = Comparison(measured.mean, None, effective_dimension=dimension[at], why=null.why)
-            found.append(plain._replace(pairs=measured.pairs, dropped=measured.dropped, dropped_at=measured.dropped_at))
+            comparisons.append(plain._replace(pairs=measured.pairs, dropped=measured.dropped, dropped_at=measured.dropped_at))
         else:
             z, unit = (None, None) if deviation is None else deviation[:2]
             no_sd = "the null has no spread: every such overlap is equal" if null.sd == 0 else NO_SPREAD
             why = no_sd if deviation is None else ""
             values = (measured.mean, null.mean, excess[at], scaled[at])
             lost, bound = (measured.pairs, measured.dropped, measured.dropped_at), 0 if deviation is None else deviation.bound
-            found.append(Comparison(*values, z, unit, p.get(at), dimension[at], null.kind, why, null.error, null.supposes, *lost, bound))
-    return found
+            told = (null.kind, why, null.error, null.supposes)
+            comparisons.append(Comparison(*values, z, unit, p.get(at), dimension[at], *told, *lost, bound))
+    return comparisons
 
 
 def _known(values: Float[np.ndarray, " n"], known: Bool[np.ndarray, " n"]) -> list[float | None]:
@@ -189,16 +190,16 @@ def _known(values: Float[np.ndarray, " n"], known: Bool[np.ndarray, " n"]) -> li
 
 
 def _p_values(deviations: Sequence[Deviation | None]) -> dict[int, float]:
-    """The p of every deviation, by its place; those of one law in one call."""
+    """The p of every deviation, by its index; those of one law in one call."""
     alike: dict[tuple[Callable[..., Any], tuple[Any, ...]], list[tuple[int, float]]] = {}
     for at, one in enumerate(deviations):
         if one is not None:
             alike.setdefault((one.p, one.arguments), []).append((at, one.value))
-    found: dict[int, float] = {}
+    p_values: dict[int, float] = {}
     for (p, arguments), asked in alike.items():
-        places, values = zip(*asked, strict=True)
-        found |= zip(places, p(np.array(values), *arguments).tolist(), strict=True)
-    return found
+        indices, values = zip(*asked, strict=True)
+        p_values |= zip(indices, p(np.array(values), *arguments).tolist(), strict=True)
+    return p_values
 
 
 def _deviation(asked: Asked) -> Deviation | None:
@@ -220,12 +221,12 @@ def _deviation(asked: Asked) -> Deviation | None:
                 return _among(measured, null.draws, z, by_law if z * skew > 0 else None)
             if by_law is not None:
                 return by_law
-            found = _law(null.mean, null.sd * wider, null.isotropic, *rest)
-            if found is None or not overlap:
+            law = _law(null.mean, null.sd * wider, null.isotropic, *rest)
+            if law is None or not overlap:
                 return Deviation(z, unit, z, normal_p)
             if measured.mean <= 0 and not null.isotropic:
                 return Deviation(z, unit, 0.0, least_p, (null.mean, null.sd * wider))
-            return Deviation(z, unit, max(measured.mean, ROUND_OFF), p_of, (found,))
+            return Deviation(z, unit, max(measured.mean, ROUND_OFF), p_of, (law,))
         of_ratio, (out, weight) = null.contrast == "ratio", null.sides
         output = _law(out.mean, (out.sd or 0.0) * wider, out.isotropic, *rest)
         # Weights lose no pair.

@@ -156,10 +156,10 @@ def _whitened(h: Tensor, entries: TokenPairs, looked: Elsewhere, labels: Labels,
     return _Reading(plain, alike, own_of(own))
 
 
-def _ladder(reading: str, found: _Reading, mean: Spread | None, width: int) -> list[Rung]:
+def _ladder(reading: str, values: _Reading, mean: Spread | None, width: int) -> list[Rung]:
     """From a round space about a mean up; without that from the shared space, as there is no other null of whitened vectors."""
-    same, of_size, weights = tables(found.alike)
-    _, other, weights_of_other = tables(found.plain)
+    same, of_size, weights = tables(values.alike)
+    _, other, weights_of_other = tables(values.plain)
     met = weights.sum(1) > 0
     space = Spread.of_pairs(other, weights_of_other)
     steps = [
@@ -176,7 +176,7 @@ def _ladder(reading: str, found: _Reading, mean: Spread | None, width: int) -> l
     for name, value, law, assumes in steps:
         rows.append(_rung(name, reading, value, below, law, assumes))
         below = value
-    own = Spread.of_experts(found.own, weights.sum(1))
+    own = Spread.of_experts(values.own, weights.sum(1))
     if math.isnan(own.value):
         return rows
     return [*rows, _rung(OWN, reading, own, space, "T2", "one expert on two tokens; its factor is over the shared space")]

@@ -89,8 +89,7 @@ class Explanation:
 
     def figure(self, stem: str | Path) -> list[Path]:
         """Write the ladder as a waterfall into STEM.png and STEM.pdf."""
-        found: list[Path] = _report().waterfall(self, Path(stem))
-        return found
+        return _report().waterfall(self, Path(stem))
 
 
 def _report() -> Any:

@@ -127,10 +127,10 @@ def judge(
 
     Raises ValueError where neither value is given, for what is no decimal number from 0 to 1, and for a layer that is none.
 
-    >>> found = judge(weight_mso="3.9e-6", activation_mso="0.0040", d_model=256, d_ff=1024, n_experts=16, trials=5)
-    >>> print(found.values["weight_mso"])
+    >>> judgement = judge(weight_mso="3.9e-6", activation_mso="0.0040", d_model=256, d_ff=1024, n_experts=16, trials=5)
+    >>> print(judgement.values["weight_mso"])
     3.9e-06 (3.85e-06 to 3.95e-06) is 1.02 times its null 3.815e-06, z 0.4 null sd, p 0.86
-    >>> min(found.widths), max(found.widths)
+    >>> min(judgement.widths), max(judgement.widths)
     (233, 274)
     """
     spec, run = LayerSpec(d_model=d_model, d_ff=d_ff, n_experts=n_experts, top_k=top_k), RunSpec(trials=trials)
@@ -142,19 +142,19 @@ def judge(
     def at(width: int) -> list[Judged]:
         return [Judged(value, width * times, spec.n_experts, run.trials) for value, times in reported.values()]
 
-    found, widths = at(spec.d_model), {}
+    judged, widths = at(spec.d_model), {}
     for width in range(2, 4 * spec.d_model + 1):
         tried = at(width)
         if all(one.nearest_z <= FAR for one in tried) and (p := fisher([one.p for one in tried])) >= FITS:
             widths[width] = p
-    return Judgement(spec, run.trials, dict(zip(reported, found, strict=True)), fisher([one.p for one in found]), widths)
+    return Judgement(spec, run.trials, dict(zip(reported, judged, strict=True)), fisher([one.p for one in judged]), widths)
 
 
 def _reported(name: str, value: float | str) -> Reported:
     try:
-        found = Reported.parse(value if isinstance(value, str) else str(value))
+        reported = Reported.parse(value if isinstance(value, str) else str(value))
     except ValueError as error:
         raise ValueError(str(error).replace("reported", name, 1)) from None
-    if not 0 <= found.value <= 1:
+    if not 0 <= reported.value <= 1:
         raise ValueError(f"{name}: expected a mean of squared cosines, from 0 to 1, got {value!r}")
-    return found
+    return reported

@@ -58,8 +58,8 @@ def refuse_repeated(indices: Tensor) -> None:
         repeated |= ((later == indices[..., : k - apart]) & (later >= 0)).any(-1)
     if bool(repeated.any()):
         token = repeated.nonzero()[0].tolist()
-        found, counts = indices[tuple(token)].unique(return_counts=True)
-        expert = int(found[(counts > 1) & (found >= 0)][0])
+        experts, counts = indices[tuple(token)].unique(return_counts=True)
+        expert = int(experts[(counts > 1) & (experts >= 0)][0])
         raise ValueError(f"routing: expected different experts on a token, got expert {expert} twice at token {token_name(token)}")
 
 
@@ -73,13 +73,13 @@ def kept_by_all(*parts: np.ndarray | None) -> np.ndarray | None:
 
 
 def compacted(indices: Int[np.ndarray, "..."]) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, "..."]]:
-    """The experts that are named, ascending, and the indices numbered anew by their places among them; -1 stays."""
+    """The experts that are named, ascending, and the indices numbered anew by their positions among them; -1 stays."""
     top = int(indices.max(initial=-1))
     if top < FEW:
         reached = np.flatnonzero(np.bincount(indices.ravel() + 1, minlength=top + 2)[1:])
-        places = np.full(top + 2, -1)
-        places[reached] = np.arange(len(reached))
+        positions = np.full(top + 2, -1)
+        positions[reached] = np.arange(len(reached))
         # The last one is that of none.
-        return reached, places[indices]
+        return reached, positions[indices]
     reached = np.unique(indices[indices >= 0])
     return reached, np.where(indices < 0, -1, np.searchsorted(reached, indices))

@@ -33,20 +33,20 @@ def units_axis(units: Any, shape: tuple[int, ...]) -> int:
 
 def with_renumbered(overlap: Overlap, weights: Tensor, axis: int, draws: int, task_map: Map) -> Overlap:
     """An overlap of finite weights, two of which are not zero, with this null beside it and in its table of pairs."""
-    found = Renumbered(order_sums([units_first(weights, axis)], draws, task_map))
-    second = _second(found, overlap.mean, draws)
+    null = Renumbered(order_sums([units_first(weights, axis)], draws, task_map))
+    second = _second(null, overlap.mean, draws)
     table = overlap.table
     if table is not None:
-        table = replace(table, others={"renumbered_null": found.nulls, "renumbered_p": found.pair_p})
+        table = replace(table, others={"renumbered_null": null.nulls, "renumbered_p": null.pair_p})
     return replace(overlap, beside=(second,), verdict=verdict_of_both(overlap.p, second, draws), table=table)
 
 
-def _second(found: Renumbered, overlap: float, draws: int) -> SecondNull:
-    null, variance, _ = found.cumulants
-    sd, p = math.sqrt(variance), max(found.p(overlap), LEAST_P)
-    doubt = DOUBT if found.dominated and not draws else ""
-    excess, z = overlap / null if null else 1.0, (overlap - null) / sd if sd else 0.0
-    return SecondNull("renumbered", null, sd, excess, z, p, SUPPOSES, UNSEEN, renumbered.ID, draws, doubt)
+def _second(null: Renumbered, overlap: float, draws: int) -> SecondNull:
+    mean, variance, _ = null.cumulants
+    sd, p = math.sqrt(variance), max(null.p(overlap), LEAST_P)
+    doubt = DOUBT if null.dominated and not draws else ""
+    excess, z = overlap / mean if mean else 1.0, (overlap - mean) / sd if sd else 0.0
+    return SecondNull("renumbered", mean, sd, excess, z, p, SUPPOSES, UNSEEN, renumbered.ID, draws, doubt)
 
 
 def verdict_of_both(p: float, second: SecondNull, draws: int = 0) -> str:

@@ -60,5 +60,5 @@ def fitting_widths(
     values: Sequence[Reported], null_at: Callable[[int], Sequence[Null]], widths: Iterable[int], level: float = FITS
 ) -> dict[int, float]:
     """Every candidate width at which the values' joint p reaches the level, with that p; null_at(width) gives each value's null."""
-    found = {width: joint_p(values, null_at(width)) for width in widths}
-    return {width: p for width, p in found.items() if p >= level}
+    p_of_width = {width: joint_p(values, null_at(width)) for width in widths}
+    return {width: p for width, p in p_of_width.items() if p >= level}

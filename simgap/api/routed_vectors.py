@@ -61,8 +61,8 @@ class RoutedVectors:
         return self.unmasked if self.indices is None else kept_by_all((self.indices >= 0).numpy())
 
     def experts(self) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, "*tokens k"]]:
-        """The experts that the routing names, ascending, and the indices numbered anew by their places among them, so that an index of any
-        size costs nothing; -1 stays. ValueError where it names none."""
+        """The experts that the routing names, ascending, and the indices numbered anew by their positions among them, so that an index of
+        any size costs nothing; -1 stays. ValueError where it names none."""
         reached, numbered = compacted(_required(self.indices).numpy())
         if not len(reached):
             self._refuse()

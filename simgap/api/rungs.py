@@ -62,11 +62,11 @@ class Spread:
         return Spread(constant + slope * self.value, constant + slope * self.without)
 
 
-def tables(found: OtherTokens) -> tuple[Float[np.ndarray, "E E"], Float[np.ndarray, "E E"], Float[np.ndarray, "E E"]]:
+def tables(sums: OtherTokens) -> tuple[Float[np.ndarray, "E E"], Float[np.ndarray, "E E"], Float[np.ndarray, "E E"]]:
     """Same and other of each pair, symmetric, NaN where there is none, and the tokens on which it meets."""
-    left, right = found.named.T
-    same, other = np.full((2, found.experts, found.experts), math.nan)
-    weights = np.zeros((found.experts, found.experts))
-    for table, values in ((same, found.same), (other, found.other), (weights, found.count)):
+    left, right = sums.named.T
+    same, other = np.full((2, sums.experts, sums.experts), math.nan)
+    weights = np.zeros((sums.experts, sums.experts))
+    for table, values in ((same, sums.same), (other, sums.other), (weights, sums.count)):
         table[left, right] = table[right, left] = values
     return same, other, weights

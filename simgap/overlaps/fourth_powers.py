@@ -29,8 +29,8 @@ def fourth_powers(
             squares, fourths = squares + float(square.sum()), fourths + float(torch.dot(square, square))
         return largest, squares, fourths
 
-    found = np.array(list(shared(if_large(task_map, vectors.numel()), vectors)(one, range(len(vectors)))))
-    return found[:, 0], found[:, 1], found[:, 2]
+    of_each = np.array(list(shared(if_large(task_map, vectors.numel()), vectors)(one, range(len(vectors)))))
+    return of_each[:, 0], of_each[:, 1], of_each[:, 2]
 
 
 def nonzero(vectors: Float[Tensor, "n k width"]) -> Bool[np.ndarray, "n k"]:
@@ -61,6 +61,6 @@ def token_variance(
         across = (float(table.sum()) - own) * (met * (met - 1) / max(1, some * (some - 1)))
         return own * met / some, across, some < met
 
-    found = list(shared(if_large(task_map, len(pairs.tokens) * vectors.shape[-1]), vectors)(of, range(len(ends) - 1)))
-    own, across = (sum(each[i] for each in found) for i in (0, 1))
-    return own + (max(across, 0.0) if any(each[2] for each in found) else across)
+    sums = list(shared(if_large(task_map, len(pairs.tokens) * vectors.shape[-1]), vectors)(of, range(len(ends) - 1)))
+    own, across = (sum(each[i] for each in sums) for i in (0, 1))
+    return own + (max(across, 0.0) if any(each[2] for each in sums) else across)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.kernels.expert_sums import add_by_expert
-from simgap.overlaps.memory import AT_ONCE, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
+from simgap.overlaps.memory import AT_ONCE, is_readable, on_cpu, readable, run, runs, shared, token_offsets, tokens_at
 from simgap.threads import Map, if_large, in_order
 
 # A sum of experts' means that is so much shorter than the root of their squares is no accident, in so many dimensions and more.
@@ -66,7 +66,7 @@ def means_by_routing(
             if whole is None:
                 add_sums(tokens_at(vectors, part), named, sums)
             else:
-                _add(whole, token_places(vectors, part), named, width, sums)
+                _add(whole, token_offsets(vectors, part), named, width, sums)
         return sums
 
     none = torch.zeros(n_experts, width, dtype=torch.float64, device=vectors.device)

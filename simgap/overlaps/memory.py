@@ -49,7 +49,7 @@ def flattened(arrays: Float[Tensor, "E *shape"]) -> Float[Tensor, "E N"]:
 
 def runs(vectors: Tensor) -> tuple[np.ndarray, Int[np.ndarray, "..."]]:
     """(flat, starts) of a readable CPU tensor of shape (..., width): memory without a copy, and where each vector begins in it."""
-    return run(vectors), places(vectors.shape[:-1], vectors.stride()[:-1])
+    return run(vectors), offsets(vectors.shape[:-1], vectors.stride()[:-1])
 
 
 def run(vectors: Tensor) -> np.ndarray:
@@ -70,7 +70,7 @@ def tokens_at(vectors: Tensor, tokens: range | np.ndarray) -> Tensor:
     return vectors[tuple(torch.from_numpy(axis).to(vectors.device) for axis in along)]
 
 
-def token_places(vectors: Tensor, tokens: range | np.ndarray) -> Int[np.ndarray, "tokens k"]:
+def token_offsets(vectors: Tensor, tokens: range | np.ndarray) -> Int[np.ndarray, "tokens k"]:
     """Where in memory the vectors of those tokens begin, counted as in `tokens_at`; no number is touched."""
     *sizes, k, _ = vectors.shape
     *strides, across, _ = vectors.stride()
@@ -80,7 +80,7 @@ def token_places(vectors: Tensor, tokens: range | np.ndarray) -> Int[np.ndarray,
     return np.add.outer(begins, np.arange(k) * across)
 
 
-def places(sizes: Sequence[int], strides: Sequence[int]) -> Int[np.ndarray, "..."]:
+def offsets(sizes: Sequence[int], strides: Sequence[int]) -> Int[np.ndarray, "..."]:
     """Where in memory the elements of an array lie, in its shape; strides are not negative."""
     along = [np.arange(size) * stride for size, stride in zip(sizes, strides, strict=True)]
     return functools.reduce(np.add.outer, along, np.zeros((), np.int64))

@@ -26,11 +26,11 @@ def entries_of(named: Int[np.ndarray, "n k"], there: Bool[np.ndarray, "n k"], ex
     return TokenPairs(tokens[order], np.stack([slots, slots], 1)[order], np.stack([own, own], 1)[order], experts)
 
 
-def own_of(found: OtherTokens) -> Float[np.ndarray, " E"]:
+def own_of(sums: OtherTokens) -> Float[np.ndarray, " E"]:
     """Of each expert tr(S_e^2), unbiased, from `other_tokens` of `entries_of`: its vector on a token against those on tokens of other
     documents; NaN where it has none."""
-    own = np.full(found.experts, np.nan)
-    own[found.named[:, 0]] = found.other
+    own = np.full(sums.experts, np.nan)
+    own[sums.named[:, 0]] = sums.other
     return own
 
 
@@ -63,8 +63,8 @@ def common_mean(
         above += _apart(first, second)
         below += _apart(weight_of_first, weight_of_second)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.where(below > 1e-12 * below[0], above / below, np.nan)
-    return float(found[0]), found[1:]
+        fourth_powers = np.where(below > 1e-12 * below[0], above / below, np.nan)
+    return float(fourth_powers[0]), fourth_powers[1:]
 
 
 def _weighted(

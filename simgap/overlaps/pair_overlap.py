@@ -40,7 +40,7 @@ def waves(task_map: Map, numbers: int) -> Callable[[Callable, Sequence], Iterato
     one where nothing is shared."""
     size = 1 if task_map is in_order else max(1, TABLES // max(1, numbers))
     return lambda function, tasks: (
-        found for start in range(0, len(tasks), size) for found in task_map(function, tasks[start : start + size])
+        table for start in range(0, len(tasks), size) for table in task_map(function, tasks[start : start + size])
     )
 
 
@@ -107,22 +107,22 @@ def pair_cos2(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Floa
     an infinity. O(s E^2 N).
     """
     products = gram(vectors, task_map)
-    found = cos2_of_gram(products)
+    cos2 = cos2_of_gram(products)
     norms = products.diagonal(dim1=-2, dim2=-1).cpu().numpy()
     safe = (norms > SAFE_LOW) & (norms < SAFE_HIGH)
     # The square of no other format leaves float64.
     if vectors.dtype != torch.float64 or safe.all():
-        return found
+        return cos2
     pieces = vectors.split(columns_at_once(vectors.shape[0] * vectors.shape[1], COLUMNS), -1)
     largest = functools.reduce(torch.maximum, [piece.abs().amax(-1, keepdim=True) for piece in pieces])
     # A vector of zeros, or of what is not finite, has no other norm at any scale.
     known = largest[..., 0].cpu().numpy()
     safe |= (known == 0) | ~np.isfinite(known)
     if safe.all():
-        return found
+        return cos2
     scale = torch.where(largest > 0, largest, 1.0)
     scaled = cos2_of_gram(gram_of_pieces(piece / scale for piece in pieces))
-    return np.where(np.all(safe, axis=-1)[:, None, None], found, scaled)
+    return np.where(np.all(safe, axis=-1)[:, None, None], cos2, scaled)
 
 
 def between(

@@ -107,7 +107,7 @@ def cross_gram(pieces: Iterable[Float[Tensor, "s E m"]], rows: range, columns: r
 
 
 def _whole_tiles(starts: np.ndarray) -> np.ndarray:
-    """The places of rows, the last of them repeated to a multiple of TILE."""
+    """The offsets of rows, the last of them repeated to a multiple of TILE."""
     return np.pad(starts, ((0, 0), (0, -starts.shape[1] % TILE)), mode="edge")
 
 

@@ -39,8 +39,8 @@ def some_columns(vectors: Float[Tensor, "*n width"]) -> Float[Tensor, "*n _"]:
     if step < 2:
         return vectors
     number = np.arange(width // step)
-    places = number * step + (number * GOLDEN % 1 * step).astype(np.int64)
-    return vectors[..., torch.from_numpy(places).to(vectors.device)]
+    columns = number * step + (number * GOLDEN % 1 * step).astype(np.int64)
+    return vectors[..., torch.from_numpy(columns).to(vectors.device)]
 
 
 def one_signed_experts(vectors: Float[Tensor, "E width"]) -> str:

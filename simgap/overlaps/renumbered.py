@@ -151,11 +151,11 @@ def _by_units(parts: Sequence[Tensor], means: Float[Tensor, "E D"], task_map: Ma
         return parts[number][e, rows, columns.start : columns.stop].double() - means[e, first : first + len(columns)]
 
     def of(pair: tuple[int, int]) -> float:
-        found = 0.0
+        trace = 0.0
         for rows, others in product(blocks, blocks):
             table = total(centred(pair[0], rows, stretch) @ centred(pair[1], others, stretch).mT for stretch in stretches)
-            found += float(table.square_().sum())
-        return found
+            trace += float(table.square_().sum())
+        return trace
 
     pairs = list(combinations(range(experts), 2))
     traces = np.zeros((experts, experts))
@@ -201,8 +201,8 @@ def _drawn(
         for number, columns, _ in _stretches(parts, span):
             held = torch.stack([parts[number][e, :, columns.start : columns.stop][order].double() for e, order in enumerate(orders)])
             table.addmm_(held.flatten(1), held.flatten(1).mT)
-        found = (table.cpu().numpy()[pairs] / lengths) ** 2
-        return float(found.mean()), np.flatnonzero(found >= overlaps * (1 - 1e-9))
+        cos2 = (table.cpu().numpy()[pairs] / lengths) ** 2
+        return float(cos2.mean()), np.flatnonzero(cos2 >= overlaps * (1 - 1e-9))
 
     means, above = np.empty(draws), np.zeros(len(overlaps), np.int64)
     at_once = 16

@@ -28,8 +28,8 @@ def lengths(matrices: Float[Tensor, "E r c"], task_map: Map = in_order) -> tuple
         largest = float(matrices[e].abs().max())
         return largest, sum(float((part.double() / largest).square().sum()) for part in _parts(matrices[e])) if largest else 0.0
 
-    found = np.array(list(shared(task_map, matrices)(one, range(len(matrices)))))
-    return found[:, 0], found[:, 1]
+    of_each = np.array(list(shared(task_map, matrices)(one, range(len(matrices)))))
+    return of_each[:, 0], of_each[:, 1]
 
 
 def second_moments(matrices: Float[Tensor, "E r c"], task_map: Map = in_order) -> SecondMoments:
@@ -40,13 +40,13 @@ def second_moments(matrices: Float[Tensor, "E r c"], task_map: Map = in_order) -
     step = max(1, AT_ONCE // (experts * rows))
 
     def some(start: int) -> tuple[Tensor, Tensor]:
-        found = torch.empty(experts, min(step, rows - start), rows, dtype=torch.float64, device=matrices.device)
+        moments = torch.empty(experts, min(step, rows - start), rows, dtype=torch.float64, device=matrices.device)
         for e in range(experts):
             whole = matrices[e].double() / largest[e]
-            torch.matmul(whole[start : start + step], whole.T, out=found[e])
-            found[e] /= squares[e]
-        flat = found.flatten(1)
-        return flat @ flat.T, found.mean(0)
+            torch.matmul(whole[start : start + step], whole.T, out=moments[e])
+            moments[e] /= squares[e]
+        flat = moments.flatten(1)
+        return flat @ flat.T, moments.mean(0)
 
     tables, means = zip(*shared(task_map, matrices)(some, range(0, rows, step)), strict=True)
     mean = torch.cat(means)

@@ -94,8 +94,8 @@ def _one_table(vectors: Tensor, scale: Tensor, task_map: Map) -> tuple[Tables, F
             add_square_grams(flat, starts, piece.shape[1], scale.numpy(), table, sums)
         return np.concatenate([table[:experts, :experts], sums[:, None]], 1)
 
-    found = sum(if_large(task_map, vectors.numel())(task, range(0, width, span)))
-    return [(range(experts), range(experts), found[:, :-1])], found[:, -1]
+    tables = sum(if_large(task_map, vectors.numel())(task, range(0, width, span)))
+    return [(range(experts), range(experts), tables[:, :-1])], tables[:, -1]
 
 
 def _many_tables(vectors: Tensor, scale: Tensor, task_map: Map) -> tuple[Tables, Float[np.ndarray, " E"]]:

@@ -22,8 +22,8 @@ from simgap.seeding import stream
 # Numbers in the tables of all pairs of experts, and groups that experts are counted off by where there are more: pairs whose experts fall
 # in the same groups share a table, which adds to its noise and to no moment.
 TABLES, MOST_GROUPS = 1 << 14, 64
-# Signs of one expert begin at one of so many places of a common list, BUCKETS apart.
-PLACES = 1 << 9
+# Signs of one expert begin at one of so many offsets in a common list, BUCKETS apart.
+LEAST_OFFSETS = 1 << 9
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Signs:
             pool = np.concatenate([_bytes(generator, whole), np.zeros(whole, np.uint8)])
             return cls(pool, np.array([[0], [whole], [0]]), np.zeros(shape, np.int64))
         count = int(experts.max()) + 1
-        places = max(PLACES, 2 * count)
-        begin = BUCKETS * generator.choice(places, count, replace=False)
+        n_offsets = max(LEAST_OFFSETS, 2 * count)
+        begin = BUCKETS * generator.choice(n_offsets, count, replace=False)
         windows = np.stack([begin, begin, np.arange(count) % MOST_GROUPS])
-        return cls(_bytes(generator, BUCKETS * places + whole), windows, np.maximum(experts, 0))
+        return cls(_bytes(generator, BUCKETS * n_offsets + whole), windows, np.maximum(experts, 0))
 
     @property
     def groups(self) -> int:

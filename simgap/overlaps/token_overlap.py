@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
 from simgap.kernels.token_overlap import token_flips
-from simgap.overlaps.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, readable, run, runs, shared, token_places, tokens_at
+from simgap.overlaps.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, readable, run, runs, shared, token_offsets, tokens_at
 from simgap.overlaps.sketches import Signs, Sketches
 from simgap.threads import Map, if_large, in_order
 
@@ -112,15 +112,15 @@ def token_overlap(
                 if sketches is not None and signs is not None:
                     sketches.add(rows, index, signs, signs.experts[at])
                 return _moments(cos2[at], pairs[at]), sketches
-            flat, starts = runs(readable(tokens_at(vectors, part))) if whole is None else (whole, token_places(vectors, part))
-            found, counts = (cos2[at], pairs[at]) if there is None else (np.empty(len(part)), np.empty(len(part), np.int64))
+            flat, starts = runs(readable(tokens_at(vectors, part))) if whole is None else (whole, token_offsets(vectors, part))
+            means, counts = (cos2[at], pairs[at]) if there is None else (np.empty(len(part)), np.empty(len(part), np.int64))
             starts = starts if there is None else np.where(there, starts, -1)
             if state is None or signs is None:
-                token_cos2_kernel(flat, starts, width, -1, found, counts, moments)
+                token_cos2_kernel(flat, starts, width, -1, means, counts, moments)
             else:
-                token_flips(flat, starts, width, found, counts, moments, signs.of_kernel(at), state)
+                token_flips(flat, starts, width, means, counts, moments, signs.of_kernel(at), state)
             if there is not None:
-                cos2[at], pairs[at] = found, counts
+                cos2[at], pairs[at] = means, counts
         if sketches is not None and state is not None:
             sketches.take(state)
         return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4])), sketches
@@ -154,7 +154,7 @@ def token_cos2(
     cos2, pairs = np.empty(n), np.empty(n, np.int64)
     rows = readable(rows)
     flat = run(rows)
-    # In 64 bits: places are larger than row numbers.
+    # In 64 bits: offsets are larger than row numbers.
     numbers = index.numpy().astype(np.int64, copy=False)
     starts = np.where(numbers < 0, -1, numbers * rows.stride(0)) if len(rows) else np.full((n, m), -1)
     token_cos2_kernel(flat, starts, rows.shape[1], -1 if n_first is None else n_first, cos2, pairs, np.zeros(5))

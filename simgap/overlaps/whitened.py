@@ -97,26 +97,26 @@ class Whitening:
 
         def one(each: tuple[int, int]) -> list[OtherTokens | None]:
             factor = self.factor(*each).float()
-            found: list[OtherTokens | None] = []
+            by_look: list[OtherTokens | None] = []
             for pairs, orders in looks:
                 groups = self.group[pairs.named]
                 mine = np.flatnonzero((groups.min(1) == each[0]) & (groups.max(1) == each[1]))
                 if not len(mine):
-                    found += [None] * len(orders)
+                    by_look += [None] * len(orders)
                     continue
                 whitened, tokens = _whitened(vectors, pairs, mine, factor), pairs.tokens[mine]
                 some = TokenPairs(np.arange(len(mine)), np.tile(np.arange(2), (len(mine), 1)), pairs.named[mine], pairs.experts)
                 of_tokens = tokens if documents is None else documents[tokens]
                 of_strata = None if strata is None else strata[tokens]
                 for order in orders:
-                    found.append(other_tokens(whitened, some, of_tokens, None if order is None else order[mine], of_strata))
-            return found
+                    by_look.append(other_tokens(whitened, some, of_tokens, None if order is None else order[mine], of_strata))
+            return by_look
 
         parts = list(_few(task_map, vectors.shape[-1])(one, list(combinations_with_replacement(range(GROUPS), 2))))
-        return [_together([part for part in look if part is not None]) for look in zip(*parts, strict=True)]
+        return [_joined([part for part in look if part is not None]) for look in zip(*parts, strict=True)]
 
 
-def _together(parts: list[OtherTokens]) -> OtherTokens:
+def _joined(parts: list[OtherTokens]) -> OtherTokens:
     """Of different pairs of experts, in their order."""
     named = np.concatenate([part.named for part in parts])
     by = np.lexsort(named.T[::-1])
@@ -131,17 +131,17 @@ def _whitened(
 ) -> Float[Tensor, "m 2 width"]:
     """Both vectors of some pairs, on the CPU; those of a vector beside itself are computed once."""
     width = vectors.shape[-1]
-    found = torch.empty(len(mine), 2, width, dtype=torch.float32)
+    whitened = torch.empty(len(mine), 2, width, dtype=torch.float32)
     step = max(1, AT_ONCE // width)
     for start in range(0, len(mine), step):
         some = mine[start : start + step]
         alone = bool((pairs.slots[some, 0] == pairs.slots[some, 1]).all())
         for side in (0,) if alone else (0, 1):
             rows = pairs.unit(vectors, some, side).cpu().float()
-            found[start : start + step, side] = torch.linalg.solve_triangular(factor, rows.T, upper=False).T
+            whitened[start : start + step, side] = torch.linalg.solve_triangular(factor, rows.T, upper=False).T
         if alone:
-            found[start : start + step, 1] = found[start : start + step, 0]
-    return found
+            whitened[start : start + step, 1] = whitened[start : start + step, 0]
+    return whitened
 
 
 def _few(task_map: Map, width: int) -> Map:
