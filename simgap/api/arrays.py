@@ -187,7 +187,7 @@ def token_mso(
         null = SignNull.of_sum(of_tokens.sketches.cumulants(width), moments.pairs, _factor(width, kind), drawn)
         overlap = null.overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, dropped, undefined)
         if experts is None:
-            overlap = replace(overlap, verdict=verdict(overlap.p, overlap.excess, "unnamed", draws))
+            overlap = replace(overlap, verdict=verdict(overlap.p, "unnamed", draws))
         else:
             others = on_other_tokens(h, experts, reached, exists, labels, of_tokens.sketches, task_map)
             elsewhere = others.second.null / overlap.null if others.second and overlap.null else None
@@ -280,7 +280,7 @@ def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | Non
     left_out = ", ".join(f"expert {e}" for e in sorted(missing + unreached)[:3])
     null = SignNull.of_sum(sums.cumulants, pairs, _factor(width, kind), drawn)
     overlap = null.overlap(min(moments.mean, 1.0), sem, pairs, dimensions, len(missing) + idle, left_out)
-    said = verdict(overlap.p, overlap.excess, "weights" if numbers is None else "means", draws)
+    said = verdict(overlap.p, "weights" if numbers is None else "means", draws)
     table = None
     if of_pairs is not None and sums.of_pairs is not None:
         kept = np.setdiff1d(np.arange(len(vectors)), undefined)

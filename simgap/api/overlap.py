@@ -174,8 +174,8 @@ def too_few_draws(p: float, draws: int) -> str:
     return f"cannot tell at the level {LEVEL:g}: {draws} draws give no p below {least:.2g}; pass draws={math.ceil(1 / LEVEL) - 1} or more"
 
 
-def verdict(p: float, excess: float, kind: Kind, draws: int = 0) -> str:
-    """What a p and the excess behind it ask for, at LEVEL, where there is no other null. draws: of signs, that p is by."""
+def verdict(p: float, kind: Kind, draws: int = 0) -> str:
+    """What a p asks for, at LEVEL, where there is no other null. draws: of signs, that p is by."""
     if few := too_few_draws(p, draws):
         return few
     if p > LEVEL:

@@ -11,7 +11,6 @@ HYPOTHESES = (
     "gain and bias independent of the normed vectors and of each other, drawn unit by unit: gain of mean 1, bias of mean 0",
 )
 SHARED = "one gain and one bias for both experts"
-PER_EXPERT = "each expert has a gain and a bias of its own"
 
 
 def affine_token_cosine(cosine: Any, gain_std: Any, bias_std: Any, shared: bool, *, ctx: Context = FLOAT) -> Any:

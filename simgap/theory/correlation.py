@@ -24,11 +24,6 @@ HYPOTHESES = (
     "n points whose two sides are independent of each other, one side of i.i.d. normal entries, the other anything but constant",
     "for the clustered rate: both sides normal, points that share a seed equally correlated, points of different seeds independent",
 )
-UNCORRELATED_ID = "S2"
-UNCORRELATED = (
-    "the hypotheses of N2: each W_down sign-symmetric, independent of the other experts', of W_up, the tokens and the routing",
-    "the weight overlap is that of W_up; both overlaps defined",
-)
 
 # Gauss points for each of the three directions below.
 NODES = 48

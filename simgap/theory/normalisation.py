@@ -16,8 +16,6 @@ HYPOTHESES = (
     "wide: d_ff to infinity",
     "norm with unit gain and zero bias, its epsilon nil; act not constant",
 )
-INVERSE_ID = "L2"
-INVERSE_HYPOTHESES = (*HYPOTHESES, "one correlation rho common to all pairs and tokens")
 
 THIRDS = 45
 ROUND_OFF = 1e-12

@@ -101,16 +101,16 @@ def test_other_nulls_stand_before_the_verdict():
 
 @pytest.mark.parametrize("kind", ["weights", "means", "unnamed"])
 def test_within_the_null(kind):
-    assert verdict(0.0011, 1.5, kind) == "nothing to explain at the level 0.001"
+    assert verdict(0.0011, kind) == "nothing to explain at the level 0.001"
 
 
 def test_without_names_it_asks_for_them():
-    assert verdict(1e-9, 3.0, "unnamed").startswith("cannot tell")
-    assert "pass routing=" in verdict(1e-9, 3.0, "unnamed")
+    assert verdict(1e-9, "unnamed").startswith("cannot tell")
+    assert "pass routing=" in verdict(1e-9, "unnamed")
 
 
 def test_one_vector_to_an_expert_says_more_and_not_which():
     for kind in ("weights", "means"):
-        assert verdict(1e-9, 3.0, kind).startswith("more than this null gives: experts that are alike, or a space that experts share")
-        assert "cannot say which" in verdict(1e-9, 3.0, kind)
-    assert "bias" not in verdict(1e-9, 3.0, "weights")
+        assert verdict(1e-9, kind).startswith("more than this null gives: experts that are alike, or a space that experts share")
+        assert "cannot say which" in verdict(1e-9, kind)
+    assert "bias" not in verdict(1e-9, "weights")
