@@ -19,14 +19,17 @@ import torch
 from torch import Tensor
 
 from simgap.api.as_tensor import as_tensor
+from simgap.api.measured_arrays import source_of
 from simgap.api.memory_maps import refuse_truncated
-from simgap.api.other_token import labels_of, on_other_tokens, verdict_of_tokens
+from simgap.api.named_null import DRAWN, SIGNED, UNSEEN, by_name, check_draws, needed_by, promoted, unused_by
+from simgap.api.other_token import by_other_tokens, labels_of, on_other_tokens, verdict_of_tokens
 from simgap.api.overlap import Overlap, SignNull, verdict
 from simgap.api.pair_table import MOST_PAIRS, PairTable
-from simgap.api.renumbered import units_axis, with_renumbered
+from simgap.api.renumbered import units_axis, verdict_of_orders, with_renumbered
 from simgap.api.routed_vectors import RoutedVectors
 from simgap.api.scales import summable
 from simgap.checks import choice
+from simgap.null_names import MEANS, TOKENS, WEIGHTS, check_null_of_arrays
 from simgap.overlaps import (
     Moments,
     Signs,
@@ -44,26 +47,29 @@ from simgap.overlaps import (
 from simgap.overlaps.memory import flattened, tokens_at
 from simgap.overlaps.rectified import one_signed_experts, one_signed_tokens, refuse_rectified
 from simgap.overlaps.sketches import unit_rows
+from simgap.quantities import Quantity
 from simgap.settings import own_settings
 from simgap.threads import pool
 
 # Tokens that are looked through at a time for one that is undefined.
 TOKENS_AT_ONCE = 1024
 KINDS = ("output", "normed")
-REMEDY = 'pass the outputs, or hidden vectors after a LayerNorm as kind="normed"; simgap.metrics has the bare number'
+REMEDY = 'pass the outputs, or hidden vectors after a LayerNorm as kind="normed"; null="random_groups" asks nothing of signs'
 
 
 @own_settings
-def weight_mso(weights: Any, *, units: int | None = None, draws: int = 0) -> Overlap:
+def weight_mso(weights: Any, *, units: int | None = None, null: str = "law", draws: int = 0) -> Overlap:
     """Mean squared overlap of E experts' flattened weights, beside what their entries would give with fair signs (law T0).
 
     weights: (E, ...) numpy array, memory map or torch tensor on any device, or a list of E of one shape and dtype, E >= 2; N is the product
     of the other axes. One matrix of each expert, or several side by side: entries may have any scales. The null and its variance are closed
-    forms over pairs; beyond 64 experts or 65,536 numbers in all, corrections of higher order are taken over some of them.
-    units: the axis of hidden units of (E, a, b) weights: 1 for W_up or W_gate as (E, d_ff, d_model), 2 for W_down as (E, d_model, d_ff).
-    Given, a second null stands beside: each expert's hidden units in any order, which changes no expert (law T8). Its mean is exact; its
-    sd and p suppose nearly normal cosines of pairs, and say so where they are not. O(E d_ff d_model^2).
-    draws: signs to draw for p instead, E^2 N each; with `units` as many orders of the units too.
+    forms over pairs; beyond 64 experts or 65,536 numbers in all, corrections of higher order are taken over some of them. units: the axis
+    of hidden units of (E, a, b) weights: 1 for W_up or W_gate as (E, d_ff, d_model), 2 for W_down as (E, d_model, d_ff). Given, a second
+    null stands beside: each expert's hidden units in any order, which changes no expert (law T8). Its mean is exact; its sd and p suppose
+    nearly normal cosines of pairs, and say so where they are not. O(E d_ff d_model^2). null: "law" is all that; the name of one null makes
+    it the only one: "signs", "renumbered" (with `units`), "isotropic" (a round space, law T6), "separable" ((E, a, b) weights, scales of
+    rows and columns, law T9). p is of the upper tail whatever the null. draws: signs to draw for p instead, E^2 N each; with `units` as
+    many orders of the units too.
 
     Raises ValueError for fewer than 2 experts, for values that are masked or not finite, for rectified ones and where no two experts are
     non-zero; for `units` that is no such axis.
@@ -77,17 +83,28 @@ def weight_mso(weights: Any, *, units: int | None = None, draws: int = 0) -> Ove
     vectors = as_tensor("weights", weights)
     if vectors.ndim < 2 or vectors.shape[0] < 2 or not vectors.numel():
         raise ValueError(f"weights: expected (E, ...) with at least 2 experts and some entries, got shape {tuple(vectors.shape)}")
-    axis, draws = None if units is None else units_axis(units, tuple(vectors.shape)), _checked_draws(draws)
-    overlap = _of_vectors("weights", flattened(vectors), draws)
+    check_null_of_arrays(null, WEIGHTS)
+    needed_by(null, "units", units, "the axis of hidden units, 1 or 2", names=("renumbered",))
+    unused_by(null, "units", units is not None, names=("law", "renumbered"))
+    axis, draws = None if units is None else units_axis(units, tuple(vectors.shape)), check_draws(draws, null)
+    if null == "separable" and vectors.ndim != 3:
+        raise ValueError(f"weights: expected (E, rows, columns) for null='separable', got shape {tuple(vectors.shape)}")
+    overlap = _of_vectors("weights", flattened(vectors), 0 if null in DRAWN else draws, signed=null in SIGNED)
     if axis:
         with pool() as (task_map, _):
             overlap = with_renumbered(overlap, vectors, axis, draws, task_map)
+    if null == "renumbered":
+        overlap = promoted(overlap, overlap.beside[0], verdict_of_orders(overlap.beside[0]))
+    elif null in UNSEEN:
+        matrices = vectors.reshape(len(vectors), -1, vectors.shape[-1]) if vectors.ndim > 2 else vectors[:, None]
+        source = source_of(None, None, {"up": matrices}, "output", None, None, None, None)
+        overlap = by_name(overlap, null, source, Quantity("weight_mso", site="up"), draws)
     refuse_truncated("weights", weights)
     return overlap
 
 
 @own_settings
-def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = None, draws: int = 0) -> Overlap:
+def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = None, null: str = "law", draws: int = 0) -> Overlap:
     """Mean squared overlap of experts' mean vectors over the tokens routed to them, beside what fair signs would give (law T0).
 
     kind: "output" for expert outputs, gated hidden vectors and others whose signs could be either; "normed" for hidden vectors after a
@@ -98,12 +115,14 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = No
     vectors: (..., k, width), the co-activated vectors of each token; the leading axes, one or several, number the tokens. routing: (..., k)
     integers, which expert each came from, -1 for none; an expert that a token names twice counts twice. mask: (...) or (..., k), True or 1
     for what is kept; what it leaves out is never read, whatever vectors and routing hold there. A vector that a numpy mask covers whole is
-    left out too. An expert below the highest index that no token reached has no mean: it is left out and counted. draws: as for
-    `weight_mso`.
+    left out too. An expert below the highest index that no token reached has no mean: it is left out and counted. null: "law", which is
+    signs, "isotropic", or "random_groups", all vectors dealt to the experts anew. draws: as for `weight_mso`.
 
     Raises ValueError for shapes that do not fit, for values that are not finite, and where fewer than 2 experts were reached.
     """
     _check_kind(kind)
+    check_null_of_arrays(null, MEANS)
+    draws = check_draws(draws, null)
     routed = RoutedVectors.of(vectors, routing, mask, repeats=True)
     # The highest index stands for all up to it.
     (reached, numbered), h = routed.experts(), routed.vectors
@@ -117,7 +136,10 @@ def mean_mso(vectors: Any, routing: Any, kind: str = "output", *, mask: Any = No
     if is_centred(means, torch.from_numpy(np.bincount(numbered[numbered >= 0], minlength=len(reached))).to(means.device)):
         remedy = 'measure_arrays(..., metrics="centred_overlap", null="isotropic") takes a common mean out itself'
         raise ValueError(f"vectors: expected means that are independent, got such that a common mean was taken out of; {remedy}")
-    overlap = _of_vectors("vectors", means, _checked_draws(draws), reached.tolist(), kind)
+    overlap = _of_vectors("vectors", means, 0 if null in DRAWN else draws, reached.tolist(), kind, null in SIGNED)
+    if null in UNSEEN:
+        source = source_of(h, compact, None, kind, None, len(reached), None, None)
+        overlap = by_name(overlap, null, source, Quantity("activation_mso", "mean", kind), draws)
     refuse_truncated("vectors", vectors)
     return overlap
 
@@ -131,6 +153,7 @@ def token_mso(
     mask: Any = None,
     documents: Any = None,
     strata: Any = None,
+    null: str = "law",
     draws: int = 0,
 ) -> Overlap:
     """Mean squared overlap of the k vectors that share a token, over n tokens, beside what fair signs would give (law T0).
@@ -145,6 +168,9 @@ def token_mso(
     documents, strata: (...) integers, which document a token is of, and which kind of token it is (a class of sizes, or of positions). With
     `routing` the overlap is held against the same pairs of experts on other tokens as well (law T3): of other documents, by default each
     token its own; of the same stratum, and of like size. It takes at least 5 experts. `by_pair` of the result has every pair of experts.
+    null: "law" is all that; the name of one null makes it the only one: "signs", and with `routing` "other_token", "isotropic" (a round
+    space, law T6), "permuted" (each expert's vectors on other tokens of its own) or "random_groups" (all dealt to the experts anew), the
+    last two by `draws` permutations.
     sem is over tokens. null is exact; null_sd and p are exact up to 32 coordinates and beyond come from sketches with one fixed draw of
     signs: null_sd is right to some 2 to 4 percent, and where experts say nearly the same on all of their tokens to 3 to 9 for 8 experts
     and more, to 15 for 3. draws: signs to draw for p instead, each of which costs a product of all pairs with them.
@@ -153,7 +179,10 @@ def token_mso(
     token has two non-zero vectors.
     """
     _check_kind(kind)
-    draws = _checked_draws(draws)
+    check_null_of_arrays(null, TOKENS)
+    draws = check_draws(draws, null)
+    needed_by(null, "routing", routing, "(..., k) integers, which expert each vector came from", names=("other_token", *UNSEEN))
+    unused_by(null, "documents, strata", documents is not None or strata is not None, names=("law", "other_token"))
     routed = RoutedVectors.of(vectors, routing, mask, least=2)
     h, kept = routed.vectors, routed.kept()
     *sizes, k, width = h.shape
@@ -179,21 +208,26 @@ def token_mso(
             left = "" if kept is None else f", of {int(kept.sum())} vectors that routing and mask keep"
             raise ValueError(f"vectors: no token has two non-zero vectors{left}")
         exists = np.ones((len(of_tokens.pairs), k), bool) if kept is None else kept.reshape(-1, k)
-        if kind == "output":
+        if kind == "output" and null in SIGNED:
             refuse_rectified("vectors", one_signed_tokens(h, np.flatnonzero(of_tokens.pairs), None if kept is None else exists), REMEDY)
         drawn = None
-        if draws:
+        if draws and null not in DRAWN:
             drawn = flipped_token_overlaps(h, TokenPairs.of(experts, exists, len(reached)), draws, task_map) / moments.pairs
-        null = SignNull.of_sum(of_tokens.sketches.cumulants(width), moments.pairs, _factor(width, kind), drawn)
-        overlap = null.overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, dropped, undefined)
-        if experts is None:
-            overlap = replace(overlap, verdict=verdict(overlap.p, "unnamed", draws))
+        signs_null = SignNull.of_sum(of_tokens.sketches.cumulants(width), moments.pairs, _factor(width, kind), drawn)
+        overlap = signs_null.overlap(moments.over_pairs, moments.sem, moments.pairs, dimensions, dropped, undefined)
+        if experts is None or null not in ("law", "other_token"):
+            overlap = replace(overlap, verdict=verdict(overlap.p, "unnamed" if experts is None else "tokens", draws))
         else:
             others = on_other_tokens(h, experts, reached, exists, labels, of_tokens.sketches, task_map)
             elsewhere = others.second.null / overlap.null if others.second and overlap.null else None
             said = verdict_of_tokens(overlap, others, elsewhere)
             beside = () if others.second is None else (others.second,)
             overlap = replace(overlap, elsewhere=elsewhere, verdict=said, beside=beside, table=others.table)
+            if null == "other_token":
+                overlap = by_other_tokens(overlap, others)
+    if null in UNSEEN:
+        source = source_of(h, numbered, None, kind, None, len(reached), None, None)
+        overlap = by_name(overlap, null, source, Quantity("activation_mso", "token", kind), draws)
     refuse_truncated("vectors", vectors)
     return overlap
 
@@ -230,12 +264,6 @@ def _check_kind(kind: Any) -> None:
     choice("kind", kind, KINDS)
 
 
-def _checked_draws(draws: Any) -> int:
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 0:
-        raise ValueError(f"draws: expected a whole number of signs to draw, 0 for none, got {draws!r}")
-    return int(draws)
-
-
 def _dimensions(width: int, kind: str) -> int:
     """Dimensions that independent vectors of this kind spread over: centring takes one."""
     if kind == "normed" and width < 2:
@@ -248,8 +276,11 @@ def _factor(width: int, kind: str) -> float:
     return width / _dimensions(width, kind)
 
 
-def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | None = None, kind: str = "output") -> Overlap:
-    """Overlap of one vector to each expert; `numbers` are the experts' own, ascending, and those left out have no vector."""
+def _of_vectors(
+    name: str, vectors: Tensor, draws: int, numbers: list[int] | None = None, kind: str = "output", signed: bool = True
+) -> Overlap:
+    """Overlap of one vector to each expert; `numbers` are the experts' own, ascending, and those left out have no vector. signed: refuse
+    rectified ones."""
     experts = list(range(len(vectors))) if numbers is None else numbers
     held = set(experts)
     idle = experts[-1] + 1 - len(experts)
@@ -270,7 +301,7 @@ def _of_vectors(name: str, vectors: Tensor, draws: int, numbers: list[int] | Non
         if not pairs:
             raise ValueError(f"{name}: fewer than 2 experts have a non-zero vector")
         dimensions = _dimensions(width, kind)
-        if kind == "output":
+        if kind == "output" and signed:
             refuse_rectified(name, one_signed_experts(vectors), REMEDY if numbers else "simgap.metrics has the bare number")
         sums = size_sums(vectors, task_map, keeps)
         if draws:

@@ -68,10 +68,8 @@ class Comparison(NamedTuple):
         if self.mean is None or self.null is None or self.z is None or self.p is None:
             return f"not calibrated: {self.why}"
         said = verdict(self.z, self.p, of=self.supposes)
-        if self.null_error and self.p <= LEVEL:
-            # What is left of z beyond the error.
-            beyond = abs(self.z) * max(0.0, 1 - self.null_error / abs(self.mean - self.null))
-            said = f"within the null's own error, {self.null_error:.2g}" if normal_p(beyond) > LEVEL else said
+        if self.p <= LEVEL and within_error(self.z, self.mean - self.null, self.null_error):
+            said = f"within the null's own error, {self.null_error:.2g}"
         ratio = f"{self.mean:.4g}, its null {self.null:.4g}" if self.excess is None else f"{self.excess:.3g} times its null"
         p = p_text(self.p)
         if self.bound:
@@ -321,6 +319,11 @@ def sentence(measured: Gap[Estimate], calibrated: Gap[Comparison]) -> str:
         held = "its null is the same" if quantity.excess == 1 else "no null to hold it against"
         return f"output overlap is {quantity.mean:.3g}; {held}: {quantity.why}"
     return f"output overlap is {quantity}"
+
+
+def within_error(z: float, deviation: float, error: float | None) -> bool:
+    """Whether what is left of z beyond an error of the null's mean is no deviation at LEVEL."""
+    return bool(error) and float(normal_p(abs(z) * max(0.0, 1 - (error or 0.0) / abs(deviation)))) > LEVEL
 
 
 def verdict(z: float, p: float, level: float = LEVEL, of: str = SUPPOSES) -> str:

@@ -15,6 +15,7 @@ from simgap.api.as_tensor import as_tensor
 from simgap.api.batch import gathered
 from simgap.api.calibration import Comparison, calibrate
 from simgap.api.memory_maps import refuse_truncated
+from simgap.api.named_null import DRAWN
 from simgap.api.other_token import labels_of
 from simgap.api.routed_vectors import RoutedVectors
 from simgap.api.scales import squarable, summable
@@ -35,8 +36,6 @@ from simgap.threads import pool
 
 # Experts that an index may stand for where nothing says how many there are, since a mark for none, such as 65535, is no expert; and at all.
 MOST_EXPERTS, MOST_COUNTED = 4096, 1 << 31
-# Nulls that are drawn.
-DRAWN = ("permuted", "random_groups", "renumbered")
 ROLES = WEIGHT_KINDS[:-1]
 
 
@@ -80,7 +79,7 @@ def measure_arrays(
     choice("site", site, SITES)
     check_null_of_arrays(null)
     count = _count_of_draws(draws, null)
-    source = _source(vectors, routing, weights, site, mask, n_experts, documents, strata)
+    source = source_of(vectors, routing, weights, site, mask, n_experts, documents, strata)
     if null != "other_token" and source.labels is not NO_LABELS:
         raise ValueError(f"documents, strata: expected null='other_token', which other tokens are for, got null={null!r}")
     selection = _selected(source, metrics, quantities)
@@ -96,7 +95,7 @@ def measure_arrays(
     return calibrate(replace(measured, routing=measured.routing if source.tokens else {}), Gap(source.spec, run, nulls, null=null))
 
 
-def _source(
+def source_of(
     vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site: str, mask: Any, n_experts: Any, documents: Any, strata: Any
 ) -> ArraySource:
     matrices = _matrices(weights)

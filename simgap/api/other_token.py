@@ -12,6 +12,7 @@ from torch import Tensor
 
 from simgap.api.as_tensor import as_labels
 from simgap.api.calibration import LEVEL
+from simgap.api.named_null import promoted
 from simgap.api.overlap import BLIND, Overlap, SecondNull, too_few_draws
 from simgap.api.pair_table import FEWEST_PAIRS, MOST_PAIRS, PairTable, median
 from simgap.nulls.other_token import Labels, elsewhere, judged, of_gains
@@ -94,8 +95,7 @@ def verdict_of_tokens(overlap: Overlap, found: OnTokens, elsewhere: float | None
         return too_few
     p, excess, second = overlap.p, overlap.excess, found.second
     few = [] if found.table is None else found.table.standing_out(SECOND_LEVEL)
-    others = f" and {len(few) - 1} other pair{'s' if few[2:] else ''}" if few[1:] else ""
-    named = f"experts {few[0][0]} and {few[0][1]}{others}" if few else ""
+    named = _named(few)
     if p > LEVEL:
         alone = f", by signs alone: {found.why}" if second is None else ""
         nothing = f"nothing to explain{' in the mean' if few else ''} at the level {LEVEL:g}{alone}"
@@ -104,22 +104,43 @@ def verdict_of_tokens(overlap: Overlap, found: OnTokens, elsewhere: float | None
         alone = f"cannot tell experts that are alike from {BLIND['tokens']}: {found.why}"
         return f"{alone}; {named} stand out" if named else alone
     both = f"{excess:.3g} times the null on a token, {elsewhere or math.inf:.3g} times on different tokens"
-    if second.p <= SECOND_LEVEL and found.unequal:
-        return (
-            f"cannot tell: a common bias with tokens of unequal size explains as much ({both}); pass strata=, classes of tokens of one size"
-        )
     if second.p <= SECOND_LEVEL:
-        tokens = "" if found.documents else "; tokens count as independent: pass documents= where they are not"
-        table = found.table
-        alike = "" if table is None or table.judged.sum() < FEWEST_PAIRS else ", and no pair stands out"
-        where = f", most of all {named}" if named else alike
-        return f"more than a shared space, bias or W_down gives ({both}){where}; {UNSEEN} would do this too{tokens}"
+        return _beyond_other_tokens(found, named, f" ({both})")
     if named:
         return f"more than a shared space gives in few pairs: {named} stand out from all pairs ({both}); .top() lists them"
     floor = least_p(len(np.unique(found.table.named))) if found.table is not None else 0.0
     few_experts = f"; so few experts give no p below {floor:.1g}" if floor > SECOND_LEVEL else ""
     remedy = f"pass vectors without what experts share, and more experts or tokens{few_experts}"
     return f"cannot tell: {BLIND['tokens']} explain as much ({both}); {remedy}"
+
+
+def by_other_tokens(overlap: Overlap, found: OnTokens) -> Overlap:
+    """An overlap beside other tokens and nothing else. ValueError where they say nothing."""
+    if found.second is None:
+        raise ValueError(f"null: 'other_token' is not to be had of these arrays: {found.why}")
+    named = "" if found.table is None else _named(found.table.standing_out(SECOND_LEVEL))
+    said = f"nothing to explain{' in the mean' if named else ''} at the level {SECOND_LEVEL:g}"
+    if found.second.p <= SECOND_LEVEL:
+        said = _beyond_other_tokens(found, named)
+    elif named:
+        said += f", but {named} stand out from all pairs: .top() lists them"
+    return promoted(overlap, found.second, said)
+
+
+def _beyond_other_tokens(found: OnTokens, named: str, both: str = "") -> str:
+    """What is said of more than other tokens give. named: the pairs that stand out."""
+    if found.unequal:
+        return f"cannot tell: a common bias with tokens of unequal size explains as much{both}; pass strata=, classes of tokens of one size"
+    tokens = "" if found.documents else "; tokens count as independent: pass documents= where they are not"
+    alike = "" if found.table is None or found.table.judged.sum() < FEWEST_PAIRS else ", and no pair stands out"
+    where = f", most of all {named}" if named else alike
+    return f"more than a shared space, bias or W_down gives{both}{where}; {UNSEEN} would do this too{tokens}"
+
+
+def _named(few: list[tuple[int, int]]) -> str:
+    """The pairs that stand out, in words."""
+    others = f" and {len(few) - 1} other pair{'s' if few[2:] else ''}" if few[1:] else ""
+    return f"experts {few[0][0]} and {few[0][1]}{others}" if few else ""
 
 
 def _table(

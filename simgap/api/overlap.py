@@ -14,6 +14,7 @@ from simgap.stats import LEAST_P
 from simgap.theory.sign_flips import upper_p
 
 Kind = Literal["weights", "means", "tokens", "unnamed"]
+NO_TABLE = "null='law' has one, of vectors on tokens with routing="
 SPACE = "a space that experts share in another basis"
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -68,12 +69,13 @@ class Overlap:
     mean: in [0, 1]. sem: standard error over pairs (weights, means) or over tokens, None where there is one. pairs: how many it rests on.
     null: what independent vectors with entries of these sizes overlap by if only their signs are left to chance, sum_i u_i^2 v_i^2 averaged
     over pairs (law T0). null_sd: how far such a mean strays from it. excess = mean / null. z = (mean - null) / null_sd, in standard
-    deviations of the null. p: upper tail, from the null's first three cumulants (Pearson's type III, approximate; at least 1e-300), or
-    (1 + #) / (draws + 1) where signs were drawn, # of them with at least this mean.
-    dropped: vectors left out because they are zero or belong to an expert that no token reached; dropped_at names the first.
-    round_null: 1/width, what a round space would give. draws: signs drawn for p, 0 for the approximation. elsewhere: the overlap of the
-    same pairs of experts on *different* tokens over its null, where it was asked for. verdict: what follows, in words. beside: other nulls
-    of the same overlap, where they were asked for, or where routing brings one. `by_pair` and `top` say which pairs of experts.
+    deviations of the null. p: upper tail, from the null's first three cumulants (Pearson's type III, approximate; at least 1e-300), or (1 +
+    #) / (draws + 1) where signs were drawn, # of them with at least this mean. dropped: vectors left out because they are zero or belong to
+    an expert that no token reached; dropped_at names the first. round_null: 1/width, what a round space would give. draws: signs drawn for
+    p, 0 for the approximation. elsewhere: the overlap of the same pairs of experts on *different* tokens over its null, where it was asked
+    for. verdict: what follows, in words. beside: other nulls of the same overlap, where they were asked for, or where routing brings one.
+    name, supposes: of the null, which may be another than signs where `null=` says so; null, null_sd, excess, z and p are then of that one.
+    `by_pair` and `top` say which pairs of experts.
     """
 
     mean: float
@@ -91,15 +93,19 @@ class Overlap:
     elsewhere: float | None = None
     verdict: str = ""
     beside: tuple[SecondNull, ...] = ()
+    name: str = "signs"
+    supposes: str = "independent, sign-symmetric in this basis"
     table: PairTable | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         sem = "" if self.sem is None else f" ± {self.sem:.1g}"
         lost = f"; {self.dropped} undefined vectors left out ({self.dropped_at})" if self.dropped else ""
         others = "".join(f"; {other}" for other in self.beside)
+        named = "" if self.name == "signs" else f" {self.name}"
+        elsewhere = "" if self.name == "isotropic" else f"; {self.round_null:.3g} in a round space"
         return (
-            f"overlap {self.mean:.4g}{sem} over {self.pairs} pairs is {self.excess:.3g} times its null {self.null:.3g} (independent, "
-            f"sign-symmetric in this basis; {self.round_null:.3g} in a round space), z {self.z:.1f} sd of the null, "
+            f"overlap {self.mean:.4g}{sem} over {self.pairs} pairs is {self.excess:.3g} times its null {self.null:.3g}{named} "
+            f"({self.supposes}{elsewhere}), z {self.z:.1f} sd of the null, "
             f"{p_in_words(self.p, self.draws)}{others}: {self.verdict}{lost}"
         )
 
@@ -130,9 +136,7 @@ class Overlap:
     @property
     def _table(self) -> PairTable:
         if self.table is None:
-            raise ValueError(
-                f"pairs: no table of them: {'more than 524,288' if self.pairs > MOST_PAIRS else 'vectors on tokens need routing='}"
-            )
+            raise ValueError(f"pairs: no table of them: {'more than 524,288' if self.pairs > MOST_PAIRS else NO_TABLE}")
         return self.table
 
 
@@ -182,4 +186,5 @@ def verdict(p: float, kind: Kind, draws: int = 0) -> str:
         return f"nothing to explain at the level {LEVEL:g}"
     if kind in ("weights", "means"):
         return f"more than this null gives: experts that are alike, or {BLIND[kind]}; one vector to an expert cannot say which"
-    return f"cannot tell experts that are alike from {BLIND[kind]}: pass routing= to hold it against other tokens"
+    remedy = "pass routing= to" if kind == "unnamed" else "null='other_token' can"
+    return f"cannot tell experts that are alike from {BLIND[kind]}: {remedy} hold it against other tokens"

@@ -17,6 +17,8 @@ from simgap.threads import Map
 
 SUPPOSES = "each expert's hidden units in any order"
 UNSEEN = "the same units in other orders"
+ANCESTOR = "a common ancestor (upcycling) or a pull on the weights"
+ALIKE = f"units of the same number are alike, as {ANCESTOR} makes them"
 DOUBT = "few large units rule it: not to be relied on without draws="
 
 
@@ -59,8 +61,16 @@ def verdict_of_both(p: float, second: SecondNull, draws: int = 0) -> str:
         return "cannot tell: few large units rule the renumbered null; pass draws= to draw orders of the units"
     if second.p > LEVEL:
         return f"more than signs give, no more than units in any order do: {SPACE}, a common mean of the units or low rank"
-    ancestor = "a common ancestor (upcycling) or a pull on the weights"
     if p > LEVEL:
         sizes = "units of the same number have one size or shape"
-        return f"more than units in any order give, no more than signs do: {sizes}, as {ancestor} leaves"
-    return f"more than both nulls give: units of the same number are alike, as {ancestor} makes them"
+        return f"more than units in any order give, no more than signs do: {sizes}, as {ANCESTOR} leaves"
+    return f"more than both nulls give: {ALIKE}"
+
+
+def verdict_of_orders(second: SecondNull) -> str:
+    """What this null alone asks for, at LEVEL."""
+    if few := too_few_draws(second.p, second.draws):
+        return few
+    if second.p > LEVEL:
+        return f"nothing to explain at the level {LEVEL:g}"
+    return "cannot tell" if second.doubt else f"more than units in any order give: {ALIKE}"

@@ -35,8 +35,8 @@ def null_by_name(spec: LayerSpec, run: RunSpec, quantity: Quantity, selection: S
     """The null of a quantity of a simulated layer that the selection names."""
     if selection.null == "law":
         return null_of(spec, run, quantity)
-    found: Prediction = _named_file(selection.null).of_layer(spec, run, quantity, selection.of(spec))
-    return found
+    prediction: Prediction = _named_file(selection.null).of_layer(spec, run, quantity, selection.of(spec))
+    return prediction
 
 
 def null_of(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:

@@ -30,10 +30,10 @@ def of_layer(spec: LayerSpec, run: RunSpec, quantity: Quantity, observed: tuple[
     if quantity.metric not in METRICS:
         return Prediction.missing("null = isotropic: of overlaps alone")
     alone = "kaiming_normal" if spec.init == "upcycled" else spec.init
-    found = null_of(replace(spec, space=SpaceSpec(), init=alone), run, quantity)
-    if found.mean is not None and found.law not in LAWS:
+    prediction = null_of(replace(spec, space=SpaceSpec(), init=alone), run, quantity)
+    if prediction.mean is not None and prediction.law not in LAWS:
         return Prediction.missing(SHARED_MEAN)
-    return replace(found, supposes=SUPPOSES)
+    return replace(prediction, supposes=SUPPOSES)
 
 
 def isotropic(source: Any, observed: tuple[Quantity, ...], work: Work, draws: int = 0) -> dict[Quantity, Prediction]:
