@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from simgap.checks import whole_number
 from simgap.stats import LEAST_P, benjamini_yekutieli
 from simgap.theory.sign_flips import upper_p
+from simgap.theory.single_pairs import WIDER, place_p
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 # Pairs that a table is kept of: those of 1,024 experts.
 MOST_PAIRS = 1 << 19
 # Fewer pairs say nothing of their own spread. From MANY on the tail is that of the largest tenth, below it that of the upper half, which
-# bends less than the tail of any overlap does; wider by a half, since few scores know their tail badly and those of experts of different
-# sizes mix.
-FEWEST_PAIRS, FEWEST_TOKENS, MANY, WIDER = 10, 16, 400, 1.5
+# bends less than the tail of any overlap does.
+FEWEST_PAIRS, FEWEST_TOKENS, MANY = 10, 16, 400
 CHI_SQUARE_SKEW = math.sqrt(8.0)
 
 
@@ -89,15 +89,15 @@ class PairTable:
 
     @property
     def p(self) -> Float[np.ndarray, " P"]:
-        """Upper tail of each score among those of judged pairs: exponential beyond the largest of them, by the scores themselves. NaN for
-        what is not judged, and for too few pairs."""
+        """Upper tail of each score among those of judged pairs: exponential beyond the largest of them, by the scores themselves, few of
+        which know it badly (law T10). NaN for what is not judged, and for too few pairs."""
         p, judged = np.full(len(self.score), math.nan), self.judged
         scores = self.score[judged]
         if len(scores) >= FEWEST_PAIRS:
-            share, start, rate = _tail(scores)
+            tail = _Tail.of(scores)
             ranks = np.empty(len(scores))
             ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1) / len(scores)
-            p[judged] = np.where(scores > start, share * np.exp(-np.maximum(scores - start, 0) * rate), ranks)
+            p[judged] = np.where(scores > tail.start, tail.p(scores), ranks)
         return p
 
     def frame(self) -> "DataFrame":
@@ -134,9 +134,8 @@ class PairTable:
         scores = self.score[self.judged]
         if len(scores) < FEWEST_PAIRS:
             return []
-        share, start, rate = _tail(scores)
         # The smallest p is adjusted by at least this, so that most often there is nothing more to do.
-        if share * math.exp(-max(float(scores.max()) - start, 0.0) * rate) * math.log(len(scores)) > level:
+        if float(_Tail.of(scores).p(scores.max())) * math.log(len(scores)) > level:
             return []
         adjusted = benjamini_yekutieli(self.p)
         named = self.named[np.flatnonzero(adjusted <= level)]
@@ -144,12 +143,27 @@ class PairTable:
         return [tuple(pair) for pair in named[order].tolist()]
 
 
-def _tail(scores: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
-    """What share of the scores it holds, where it starts, and its rate."""
-    ordered = np.sort(scores)
-    share = 0.1 if len(ordered) >= MANY else 0.5
-    start, middle = (float(ordered[round((1 - each) * (len(ordered) - 1))]) for each in (share, share / 2))
-    return share, start, math.log(2) / max(WIDER * (middle - start), 1e-300)
+@dataclass(frozen=True)
+class _Tail:
+    """Of some scores: what share of them it holds, where it starts, and the excess over that of the `first`-th of `count` scores in it."""
+
+    share: float
+    start: float
+    excess: float
+    first: int
+    count: int
+
+    @classmethod
+    def of(cls, scores: Float[np.ndarray, " n"]) -> "_Tail":
+        ordered, last = np.sort(scores), len(scores) - 1
+        share = 0.1 if len(ordered) >= MANY else 0.5
+        start, middle = (round((1 - each) * last) for each in (share, share / 2))
+        return cls(share, float(ordered[start]), float(ordered[middle] - ordered[start]), middle - start, last - start)
+
+    def p(self, scores: Any) -> Any:
+        over = np.maximum(scores - self.start, 0.0) / max(WIDER * self.excess, 1e-300)
+        # No p is 0, however far a score stands out.
+        return np.maximum(self.share * place_p(np.minimum(over, 1e300), self.first, self.count), LEAST_P)
 
 
 def median(values: Float[np.ndarray, " n"]) -> float:

@@ -176,3 +176,21 @@ def test_adjusted_p_against_loops():
     expected = [min(1.0, min(30 * harmonic * q / (1 + sum(known < q)) for q in known if q >= one)) for one in known]
     assert benjamini_yekutieli(p)[:30] == pytest.approx(expected, rel=1e-12)
     assert math.isnan(benjamini_yekutieli(p)[30])
+
+
+@pytest.mark.parametrize("experts", [5, 8])
+def test_few_pairs_know_their_tail_badly(experts):
+    # Of 10 and 28 pairs of independent vectors some stands out no more often than is said. The control: as if their median were known.
+    layers, width = 1500, 200
+    said = known = 0
+    for seed in range(layers):
+        vectors = np.random.default_rng([10, experts, seed]).standard_normal((experts, width))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        found = PairTable.of_vectors(np.arange(experts), (vectors @ vectors.T) ** 2, np.full((experts, experts), 1 / width))
+        said += bool(found.standing_out(0.01))
+        scores = np.sort(found.score)
+        start, middle = (scores[round(share * (len(scores) - 1))] for share in (0.5, 0.75))
+        p = np.where(scores > start, 0.5 * 2 ** (-(scores - start) / (1.5 * (middle - start))), 1.0)
+        known += bool((benjamini_yekutieli(p) <= 0.01).any())
+    limit = layers * 0.01 + 5 * (layers * 0.01 * 0.99) ** 0.5
+    assert said <= limit < known

@@ -16,7 +16,7 @@ LAWS = [
     *("L1", "L2"),
     *(f"R{i}" for i in range(1, 8)),
     *("S1", "S2"),
-    *("T0", "T1", "T2", "T3", "T4", "T5", "T6", "T7", "T8", "T9"),
+    *("T0", "T1", "T2", "T3", "T4", "T5", "T6", "T7", "T8", "T9", "T10"),
 ]
 LIMIT_SECONDS, JOBS = 180, 2
 # By the clock, whichever of these tests comes first: other processes may leave little of a machine.
