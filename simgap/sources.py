@@ -18,12 +18,13 @@ TOKEN_BLOCK = 1024
 @dataclass(frozen=True)
 class Needs:
     """What a metric looks at: the sites whose vectors it reads, whether of every expert on every token, whether it reads the routing of the
-    tokens at all, whether weights, and the bytes that it keeps of a trial."""
+    tokens at all, whether weights, whether the experts as functions of a token, and the bytes that it keeps of a trial."""
 
     sites: tuple[str, ...] = ()
     every: bool = False
     routing: bool = False
     weights: bool = False
+    experts: bool = False
     bytes: int = 0
 
 
@@ -62,6 +63,19 @@ class ExpertWeights(Protocol):
         and of `columns`."""
 
 
+@dataclass(frozen=True)
+class ExpertMaps:
+    """One expert as a function of a token: inner, what reads it: (W_up,), or (W_gate, W_up) where gated, each (f, d); outer (f, d), W_down
+    transposed, its rows times the norm's gain; act, of tensors, number by number, out of place; norm: "none", "layernorm" or "rmsnorm", and
+    the eps of it. What is added whatever the token, a bias, is not here."""
+
+    inner: tuple[Float[Any, "f d"], ...]
+    outer: Float[Any, "f d"]
+    act: Callable[[Any], Any]
+    norm: str = "none"
+    eps: float = 0.0
+
+
 @runtime_checkable
 class Source(Protocol):
     """Layers of one shape, `s` trials of them at once: their weights, their routing, and their tokens block by block."""
@@ -83,6 +97,10 @@ class Source(Protocol):
     @property
     def output_of_means(self) -> Callable[[Float[Any, "s E f"], Map], Float[Any, "s E d"]] | None:
         """Mean outputs from the means of what W_down reads; None for a source that has outputs and no W_down."""
+
+    @property
+    def experts(self) -> Callable[[int, int], ExpertMaps] | None:
+        """Of a trial, by its place among them, and a routed expert; None for a source that has vectors and no functions."""
 
     def blocks(self, sites: Collection[str], every: bool, task_map: Map, tokens: int) -> Iterable[Block]: ...
 

@@ -64,8 +64,9 @@ class ArraySource:
     one_signed: str = ""
     labels: Labels = NO_LABELS
     trials: tuple[int, ...] = (0,)
-    # Outputs are given, or there are none.
+    # Outputs are given, or there are none; and no function.
     output_of_means: None = None
+    experts: None = None
 
     @property
     def tokens(self) -> int:

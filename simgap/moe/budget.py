@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 
 from simgap import machine
+from simgap.batch_invariant import ALIGNED, CONTRACTION, rounded_up
 from simgap.kernels.gram import SIDE, TABLES
 from simgap.kernels.normal import NORMALS_AT_ONCE
 from simgap.kernels.products import TILE
-from simgap.moe.batch_invariant import ALIGNED, CONTRACTION, rounded_up
 from simgap.moe.experts import experts_at_once
 from simgap.moe.weights import HIDDEN_BLOCK
 from simgap.sources import TOKEN_BLOCK

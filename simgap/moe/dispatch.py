@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from simgap.batch_invariant import rounded_up
 from simgap.kernels.dispatch import list_tokens
-from simgap.moe.batch_invariant import rounded_up
 from simgap.sources import counts
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.moe.batch_invariant import apply, recorded, sum_of_products
+from simgap.batch_invariant import apply, recorded, sum_of_products
 from simgap.moe.group import Draw, runs
 from simgap.moe.streamed import StreamedWeights
 from simgap.moe.weights import Weights
@@ -15,8 +15,8 @@ from simgap.own_activations import function_of, in_place
 from simgap.specs import LayerSpec
 from simgap.threads import Map, in_order
 
-LAYERNORM_EPS = 1e-5  # torch.nn.LayerNorm's default
-RMSNORM_EPS = 1e-6  # as in the LLaMA and Mixtral reference models
+# torch.nn.LayerNorm's default; as in the LLaMA and Mixtral reference models.
+NORM_EPS = {"layernorm": 1e-5, "rmsnorm": 1e-6}
 # Experts that one task computes: as many as hold this many weights in W_up. A constant, because the shape of a product is part of its bits.
 TASK_WEIGHTS = 1 << 21
 
@@ -96,6 +96,12 @@ def run_experts(
     return results
 
 
+def activation_function(name: str) -> Callable[[Tensor], Tensor]:
+    """An activation by its name, out of place."""
+    function = ACTIVATION_FUNCTIONS.get(name)
+    return function_of(name) if function is None else lambda x: function(x.clone())
+
+
 def experts_at_once(spec: LayerSpec, trials: int, count: int) -> int:
     """Experts whose products one task computes."""
     return count if trials > 1 else max(1, min(count, TASK_WEIGHTS // (spec.d_ff * spec.d_model)))
@@ -120,9 +126,9 @@ def _up(rows: Float[Tensor, "b m d"], blocks: Iterator[Float[Tensor, "b h d"]], 
 
 def _normed(spec: LayerSpec, weights: Weights | StreamedWeights, held: slice, hidden: Float[Tensor, "b m f"]) -> Float[Tensor, "b m f"]:
     if spec.norm == "layernorm":
-        result = F.layer_norm(hidden, (spec.d_ff,), eps=LAYERNORM_EPS)
+        result = F.layer_norm(hidden, (spec.d_ff,), eps=NORM_EPS["layernorm"])
     else:
-        result = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + RMSNORM_EPS)
+        result = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + NORM_EPS["rmsnorm"])
     if weights.gain is not None and weights.bias is not None:
         gain, bias = (value[:, held].reshape(-1, 1, spec.d_ff) for value in (weights.gain, weights.bias))
         result = result * gain + bias

@@ -8,15 +8,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.moe.batch_invariant import rounded_up, sum_of_products
+from simgap.batch_invariant import rounded_up, sum_of_products
 from simgap.moe.dispatch import everywhere, owners, padded_positions, routed_only
-from simgap.moe.experts import experts_at_once, run_experts, with_output_bias
+from simgap.moe.experts import NORM_EPS, activation_function, experts_at_once, run_experts, with_output_bias
 from simgap.moe.group import Draw
 from simgap.moe.inputs import DrawTokens
 from simgap.moe.routers import route
 from simgap.moe.streamed import StreamedWeights, stream_weights
 from simgap.moe.weights import Weights, draw_weights
-from simgap.sources import TOKEN_BLOCK, Block, counts
+from simgap.seeding import Role
+from simgap.sources import TOKEN_BLOCK, Block, ExpertMaps, counts
 from simgap.specs import LayerSpec, RunSpec
 from simgap.threads import Map, in_order
 
@@ -93,6 +94,22 @@ class Layer:
             return outputs.view(s, -1, self.spec.d_model)
 
         return torch.cat(list(task_map(task, range(0, experts, at_once))), 1)
+
+    def experts(self, t: int, e: int) -> ExpertMaps:
+        """A routed expert of a trial, by its place among them, as a function of a token; its matrices held, or drawn for this call."""
+        spec = self.draws[t].spec
+
+        def whole(role: Role) -> Float[Tensor, "f d"]:
+            blocks = [
+                block[t].clone() if self.weights.hidden_blocks > 1 else block[t] for block in self.weights.blocks(role, slice(e, e + 1))
+            ]
+            return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+        outer = whole("down")
+        if self.weights.gain is not None:
+            outer = outer * self.weights.gain[t, e, :, None]
+        inner = (whole("gate"), whole("up")) if spec.gated else (whole("up"),)
+        return ExpertMaps(inner, outer, activation_function(spec.activation), spec.norm, NORM_EPS.get(spec.norm, 0.0))
 
 
 def _rows_of(x: Float[Tensor, "s n d"], experts: int, stride: int, first: int = 0) -> Int[Tensor, "s n E"]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.moe.batch_invariant import apply, sum_of_products
+from simgap.batch_invariant import apply, sum_of_products
 from simgap.moe.group import Draw, kinds
 from simgap.seeding import stream
 from simgap.specs import LayerSpec

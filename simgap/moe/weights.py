@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from simgap.batch_invariant import matmul, one_by_one
 from simgap.kernels.normal import NORMALS_AT_ONCE
-from simgap.moe.batch_invariant import matmul, one_by_one
 from simgap.moe.draws import common_vectors, fill_normal, fill_rows, fill_uniform
 from simgap.moe.group import Draw, runs
 from simgap.seeding import Label, Role, stream

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from simgap.batch_invariant import matmul, one_by_one
 from simgap.kernels.spectrum import descend_spectrum
 from simgap.moe import Weights
-from simgap.moe.batch_invariant import matmul, one_by_one
 from simgap.settings import own_settings
 from simgap.training.checks import check_descent
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.moe.batch_invariant import ALIGNED
+from simgap.batch_invariant import ALIGNED
 from simgap.moe.dispatch import everywhere, routed_only
 
 E = 5

@@ -52,9 +52,9 @@ def written_out(spec, weights, x, function):
     pre = up(weights.up if weights.gate is None else weights.gate)
     hidden = function(pre) if weights.gate is None else function(pre) * up(weights.up)
     if spec.norm == "layernorm":
-        hidden = F.layer_norm(hidden, (spec.d_ff,), eps=subject.LAYERNORM_EPS)
+        hidden = F.layer_norm(hidden, (spec.d_ff,), eps=subject.NORM_EPS["layernorm"])
     elif spec.norm == "rmsnorm":
-        hidden = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + subject.RMSNORM_EPS)
+        hidden = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + subject.NORM_EPS["rmsnorm"])
     if weights.gain is not None:
         hidden = hidden * weights.gain[:, :, None] + weights.bias[:, :, None]
     return torch.einsum("senf,sedf->send", hidden, weights.down)

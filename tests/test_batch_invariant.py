@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.moe.batch_invariant import ALIGNED, aligned, apply, matmul, one_by_one, rounded_up, sum_of_products
+from simgap.batch_invariant import ALIGNED, aligned, apply, matmul, one_by_one, rounded_up, sum_of_products
 from simgap.moe.experts import ACTIVATION_FUNCTIONS
 from simgap.threads import pool
 
