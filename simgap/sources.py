@@ -18,12 +18,13 @@ TOKEN_BLOCK = 1024
 @dataclass(frozen=True)
 class Needs:
     """What a metric looks at: the sites whose vectors it reads, whether of every expert on every token, whether it reads the routing of the
-    tokens at all, whether weights, whether the experts as functions of a token, and the bytes that it keeps of a trial."""
+    tokens at all, whether weights, the tokens themselves, the experts as functions of a token, and the bytes that it keeps of a trial."""
 
     sites: tuple[str, ...] = ()
     every: bool = False
     routing: bool = False
     weights: bool = False
+    inputs: bool = False
     experts: bool = False
     bytes: int = 0
 

@@ -57,7 +57,7 @@ def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
     # One pair: its two experts, and rows of its matrix; and an expert's mean with what adds up to it.
     pair = 2 * (matrices + 1) * f * d + 2 * min(f, 2048) * f + f * d
     means = spec.n_experts * d * d if "mean" in readings else 0
-    return Needs(routing=True, experts=True, bytes=4 * (tokens + slopes + pair + means) + 4 * JACOBIANS)
+    return Needs(routing=True, inputs=True, experts=True, bytes=4 * (tokens + slopes + pair + means) + 4 * JACOBIANS)
 
 
 @dataclass(frozen=True)

@@ -50,15 +50,28 @@ def nulls_of_arrays(source: Any, selection: Selection, null: str, work: Work, dr
     """What chance gives a user's own arrays, by the null of this name. A metric whose file has none for arrays has no law. draws: of a null
     that is drawn; 0 for as many as are cheap, or none where it has a law too."""
     if null not in ("law", "signs"):
-        # A function in the file of its name, or of its kind.
-        kind = "permuted" if null == "random_groups" else null
-        predictions = getattr(_named_file(kind), null)(source, selection.observed, work, draws)
+        predictions = _named(source, selection.observed, null, work, draws)
         return {q: predictions.get(q, Prediction.missing(f"null = {null}: {not_judged(null, kind_of(q))}")) for q in selection.asked}
+    files = {quantity: _null_file(metric_of()[quantity]) for quantity in selection.asked}
+    # Those without a law are drawn together.
+    controls: dict[str, list[Quantity]] = {}
+    for quantity, file in files.items():
+        if null == "law" and hasattr(file, "CONTROL"):
+            controls.setdefault(file.CONTROL, []).append(quantity)
+    drawn = [_named(source, tuple(quantities), control, work, 0) for control, quantities in controls.items()]
+    known = {quantity: one for each in drawn for quantity, one in each.items()}
 
     def of(quantity: Quantity) -> Prediction:
         if null == "signs" and not kind_of(quantity):
             return Prediction.missing(f"null = signs: {not_judged(null)}")
-        function = getattr(_null_file(metric_of()[quantity]), "of_arrays", None)
-        return Prediction.missing("no law") if function is None else function(source, quantity, work)
+        function = getattr(files[quantity], "of_arrays", None)
+        return known.get(quantity, Prediction.missing("no law")) if function is None else function(source, quantity, work)
 
     return {quantity: of(quantity) for quantity in selection.asked}
+
+
+def _named(source: Any, observed: tuple[Quantity, ...], null: str, work: Work, draws: int) -> dict[Quantity, Prediction]:
+    """By a function in the file of the null's name, or of its kind."""
+    kind = "permuted" if null == "random_groups" else null
+    predictions: dict[Quantity, Prediction] = getattr(_named_file(kind), null)(source, observed, work, draws)
+    return predictions

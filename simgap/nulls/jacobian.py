@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from simgap.metrics.jacobian import QUANTITIES
+from simgap.nulls import simulated
 from simgap.nulls.prediction import Prediction
-from simgap.nulls.simulated import of_untrained
 from simgap.quantities import Quantity
 from simgap.specs import GAUSSIAN_INITS, LayerSpec, RunSpec
 from simgap.theory import jacobian_null
@@ -22,15 +22,15 @@ def null(spec: LayerSpec, run: RunSpec, quantity: Quantity) -> Prediction:
     spectrum = quantity.metric == "jacobian_spectrum"
     # All that the same slopes give comes of one simulation.
     kin = tuple(q for q in QUANTITIES if (q.metric == "jacobian_spectrum") == spectrum and (spectrum or q.reading == quantity.reading))
-    simulated = of_untrained(spec, run, quantity, kin)
-    if simulated.mean is None or quantity.metric != "jacobian_mso" or quantity.reading == "mean" or not _has_law(spec):
-        return simulated
+    untrained = simulated.of_layer(spec, run, quantity, kin)
+    if untrained.mean is None or quantity.metric != "jacobian_mso" or quantity.reading == "mean" or not _has_law(spec):
+        return untrained
     mean = 1 / spec.d_model**2
-    return replace(simulated, mean=mean, kind="exact", law=jacobian_null.ID, hypotheses=jacobian_null.HYPOTHESES, skew=None, draws=None)
+    return replace(untrained, mean=mean, kind="exact", law=jacobian_null.ID, hypotheses=jacobian_null.HYPOTHESES, skew=None, draws=None)
 
 
 def _has_law(spec: LayerSpec) -> bool:
-    plain = spec.activation in HOMOGENEOUS and not spec.gated and spec.norm == "none" and spec.space.kind == "round"
+    plain = spec.activation in HOMOGENEOUS and not spec.gated and spec.norm == "none" and not spec.space.uneven
     return plain and spec.init in GAUSSIAN_INITS
 
 
