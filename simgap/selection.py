@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simgap.checks import nearest
-from simgap.null_names import check_null_of_layer
+from simgap.null_names import OF_LAYERS, check_null_of_layer
 from simgap.quantities import READINGS, ROUTED, SHARED, SITES, WEIGHT_KINDS, Quantity, chosen_names
 from simgap.sources import Needs
 from simgap.specs import LayerSpec
@@ -122,7 +122,8 @@ def select(
         every if names is every else chosen_names(argument, names, every)
         for argument, names, every in (("sites", sites, SITES), ("readings", readings, READINGS), ("weights", weights, WEIGHT_KINDS))
     )
-    check_null_of_layer(null)
+    if null not in OF_LAYERS:
+        check_null_of_layer(null)
     if quantities is not None:
         if metrics is not None:
             raise ValueError("metrics, quantities: expected one of the two, got both")
