@@ -125,7 +125,10 @@ def build_parser() -> Parser:
         command.add_argument("--metrics", nargs="+", metavar="NAME", help="all quantities of these (weight_overlap, routing, ...)")
         command.add_argument("--quantities", nargs="+", metavar="TEXT", help='only these, such as "activation_mso mean output"')
         command.add_argument("--null", metavar="NAME", default="law", help=f"{NULL} (default: law)")
-        if run is run_predict:
+        if run is run_measure:
+            text = "say where the overlap of outputs on a token comes from, on the first trial"
+            command.add_argument("--explain", action="store_true", help=text)
+        else:
             command.add_argument("--hypotheses", action="store_true", help="say what each law rests on")
     _add_judge(commands)
     _add_explain(commands)
@@ -239,7 +242,7 @@ def run_measure(options: argparse.Namespace) -> int:
     chosen = _chosen(options)
     key = spec.key()
     quiet = options.json or not sys.stderr.isatty()
-    measured = measure(spec, **run.to_dict(), **chosen, progress=not quiet)
+    measured = measure(spec, **run.to_dict(), **chosen, progress=not quiet, explain=options.explain)
     predicted = predict(spec, tokens=run.tokens, trials=run.trials, **chosen)
     calibration = calibrate(measured, predicted)
     if spec.key() != key:

@@ -35,7 +35,8 @@ class Gap(Generic[V]):
     experts over their routed tokens), "token" (co-activated experts on a token), "all" (every pair of routed experts on every token); site:
     pre, hidden, normed, output. gap: activation "mean"/"output" minus weight "up"; ratio: of those means. shared holds the pairs of a
     routed with a shared expert in the same shape, None without shared experts. routing: load (share of each expert), idle experts and
-    dropped tokens, when measured. null: the name of what the values are held against.
+    dropped tokens, when measured. null: the name of what the values are held against. explanation: where the
+    overlap of outputs on a token comes from, an `Explanation` of the first trial, where `measure` was asked for it.
     """
 
     spec: LayerSpec
@@ -44,6 +45,7 @@ class Gap(Generic[V]):
     routing: dict[str, Any] = field(default_factory=dict)
     side: str = ROUTED
     null: str = "law"
+    explanation: Any = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, name: str | Quantity) -> V:
         """The value of a quantity, or of its text. Raises ValueError for one that is not here."""
@@ -114,6 +116,8 @@ class Gap(Generic[V]):
             plain["shared"] = self.shared.as_dict()
         if self.routing:
             plain["routing"] = self.routing
+        if self.explanation is not None:
+            plain["explanation"] = self.explanation.as_dict()
         return plain
 
 

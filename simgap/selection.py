@@ -4,7 +4,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from simgap.checks import nearest
@@ -50,11 +50,12 @@ def by_metric(quantities: tuple[Quantity, ...]) -> tuple[tuple[Any, tuple[Quanti
 class Selection:
     """asked: the quantities of routed experts that a user wants, in the order of a Gap. observed: those that a source must be looked at
     for: the asked ones that are not derived from others, and what the derived ones are made of where nothing else says. null: the name of
-    what they are held against."""
+    what they are held against. kept: sites whose vectors are kept of the first trial as well."""
 
     asked: tuple[Quantity, ...]
     observed: tuple[Quantity, ...]
     null: str = "law"
+    kept: tuple[str, ...] = ()
 
     @functools.cached_property
     def texts(self) -> list[str]:
@@ -66,7 +67,8 @@ class Selection:
 
     def needs(self, spec: LayerSpec) -> Needs:
         """What all metrics together look at in a layer."""
-        return needs_of(spec, self.of(spec))
+        needs = needs_of(spec, self.of(spec))
+        return replace(needs, sites=tuple(site for site in SITES if site in (*needs.sites, *self.kept))) if self.kept else needs
 
     def sides(self, spec: LayerSpec) -> list[Quantity]:
         """The asked quantities of a layer: of its routed experts, then those of pairs with its shared ones."""

@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from simgap.notebook import text
 
 LEAST_P = 1e-300
+# Of a verdict: one in a thousand.
+LEVEL = 1e-3
 
 
 @dataclass(frozen=True)

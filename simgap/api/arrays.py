@@ -21,9 +21,9 @@ from torch import Tensor
 from simgap.api.as_tensor import as_tensor
 from simgap.api.measured_arrays import source_of
 from simgap.api.memory_maps import refuse_truncated
-from simgap.api.named_null import DRAWN, SIGNED, UNSEEN, by_name, check_draws, needed_by, promoted, unused_by
+from simgap.api.named_null import DRAWN, SIGNED, UNSEEN, by_name, check_draws, needed_by, unused_by
 from simgap.api.other_token import by_other_tokens, labels_of, on_other_tokens, verdict_of_tokens
-from simgap.api.overlap import Overlap, SignNull, verdict
+from simgap.api.overlap import Overlap, SignNull, promoted, verdict
 from simgap.api.pair_table import MOST_PAIRS, PairTable
 from simgap.api.renumbered import units_axis, verdict_of_orders, with_renumbered
 from simgap.api.routed_vectors import RoutedVectors

@@ -14,7 +14,7 @@ import numpy as np
 from simgap import machine
 from simgap.api.plan import DEFAULT, Plan, check_memory, plan_of
 from simgap.moe import Draw, Layer, Streaming, Weights, even_groups, open_inputs, plan_block, plan_stream, shape, simulate
-from simgap.observe import observe
+from simgap.observe import Keeper, observe
 from simgap.quantities import ROUTED, Quantity
 from simgap.results import Gap
 from simgap.selection import Selection, metric_of, metrics
@@ -85,8 +85,10 @@ def sums_of(
     selection: Selection,
     prepare: Callable[[Weights], Weights] | None = None,
     progress: Callable[[float], object] | None = None,
+    keeper: Keeper | None = None,
 ) -> list[Sums]:
-    """`measure_batch`, with the prepare and progress of `measure`: prepare for a lone request, as weights do not say whose they are."""
+    """`measure_batch`, with the prepare and progress of `measure`: prepare for a lone request, as weights do not say whose they are.
+    keeper: is shown the blocks of the first group of trials."""
     if not requests:
         return []
     if len(requests) > 1 and len({batch_key(request.spec, request.run) for request in requests}) > 1:
@@ -97,7 +99,7 @@ def sums_of(
     specs = [request.spec for request in requests]
     order = sorted(range(len(specs)), key=lambda at: (specs[at].init, specs[at].init_correlation, specs[at].activation))
     asked = [requests[at] for at in order]
-    groups = _measured(asked, selection, prepare, progress)
+    groups = _measured(asked, selection, prepare, progress, keeper)
     layers = cut(groups, [request.first for request in asked], [request.trials for request in asked])
     return [sums for _, sums in sorted(zip(order, layers, strict=True), key=lambda pair: pair[0])]
 
@@ -107,6 +109,7 @@ def _measured(
     selection: Selection,
     prepare: Callable[[Weights], Weights] | None = None,
     progress: Callable[[float], object] | None = None,
+    keeper: Keeper | None = None,
 ) -> list[GroupSums]:
     """The sums of all trials of the requests, one after the other, in groups that fit the budget and share the threads."""
     first = requests[0].run
@@ -129,7 +132,8 @@ def _measured(
             if tokens is None:
                 cuts = _cut(specs[0], run, plan, layer, workers, beside)
                 tokens, at_once = cuts.tokens, cuts.workers if plan.streamed else threads
-            sums = observe(layer, plan.quantities, Work(shared_by(at_once), at_once), tokens, progress if plan.streamed else None)
+            work, tell = Work(shared_by(at_once), at_once), progress if plan.streamed else None
+            sums = observe(layer, plan.quantities, work, tokens, tell, keeper if group.start == 0 else None)
             if progress is not None and not plan.streamed:
                 progress(len(group))
             return sums

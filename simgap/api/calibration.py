@@ -17,7 +17,7 @@ from simgap.nulls.prediction import SUPPOSES
 from simgap.quantities import ROUTED, Quantity
 from simgap.results import Gap
 from simgap.settings import numpy_settings
-from simgap.stats import Estimate, least_p, normal_p, p_text, student_p, two_sided_p
+from simgap.stats import LEVEL, Estimate, least_p, normal_p, p_text, student_p, two_sided_p
 from simgap.theory import calibrated as laws
 from simgap.theory.gap_law import gap_p, ratio_p
 from simgap.theory.mso_law import mso_distribution
@@ -25,8 +25,6 @@ from simgap.theory.pearson import Distribution, Standard, matched_law
 from simgap.theory.sign_flips import LEAST_SKEW
 
 NO_SPREAD = "no spread is known: one trial, and no law for the sd"
-# Of the verdict: one in a thousand.
-LEVEL = 1e-3
 # A squared cosine of exactly 0 may be any that round-off leaves nothing of.
 ROUND_OFF = float(np.finfo(np.float64).eps) ** 2
 

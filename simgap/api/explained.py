@@ -25,7 +25,7 @@ from simgap.api.memory_maps import refuse_truncated
 from simgap.api.other_token import SECOND_LEVEL, doubts, labels_of
 from simgap.api.routed_vectors import RoutedVectors
 from simgap.api.rungs import Spread, tables
-from simgap.nulls.other_token import Elsewhere, Labels, elsewhere, judged, of_gains
+from simgap.nulls.other_token import Elsewhere, Labels, elsewhere, judged, of_gains, sizes_do_more
 from simgap.overlaps import OtherTokens, TokenPairs, Whitening, common_mean, entries_of, other_tokens, own_of
 from simgap.overlaps.memory import AT_ONCE, tokens_at
 from simgap.overlaps.one_expert import GROUPS
@@ -121,7 +121,7 @@ def explain(
     if compared < shared:
         notes.append(f"{compared:,} of {shared:,} pairs of vectors were compared")
     notes += [doubt] if doubt else []
-    unequal = alike.over_pairs(alike.other) - raw.plain.over_pairs(raw.plain.other) > gain
+    unequal = sizes_do_more(alike, raw.plain)
     said = in_words(tuple(rows), width, p, z, SECOND_LEVEL, unequal) + beside
     correlation = None
     if act is not None:

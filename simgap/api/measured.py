@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 from simgap.api.batch import Request, gathered, sums_of
+from simgap.api.explained_layer import KeptVectors, check_explained, explained_layer
 from simgap.moe import Weights
 from simgap.quantities import READINGS, SITES, WEIGHT_KINDS
 from simgap.results import Gap
@@ -34,6 +36,7 @@ def measure(
     null: str = "law",
     prepare: Callable[[Weights], Weights] | None = None,
     progress: Callable[[float], object] | bool = False,
+    explain: bool = False,
 ) -> Gap[Estimate]:
     """Simulate `trials` independent layers of a spec on fresh tokens and measure every overlap: a Gap of Estimates.
 
@@ -44,6 +47,8 @@ def measure(
 
     Trials are the sample: each mean is over trials, and sem says how far another set of layers and tokens would move it. prepare takes the
     drawn Weights of a group of trials and returns those to use (weights of other trials must not enter, or the memory budget would).
+    explain: tell where the overlap of outputs on a token comes from, by `sg.explain` of the routed experts' outputs on the first trial,
+    those that are measured; result.explanation, printed below the table. Tokens are of documents of spec.inputs.document_tokens.
     progress=True shows a bar on stderr; a function is called with the trials just finished, of a streamed layer in fractions. The same
     request gives the same bits on a CPU of one model with one set of library versions, whatever the memory budget and the number of threads
     (torch.set_num_threads).
@@ -54,7 +59,8 @@ def measure(
     are drawn whole, and prepared ones must fit. Where the budget has little room to spare, freed arrays go back to the system at once
     (glibc's mallopt, which acts on the whole process; with a MALLOC_ variable set it is let be).
 
-    Raises ValueError naming the argument for a request that cannot be met: an absent device, too small a budget, a bad file of inputs,
+    Raises ValueError naming the argument for a request that cannot be met: an absent device, too small a budget, a bad file of inputs, a
+    layer whose outputs cannot be explained (top_k = 1, fewer than 5 experts, one document),
     a name of a site, reading, matrix, metric or quantity that does not exist, vectors that are not finite.
     """
     if not isinstance(spec, LayerSpec):
@@ -63,9 +69,13 @@ def measure(
         raise ValueError(f"prepare: expected a function of the weights, got {type(prepare).__name__}")
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
     selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights, null=null)
+    check_explained(explain, spec, run)
+    keeper = KeptVectors() if explain else None
+    selection = replace(selection, kept=keeper.sites) if keeper else selection
     with nullcontext(progress or None) if callable(progress) or not progress else _bar(run.trials) as tell:
-        (sums,) = sums_of([Request(spec, run)], selection, prepare, tell)
-    return gathered(spec, run, sums, selection)
+        (sums,) = sums_of([Request(spec, run)], selection, prepare, tell, keeper)
+    measured = gathered(spec, run, sums, selection)
+    return replace(measured, explanation=explained_layer(spec, run, keeper)) if keeper else measured
 
 
 @contextmanager

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from simgap.api.array_source import ArraySource
-from simgap.api.calibration import LEVEL, within_error
-from simgap.api.overlap import Overlap, SecondNull, too_few_draws
+from simgap.api.calibration import within_error
+from simgap.api.overlap import Overlap, too_few_draws
 from simgap.checks import shown
 from simgap.nulls import Prediction, nulls_of_arrays
 from simgap.quantities import Quantity
 from simgap.selection import Selection
 from simgap.sources import Work
-from simgap.stats import LEAST_P
+from simgap.stats import LEAST_P, LEVEL
 from simgap.theory.pearson import matched_law
 from simgap.theory.sign_flips import upper_p
 from simgap.threads import pool
@@ -73,12 +73,6 @@ def by_name(overlap: Overlap, null: str, source: ArraySource, quantity: Quantity
     return replace(
         overlap, **values, name=null, supposes=prediction.supposes.rstrip(","), verdict=said, beside=(), elsewhere=None, table=None
     )
-
-
-def promoted(overlap: Overlap, second: SecondNull, said: str) -> Overlap:
-    """An overlap beside its second null alone."""
-    values = {name: getattr(second, name) for name in ("null", "null_sd", "excess", "z", "p", "draws", "name", "supposes")}
-    return replace(overlap, **values, verdict=said + (f" ({second.doubt})" if second.doubt else ""), beside=(), elsewhere=None)
 
 
 def _verdict(p: float, more: str, draws: int) -> str:

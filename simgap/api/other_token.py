@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from simgap.api.as_tensor import as_labels
-from simgap.api.calibration import LEVEL
-from simgap.api.named_null import promoted
-from simgap.api.overlap import BLIND, Overlap, SecondNull, too_few_draws
+from simgap.api.overlap import BLIND, Overlap, SecondNull, promoted, too_few_draws
 from simgap.api.pair_table import FEWEST_PAIRS, MOST_PAIRS, PairTable, median
-from simgap.nulls.other_token import Labels, elsewhere, judged, of_gains
-from simgap.overlaps import OtherTokens, Sketches, other_tokens
+from simgap.nulls.other_token import Labels, elsewhere, judged, of_gains, sizes_do_more
+from simgap.overlaps import OtherTokens, Sketches, TokenPairs, other_tokens
 from simgap.overlaps.memory import tokens_at
 from simgap.overlaps.rectified import some_columns
 from simgap.seeding import stream
+from simgap.stats import LEVEL
 from simgap.theory.other_tokens import ID, least_p
 from simgap.threads import Map
 
@@ -73,20 +71,18 @@ def on_other_tokens(
     if isinstance(looked, str):
         return OnTokens(None, looked)
     found = looked.found
-    table = _table(found, sketches, experts, exists, numbers) if len(found.count) <= MOST_PAIRS else None
+    table = _table(found, sketches, looked.pairs, numbers) if len(found.count) <= MOST_PAIRS else None
     null = of_gains(found, labels)
     if null.mean is None or null.sd is None:
         return OnTokens(None, null.why, table)
     gain, z, p = judged(found, null)
-    # Sizes are known up to an error, so that what they explain is not all that they do.
-    of_sizes = 0.0
+    unequal = False
     if p <= SECOND_LEVEL:
-        plain = other_tokens(vectors, looked.pairs, labels.documents, None, labels.strata, task_map)
-        of_sizes = null.mean - plain.over_pairs(plain.other)
+        unequal = sizes_do_more(found, other_tokens(vectors, looked.pairs, labels.documents, None, labels.strata, task_map))
     excess = (null.mean + gain) / null.mean if null.mean else 1.0
     doubt = doubts(vectors, exists)
     second = SecondNull("other_token", null.mean, null.sd, excess, z, p, null.supposes, UNSEEN, ID, 0, doubt)
-    return OnTokens(second, "", table, of_sizes > gain, labels.documents is not None)
+    return OnTokens(second, "", table, unequal, labels.documents is not None)
 
 
 def verdict_of_tokens(overlap: Overlap, found: OnTokens, elsewhere: float | None) -> str:
@@ -143,13 +139,11 @@ def _named(few: list[tuple[int, int]]) -> str:
     return f"experts {few[0][0]} and {few[0][1]}{others}" if few else ""
 
 
-def _table(
-    found: OtherTokens, sketches: Sketches, experts: Int[np.ndarray, "n k"], exists: Bool[np.ndarray, "n k"], numbers: Int[np.ndarray, " E"]
-) -> PairTable:
+def _table(found: OtherTokens, sketches: Sketches, pairs: TokenPairs, numbers: Int[np.ndarray, " E"]) -> PairTable:
     signs = np.full((3, len(found.count)), math.nan)
-    if sketches.groups == found.experts:
+    if sketches.groups == found.experts and pairs.met is not None:
         # Each pair of experts has a sketch of its own, of all tokens on which it meets.
-        met = _meetings(experts, exists, found.experts)[tuple(found.named.T)]
+        met = pairs.met[tuple(found.named.T)]
         whole = met == found.count
         mean, variance, third = sketches.of_pairs(found.named)[:, whole]
         skew = np.divide(third, variance**1.5, out=np.zeros(len(third)), where=variance > 0)
@@ -170,16 +164,6 @@ def _spread(found: OtherTokens) -> Float[np.ndarray, " P"]:
         larger = median(np.divide(apart, total, out=np.zeros(len(apart)), where=total > 0)) > CHI_SQUARE_MEDIAN
         least, most = (middle, most) if larger else (least, middle)
     return np.sqrt(least + of_tokens)
-
-
-def _meetings(experts: Int[np.ndarray, "n k"], exists: Bool[np.ndarray, "n k"], count: int) -> Int[np.ndarray, "E E"]:
-    """On how many tokens each two experts meet."""
-    met = np.zeros(count * count, np.int64)
-    for i, j in combinations(range(experts.shape[1]), 2):
-        both = exists[:, i] & exists[:, j]
-        low, high = np.minimum(experts[both, i], experts[both, j]), np.maximum(experts[both, i], experts[both, j])
-        met += np.bincount(low * count + high, minlength=count * count)
-    return met.reshape(count, count)
 
 
 def doubts(vectors: Float[Tensor, "*tokens k width"], exists: Bool[np.ndarray, "n k"]) -> str:

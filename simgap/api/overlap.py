@@ -1,16 +1,15 @@
 """A user's own overlap beside what signs alone would make of it, and the words for it."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from jaxtyping import Float
 from numpy import ndarray
 
 from simgap import notebook
-from simgap.api.calibration import LEVEL
 from simgap.api.pair_table import MOST_PAIRS, PairTable
-from simgap.stats import LEAST_P
+from simgap.stats import LEAST_P, LEVEL
 from simgap.theory.sign_flips import upper_p
 
 Kind = Literal["weights", "means", "tokens", "unnamed"]
@@ -138,6 +137,12 @@ class Overlap:
         if self.table is None:
             raise ValueError(f"pairs: no table of them: {'more than 524,288' if self.pairs > MOST_PAIRS else NO_TABLE}")
         return self.table
+
+
+def promoted(overlap: Overlap, second: SecondNull, said: str) -> Overlap:
+    """An overlap beside its second null alone."""
+    values = {name: getattr(second, name) for name in ("null", "null_sd", "excess", "z", "p", "draws", "name", "supposes")}
+    return replace(overlap, **values, verdict=said + (f" ({second.doubt})" if second.doubt else ""), beside=(), elsewhere=None)
 
 
 @dataclass(frozen=True)

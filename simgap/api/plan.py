@@ -103,7 +103,18 @@ def memory_needed(spec: LayerSpec, run: RunSpec, selection: Selection = DEFAULT,
 def kept_of(spec: LayerSpec, run: RunSpec, selection: Selection, streamed: bool = False) -> int:
     """Bytes that are kept of all trials of a run."""
     group = 1 if streamed else group_size(spec, run, selection.needs(spec).every)
-    return kept_bytes(spec, run.trials, len(selection.of(spec)) * (2 if spec.n_shared_experts else 1), group)
+    of_trials = kept_bytes(spec, run.trials, len(selection.of(spec)) * (2 if spec.n_shared_experts else 1), group)
+    return of_trials + len(selection.kept) * kept_vectors_bytes(spec, run)
+
+
+def kept_vectors_bytes(spec: LayerSpec, run: RunSpec) -> int:
+    """Bytes of one trial's output vectors and their routing, twice: block by block, and whole."""
+    return 2 * run.tokens * most_slots(spec) * (spec.d_model * (8 if run.dtype == "float64" else 4) + 8)
+
+
+def most_slots(spec: LayerSpec) -> int:
+    """The most experts that a token of a layer may have."""
+    return spec.n_experts if spec.router.kind == "expert_choice" else spec.top_k
 
 
 def why_whole(spec: LayerSpec, prepared: bool = False) -> str:

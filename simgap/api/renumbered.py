@@ -6,12 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from simgap.api.calibration import LEVEL
 from simgap.api.overlap import SPACE, Overlap, SecondNull, too_few_draws
 from simgap.checks import whole_number
 from simgap.nulls.renumbered import Renumbered
 from simgap.overlaps import order_sums, units_first
-from simgap.stats import LEAST_P
+from simgap.stats import LEAST_P, LEVEL
 from simgap.theory import renumbered
 from simgap.threads import Map
 

@@ -55,7 +55,7 @@ def elsewhere(
         return f"more than {MOST_EXPERTS} experts, whose pairs are not held in one table"
     if documents is not None and (documents == documents[0]).all():
         return "all tokens are of one document"
-    pairs = TokenPairs.of(experts, exists, count, max(2, SAMPLED // vectors.shape[-1]))
+    pairs = TokenPairs.of(experts, exists, count, max(2, SAMPLED // vectors.shape[-1]), counted=True)
     order = size_order(vectors, pairs, exists, work)
     found = other_tokens(vectors, pairs, documents, order, labels.strata, work)
     if not len(found.count):
@@ -87,6 +87,12 @@ def other_token(source: Any, observed: tuple[Quantity, ...], work: Work, draws: 
     found = elsewhere(source.vectors, np.maximum(experts, 0), experts >= 0, source.spec.n_experts, source.labels, work.task_map)
     null = Prediction.missing(f"null = other_token: {found}") if isinstance(found, str) else of_gains(found.found, source.labels)
     return dict.fromkeys(asked, null)
+
+
+def sizes_do_more(alike: Any, plain: Any) -> bool:
+    """Whether tokens of unequal size add more than is left beyond others of like size: sizes are known up to an error, so that what they
+    explain is not all that they do. plain: the same pairs on any other tokens."""
+    return bool(alike.over_pairs(alike.other) - plain.over_pairs(plain.other) > alike.over_pairs(alike.gains))
 
 
 def judged(found: Any, null: Prediction) -> tuple[float, float, float]:

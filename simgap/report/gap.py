@@ -1,6 +1,6 @@
 """A gap as a table: measured, null, excess and z side by side. What prints it, in a terminal, a notebook and a frame."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simgap.api.calibration import Comparison, calibrate, nulls_of, row, sentence
 from simgap.notebook import table
@@ -17,16 +17,17 @@ HEADER = ("quantity", "measured", "null", "kind", "excess", "z", "p")
 
 
 class Shown(NamedTuple):
-    """The cells of a table, its header first, and the lines below it."""
+    """The cells of a table, its header first, the lines below it, and what else is shown below them."""
 
     rows: list[tuple[str, ...]]
     notes: list[str]
+    below: Any = None
 
     def __str__(self) -> str:
-        return "\n".join(aligned(self.rows) + self.notes)
+        return "\n".join(aligned(self.rows) + self.notes + ([] if self.below is None else ["", str(self.below)]))
 
     def html(self) -> str:
-        return table(self.rows, self.notes)
+        return table(self.rows, self.notes) + ("" if self.below is None else self.below._repr_html_())
 
 
 def shown(gap: Gap) -> Shown:
@@ -44,7 +45,7 @@ def shown(gap: Gap) -> Shown:
             if c.dropped:
                 notes.append(f"{_name(quantity)}: {c.dropped} pairs left out ({c.dropped_at})")
         notes += _supposed(gap) + _reasons(missing) + _routing(gap)
-        return Shown([("quantity", "value", "null", "excess", "z", "p"), *rows], notes)
+        return Shown([("quantity", "value", "null", "excess", "z", "p"), *rows], notes, gap.explanation)
     nulls = nulls_of(gap)
     return gap_table(gap, nulls, calibrate(gap, nulls))
 
@@ -79,7 +80,7 @@ def gap_table(measured: Gap[Estimate], predicted: Gap[Prediction], calibration: 
             notes.append(f"{name}: {value.dropped} pairs left out ({value.dropped_at})")
     notes += _named(measured) + _routing(measured)
     said = [sentence(measured, calibration)] if "output" in measured.activation_mso.get("mean", {}) else []
-    return Shown(rows, [*notes, *_reasons(missing), *said])
+    return Shown(rows, [*notes, *_reasons(missing), *said], measured.explanation)
 
 
 def prediction_table(predicted: Gap[Prediction], hypotheses: bool = False) -> Shown:

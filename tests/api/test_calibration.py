@@ -9,10 +9,10 @@ import torch
 from scipy import stats as oracle
 
 import simgap as sg
-from simgap.api.calibration import LEVEL, Asked, Comparison, compare, compare_all, is_overlap, sentence, verdict
+from simgap.api.calibration import Asked, Comparison, compare, compare_all, is_overlap, sentence, verdict
 from simgap.nulls import Prediction, mean_overlap, null_of, vector_overlap, weight_overlap
 from simgap.quantities import READINGS, ROUTED, SHARED, SITES, Quantity
-from simgap.stats import Estimate, moment_matched_p
+from simgap.stats import LEVEL, Estimate, moment_matched_p
 from simgap.theory.gap_law import gap_p, ratio_p
 from simgap.theory.mso_law import mso_distribution, mso_p
 from simgap.theory.pearson import matched_law

@@ -51,3 +51,15 @@ def test_a_sample_is_part_of_all():
     found = {(*some.names(at), int(some.tokens[at])) for at in range(20)}
     assert len(found) == 20
     assert found <= brute_meetings(routing, there)
+
+
+def test_meetings_are_counted_of_all_pairs_though_few_are_drawn():
+    rng = np.random.default_rng(7)
+    routing = rng.random((90, 6)).argsort(1)[:, :3]
+    there = rng.random((90, 3)) < 0.8
+    expected = np.zeros((6, 6), int)
+    for left, right, _ in brute_meetings(routing, there):
+        expected[left, right] += 1
+    assert (TokenPairs.of(routing, there, 6, 10, counted=True).met == expected).all()
+    assert (TokenPairs.of(routing, there, 6, counted=True).at(np.arange(5)).met == expected).all()
+    assert TokenPairs.of(routing, there, 6).met is None
