@@ -162,7 +162,7 @@ def test_what_says_nothing_is_not_judged():
 
 
 def test_no_table_says_why():
-    with pytest.raises(ValueError, match=r"^pairs: no table of them: vectors on tokens need routing="):
+    with pytest.raises(ValueError, match=r"^pairs: no table of them: null='law' has one, of vectors on tokens with routing="):
         sg.token_mso(np.random.default_rng(5).standard_normal((20, 2, 4))).by_pair()
     with pytest.raises(ValueError, match=r"^n: expected a whole number, at least 1, got 0"):
         sg.weight_mso(np.random.default_rng(5).standard_normal((4, 4))).top(0)
