@@ -22,7 +22,8 @@ from simgap.api.explanation import (
     whitened_in_words,
 )
 from simgap.api.memory_maps import refuse_truncated
-from simgap.api.other_token import SECOND_LEVEL, doubts, labels_of
+from simgap.api.other_token import SECOND_LEVEL, doubts, labels_of, standing_out_in_words, table_of
+from simgap.api.pair_table import MOST_PAIRS
 from simgap.api.routed_vectors import RoutedVectors
 from simgap.api.rungs import Spread, tables
 from simgap.nulls.other_token import Elsewhere, Labels, elsewhere, judged, of_gains, sizes_do_more
@@ -53,6 +54,7 @@ def explain(
     rung is the overlap on a token. Beside them: one expert on two tokens, tr(S_e^2). *Whitened* is the same from the shared space up, after
     the second moment of other experts has made the space round (law T4): it sees what outlier coordinates hide, and less where there are
     none. Its null is its own shared space, never 1/width, and it is uncalibrated: its error rates were seen in a few simulations only.
+    `top(reading="whitened")` lists the pairs of experts that stand out.
 
     vectors: (..., k, width) array, memory map or tensor, k >= 2. routing: (..., k) integers, which expert each came from, -1 for none.
     documents, strata: (...) integers, as for `token_mso`: other tokens are of other documents and of the same stratum. mask: (...) or
@@ -108,12 +110,17 @@ def explain(
         notes.append(f"{MEAN}: left out, {f'it takes {GROUPS} documents' if math.isnan(mean.value) else 'lost in its error'}")
     gain, z, p = judged(alike, null)
     beside, white_z, white_p = "", None, None
+    pair_tables = {"raw": table_of(alike, numbers)} if len(alike.count) <= MOST_PAIRS else {}
     if isinstance(white, str):
         notes.append(f"whitened: left out, {white}")
     else:
         rows += _ladder("whitened", white, None, width)
         _, white_z, white_p = judged(white.alike, of_gains(white.alike, labels))
+        if len(white.alike.count) <= MOST_PAIRS:
+            pair_tables["whitened"] = table_of(white.alike, numbers)
         beside = f" {whitened_in_words(tuple(rows), white_z, white_p)}"
+        if few := standing_out_in_words(pair_tables.get("whitened")):
+            beside += f' Whitened, {few} stand out from all pairs: .top(reading="whitened") lists them.'
     if labels.documents is None:
         notes.append("each token counts as its own document: pass documents= where tokens come in some")
     shared = int((exists.sum(1) * (exists.sum(1) - 1) // 2).sum())
@@ -121,8 +128,10 @@ def explain(
     if compared < shared:
         notes.append(f"{compared:,} of {shared:,} pairs of vectors were compared")
     notes += [doubt] if doubt else []
-    unequal = sizes_do_more(alike, raw.plain)
-    said = in_words(tuple(rows), width, p, z, SECOND_LEVEL, unequal) + beside
+    said = in_words(tuple(rows), width, p, z, SECOND_LEVEL, sizes_do_more(alike, raw.plain))
+    if few := standing_out_in_words(pair_tables.get("raw")):
+        said += f" Of single pairs {few} stand out: .top() lists them."
+    said += beside
     correlation = None
     if act is not None:
         measured = next(rung.value for rung in rows if rung.name == TOKEN)
@@ -132,7 +141,9 @@ def explain(
         except ValueError as error:
             notes.append(f"correlation: left out, {str(error).partition(': ')[2]}")
     met = len(np.unique(alike.named))
-    return Explanation(tuple(rows), said, gain, null.sd, z, p, met, width, compared, tuple(notes), white_z, white_p, correlation)
+    return Explanation(
+        tuple(rows), said, gain, null.sd, z, p, met, width, compared, tuple(notes), white_z, white_p, correlation, pair_tables
+    )
 
 
 class _Reading(NamedTuple):

@@ -1,11 +1,13 @@
 """Why an overlap is what it is: a ladder from a round space to the measured value, and what it says in plain words."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simgap.api.pair_table import PairTable
 from simgap.stats import p_text
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Explanation:
     independent experts, and its upper tail (law T3), of the vectors as they are. experts, width, pairs: experts that meet, the space, and
     pairs of vectors that were compared. notes: what was left out, and doubts. whitened_z, whitened_p: z and p of the whitened reading, None
     where it is left out; uncalibrated. correlation: of pre-activations that gives this overlap, where an activation was named (law L2).
+    tables: of each reading, what `by_pair` and `top` show.
     """
 
     rows: tuple[Rung, ...]
@@ -56,6 +59,7 @@ class Explanation:
     whitened_z: float | None = None
     whitened_p: float | None = None
     correlation: float | None = None
+    tables: Mapping[str, PairTable] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> Rung:
         """The rung of that name, of the vectors as they are; "whitened on a token" for the other reading. KeyError where there is none."""
@@ -68,6 +72,20 @@ class Explanation:
         """The rungs of a reading, from the lowest to the measured overlap."""
         return tuple(rung for rung in self.rows if rung.reading == reading and rung.name != OWN)
 
+    def by_pair(self, reading: str = "raw") -> "DataFrame":
+        """A pandas row to each pair of experts, as of `Overlap.by_pair`, by what they overlap on tokens and on others of like size; own_p
+        is not known. reading: "raw" or "whitened". Raises ValueError for a reading that there is not."""
+        return self._table(reading).frame()
+
+    def top(self, n: int = 10, reading: str = "raw") -> "DataFrame":
+        """The n rows of `by_pair` with the highest scores."""
+        return self._table(reading).top(n)
+
+    def _table(self, reading: str) -> PairTable:
+        if reading not in self.tables:
+            raise ValueError(f"reading: expected {' or '.join(self.tables) or 'none, since there are too many pairs'}, got {reading!r}")
+        return self.tables[reading]
+
     def __str__(self) -> str:
         return str(_report().shown(self))
 
@@ -76,7 +94,7 @@ class Explanation:
 
     def as_dict(self) -> dict[str, Any]:
         """Every field by its name, in plain Python values."""
-        return {each.name: getattr(self, each.name) for each in fields(self)} | {
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "tables"} | {
             "rows": [asdict(rung) for rung in self.rows],
             "notes": list(self.notes),
         }

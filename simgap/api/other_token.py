@@ -25,6 +25,9 @@ from simgap.threads import Map
 # them less.
 SECOND_LEVEL = 1e-2
 UNSEEN = "a residual or shared expert in the vectors"
+# Of at most 1: beyond it independent experts look much like copies, and near copies like independent experts.
+MOST_SEEN = 0.5
+HIDDEN = "few directions are nearly all of these vectors, and what is alike behind them is hardly seen: sg.explain whitens them"
 # Tokens that are looked at for what would mislead; so many that repeat others are a doubt; how much larger than the median one is massive.
 LOOKED_AT, REPEATED, MASSIVE = 4096, 0.01, 10.0
 # Of one degree of freedom; and steps towards the spread of experts, to a few thousandths of it.
@@ -90,12 +93,12 @@ def verdict_of_tokens(overlap: Overlap, found: OnTokens, elsewhere: float | None
     if too_few := too_few_draws(overlap.p, overlap.draws):
         return too_few
     p, excess, second = overlap.p, overlap.excess, found.second
-    few = [] if found.table is None else found.table.standing_out(SECOND_LEVEL)
-    named = _named(few)
+    named = standing_out_in_words(found.table)
     if p > LEVEL:
         alone = f", by signs alone: {found.why}" if second is None else ""
-        nothing = f"nothing to explain{' in the mean' if few else ''} at the level {LEVEL:g}{alone}"
-        return f"{nothing}, but {named} stand out from all pairs: .top() lists them" if few else nothing
+        nothing = f"nothing to explain{' in the mean' if named else ''} at the level {LEVEL:g}{alone}"
+        nothing += f", but {named} stand out from all pairs: .top() lists them" if named else ""
+        return nothing + (f"; {HIDDEN}" if overlap.null > MOST_SEEN else "")
     if second is None:
         alone = f"cannot tell experts that are alike from {BLIND['tokens']}: {found.why}"
         return f"{alone}; {named} stand out" if named else alone
@@ -114,7 +117,7 @@ def by_other_tokens(overlap: Overlap, found: OnTokens) -> Overlap:
     """An overlap beside other tokens and nothing else. ValueError where they say nothing."""
     if found.second is None:
         raise ValueError(f"null: 'other_token' is not to be had of these arrays: {found.why}")
-    named = "" if found.table is None else _named(found.table.standing_out(SECOND_LEVEL))
+    named = standing_out_in_words(found.table)
     said = f"nothing to explain{' in the mean' if named else ''} at the level {SECOND_LEVEL:g}"
     if found.second.p <= SECOND_LEVEL:
         said = _beyond_other_tokens(found, named)
@@ -133,8 +136,9 @@ def _beyond_other_tokens(found: OnTokens, named: str, both: str = "") -> str:
     return f"more than a shared space, bias or W_down gives{both}{where}; {UNSEEN} would do this too{tokens}"
 
 
-def _named(few: list[tuple[int, int]]) -> str:
-    """The pairs that stand out, in words."""
+def standing_out_in_words(table: PairTable | None) -> str:
+    """The pair of experts that stands out most, and how many others do; nothing where none does."""
+    few = [] if table is None else table.standing_out(SECOND_LEVEL)
     others = f" and {len(few) - 1} other pair{'s' if few[2:] else ''}" if few[1:] else ""
     return f"experts {few[0][0]} and {few[0][1]}{others}" if few else ""
 
@@ -148,7 +152,14 @@ def _table(found: OtherTokens, sketches: Sketches, pairs: TokenPairs, numbers: I
         mean, variance, third = sketches.of_pairs(found.named)[:, whole]
         skew = np.divide(third, variance**1.5, out=np.zeros(len(third)), where=variance > 0)
         signs[:, whole] = mean / met[whole], variance / met[whole].astype(float) ** 2, skew
-    return PairTable(numbers[found.named], found.count, found.same, found.other, _spread(found), found.error, signs)
+    return table_of(found, numbers, signs)
+
+
+def table_of(found: OtherTokens, numbers: Int[np.ndarray, " E"], signs: Float[np.ndarray, "3 P"] | None = None) -> PairTable:
+    """Every pair of experts that has other tokens; numbers: the experts' own. signs: of `PairTable`, not known where they are None."""
+    unknown = np.full((3, len(found.count)), math.nan)
+    named, spread = numbers[found.named], _spread(found)
+    return PairTable(named, found.count, found.same, found.other, spread, found.error, unknown if signs is None else signs)
 
 
 def _spread(found: OtherTokens) -> Float[np.ndarray, " P"]:

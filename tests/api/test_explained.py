@@ -253,3 +253,24 @@ def test_a_named_activation_tells_how_pre_activations_correlate():
     assert any(note.startswith("correlation: left out, no correlation gives an overlap as small as") for note in small.notes)
     with pytest.raises(ValueError, match=r"^activation: expected one of"):
         sg.explain(h, routing, activation="rellu")
+
+
+def test_near_copies_behind_one_coordinate_stand_out_whitened_alone():
+    rng = np.random.default_rng(12)
+    experts, n, d = 12, 3000, 16
+    own = np.maximum(rng.standard_normal((n, 8)) @ rng.standard_normal((experts + 1, 8, 24)), 0) @ rng.standard_normal((experts + 1, 24, d))
+    own[1] = own[0] + 0.3 * own[experts]
+    routing = np.argsort(rng.random((n, experts)), 1)[:, :2]
+    h = own[routing, np.arange(n)[:, None]] * np.where(np.arange(d) == 0, 100.0, 1.0)
+    found = sg.explain(h, routing)
+    assert found.top(1, reading="whitened")[["expert", "other"]].to_numpy().tolist() == [[0, 1]]
+    assert found.top(1, reading="whitened")["p_adjusted"][0] < 0.01
+    assert 'Whitened, experts 0 and 1 stand out from all pairs: .top(reading="whitened") lists them.' in found.paragraph
+    assert "Of single pairs" not in found.paragraph
+    by_tokens = sg.token_mso(h, routing=routing)
+    # Signs know the pair's own overlap, and other tokens do not.
+    columns = ["expert", "other", "tokens", "overlap", "null", "score", "p_adjusted"]
+    assert found.by_pair()[columns].equals(by_tokens.by_pair()[columns])
+    assert "what is alike behind them is hardly seen: sg.explain whitens them" in by_tokens.verdict
+    with pytest.raises(ValueError, match=r"^reading: expected raw or whitened, got 'other'"):
+        found.by_pair("other")
