@@ -8,6 +8,7 @@ what the tail is, and p is adjusted for their number.
 import math
 from typing import Any
 
+from simgap.stats import plain
 from simgap.theory.context import Context
 from simgap.theory.floats import FLOAT
 
@@ -42,5 +43,5 @@ def place_p(ratio: Any, first: int, count: int, *, ctx: Context = FLOAT) -> Any:
         from scipy.special import betaln
 
         # The same by two beta functions, which take no longer for many.
-        return ctx.exp(betaln(least + ratio, first) - betaln(least, first))
+        return plain(ctx.exp(betaln(least + ratio, first) - betaln(least, first)))
     return math.prod((i / (i + ctx.number(ratio)) for i in range(least, count + 1)), start=ctx.number(1))
