@@ -335,3 +335,32 @@ def test_copies_of_one_layer_are_called_that_by_weights_and_tokens(tmp_path, mon
     assert copies["tokens: a pair at 0.05"] == copies["weights: a pair at 0.05"] == 0
     assert (reordered["weights: more than both"], reordered["tokens: more than"]) == (0, 3)
     assert [path.name for path in upcycled.render(records, tmp_path)] == ["upcycled.md", "upcycled.csv"]
+
+
+def lines_of_upcycled(found) -> list[str]:
+    names = ("round space", "signs", "other tokens", "more than"), ("round space", "signs", "renumbered", "more than both")
+    lines = []
+    for (design, noise), values in found.items():
+        said = {upcycled.INDEPENDENT: "no ancestor", upcycled.COPIES: f"{noise:g}", upcycled.REORDERED: f"{noise:g}, units in other orders"}
+        tokens, weights = ([values[f"{of}: {name}"] for name in some] for of, some in zip(("tokens", "weights"), names, strict=True))
+        tokens.insert(3, values["explain: whitened"])
+        cells = [f"{values['tokens: overlap']:.3g}", *tokens, f"{values['weights: overlap']:.2g}", *weights]
+        lines.append(f"| {said[design]} | {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def test_the_kept_record_of_upcycled_experts_is_that_of_the_page():
+    """Copies are called that; no more of the independent layers than 5 sigma of their levels."""
+    found = kept(upcycled)
+    assert set(found) == set(upcycled.CELLS)
+    assert {values["layers"] for values in found.values()} == {100}
+    for noise in (0.01, 0.5):
+        copies, reordered = found[upcycled.COPIES, noise], found[upcycled.REORDERED, noise]
+        assert copies["tokens: more than"] == copies["weights: more than both"] == reordered["tokens: more than"] == 100
+        assert reordered["weights: more than both"] == 0
+        assert copies["tokens: a pair at 0.05"] == copies["weights: a pair at 0.05"] == 0
+    independent = found[upcycled.INDEPENDENT, 0.0]
+    for name in ("tokens: signs", "weights: signs", "weights: renumbered"):
+        assert verdict(independent[name], 100, upcycled.LEVEL) == "as stated"
+    assert verdict(independent["tokens: other tokens"], 100, upcycled.SECOND_LEVEL) == "as stated"
+    assert [line for line in lines_of_upcycled(found) if line not in PAGE.read_text()] == []
