@@ -86,6 +86,7 @@ def needs_of(spec: LayerSpec, quantities: tuple[Quantity, ...]) -> Needs:
         every=any(one.every for one in needs),
         routing=any(one.routing for one in needs),
         weights=any(one.weights for one in needs),
+        router=any(one.router for one in needs),
         inputs=any(one.inputs for one in needs),
         experts=any(one.experts for one in needs),
         bytes=sum(one.bytes for one in needs),

@@ -18,12 +18,14 @@ TOKEN_BLOCK = 1024
 @dataclass(frozen=True)
 class Needs:
     """What a metric looks at: the sites whose vectors it reads, whether of every expert on every token, whether it reads the routing of the
-    tokens at all, whether weights, the tokens themselves, the experts as functions of a token, and the bytes that it keeps of a trial."""
+    tokens at all, whether weights, the rows of the router, the tokens themselves, the experts as functions of a token, and the bytes that
+    it keeps of a trial."""
 
     sites: tuple[str, ...] = ()
     every: bool = False
     routing: bool = False
     weights: bool = False
+    router: bool = False
     inputs: bool = False
     experts: bool = False
     bytes: int = 0
@@ -63,6 +65,9 @@ class ExpertWeights(Protocol):
         """Experts' flattened weights of one block of hidden units, piece by piece, and which of those in a piece are the experts of `rows`
         and of `columns`."""
 
+    def units(self, t: int, e: int) -> list[Float[Any, "f d"]]:
+        """The matrices of an expert of a trial, by its place among them, a row to a hidden unit, in the order of `roles`."""
+
 
 @dataclass(frozen=True)
 class ExpertMaps:
@@ -95,6 +100,10 @@ class Source(Protocol):
 
     @property
     def weights(self) -> ExpertWeights: ...
+    @property
+    def router(self) -> Float[Any, "s E d"] | None:
+        """A row to each routed expert, of a router that has weights."""
+
     @property
     def output_of_means(self) -> Callable[[Float[Any, "s E f"], Map], Float[Any, "s E d"]] | None:
         """Mean outputs from the means of what W_down reads; None for a source that has outputs and no W_down."""

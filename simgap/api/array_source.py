@@ -1,7 +1,7 @@
 """A user's own arrays as a Source: what the experts gave on the tokens that reached them, and what their matrices are."""
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from simgap.api.array_tokens import NOTHING, Tokens
+from simgap.moe.experts import activation_function
 from simgap.nulls.other_token import NO_LABELS, Labels
 from simgap.overlaps import units_first
 from simgap.overlaps.memory import flattened
 from simgap.seeding import derived, stream
-from simgap.sources import Block, counts
+from simgap.sources import Block, ExpertMaps, counts
 from simgap.specs import LayerSpec
 from simgap.threads import Map
 
@@ -40,6 +42,9 @@ class ArrayWeights:
         """The matrix of a role, or all of them, a row to a hidden unit."""
         return [units_first(self.whole[role], 2 if role == "down" else 1) for role in (self.roles if kind == "all" else (kind,))]
 
+    def units(self, t: int, e: int) -> list[Float[Tensor, "f d"]]:
+        return [(self.whole[role][e].mT if role == "down" else self.whole[role][e]) for role in self.roles]
+
     def pieces(self, role: str, block: int, rows: range, columns: range) -> tuple[Iterator[Float[Tensor, "1 E m"]], range, range]:
         flat = self.matrices[role][None]
         if rows == columns:
@@ -64,9 +69,23 @@ class ArraySource:
     one_signed: str = ""
     labels: Labels = NO_LABELS
     trials: tuple[int, ...] = (0,)
-    # Outputs are given, or there are none; and no function.
+    given: Tokens = NOTHING
+    # Outputs are given, or there are none.
     output_of_means: None = None
-    experts: None = None
+
+    @property
+    def router(self) -> Float[Tensor, "1 E d"] | None:
+        return None if self.given.router is None else self.given.router[None]
+
+    @property
+    def experts(self) -> Callable[[int, int], ExpertMaps] | None:
+        """Of experts without a norm, of which the activation is known."""
+        return self._expert if self.given.activation and {"up", "down"} <= set(self.weights.roles) else None
+
+    def _expert(self, t: int, e: int) -> ExpertMaps:
+        units = dict(zip(self.weights.roles, (_plain(matrix) for matrix in self.weights.units(t, e)), strict=True))
+        inner = (units["gate"], units["up"]) if "gate" in units else (units["up"],)
+        return ExpertMaps(inner, units["down"], activation_function(self.given.activation))
 
     @property
     def tokens(self) -> int:
@@ -80,12 +99,13 @@ class ArraySource:
         for first in range(0, self.tokens, tokens):
             part = self.indices[:, first : first + tokens]
             _, n, k = part.shape
-            nothing = torch.empty(1, n, 0)
+            nothing, given = torch.empty(1, n, 0), self.given.of(slice(first, first + tokens))
+            x, gates = (nothing if each is None else each[None] for each in (given.x, given.gates))
             index = torch.arange(n * k, device=part.device).view(1, n, k).masked_fill(part < 0, -1)
             rows = {}
             if self.vectors is not None:
                 rows[self.site] = _plain(self.vectors[first : first + tokens]).reshape(1, n * k, -1)
-            yield Block(first, nothing, part, nothing, rows, part.reshape(1, n * k), index, None)
+            yield Block(first, x, part, gates, rows, part.reshape(1, n * k), index, None)
 
     @cached_property
     def content(self) -> int:

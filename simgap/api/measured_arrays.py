@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from simgap import machine
 from simgap.api.array_source import ArraySource, ArrayWeights
+from simgap.api.array_tokens import NOTHING, tokens_of
 from simgap.api.as_tensor import as_tensor
 from simgap.api.batch import gathered
 from simgap.api.calibration import Comparison, calibrate
@@ -30,7 +31,7 @@ from simgap.results import Gap
 from simgap.selection import Selection, metric_of, metrics, select
 from simgap.settings import own_settings
 from simgap.sources import Work
-from simgap.specs import LayerSpec, RunSpec
+from simgap.specs import Activation, LayerSpec, RunSpec
 from simgap.sums import cut
 from simgap.threads import pool
 
@@ -52,6 +53,10 @@ def measure_arrays(
     quantities: Sequence[str] | str | None = None,
     documents: Any = None,
     strata: Any = None,
+    inputs: Any = None,
+    gates: Any = None,
+    router: Any = None,
+    activation: str | None = None,
     null: str = "law",
     draws: int = 0,
 ) -> Gap[Comparison]:
@@ -62,6 +67,9 @@ def measure_arrays(
     mask: (...) or (..., k), True or 1 for what is kept; a token that it leaves out whole is padding and not counted. n_experts: by default
     up to the highest index; experts that no token reached are idle. weights: {"up": (E, d_ff, d_model), "gate": the same, "down": (E,
     d_model, d_ff)}, any of them. metrics, quantities: as of `measure`; by default overlaps and the gap, as far as these arrays have them.
+    inputs: (..., d_model), the tokens themselves; gates: (..., k), each at least 0, else all weigh alike; router: (E, d_model), its rows;
+    activation: of experts without a norm, act(W_up x), or act(W_gate x) * (W_up x) where weights have a gate: with inputs and weights, the
+    Jacobians of such experts.
 
     null: "law", the null that each metric has for arrays: signs for overlaps (law T0), balanced choices for routing, no law for cka.
     "isotropic": overlaps in a round space, spread by the sizes of their entries (law T6). "separable": those of weights, beside matrices
@@ -79,7 +87,8 @@ def measure_arrays(
     choice("site", site, SITES)
     check_null_of_arrays(null)
     count = _count_of_draws(draws, null)
-    source = source_of(vectors, routing, weights, site, mask, n_experts, documents, strata)
+    others = {"inputs": inputs, "gates": gates, "router": router, "activation": activation}
+    source = source_of(vectors, routing, weights, site, mask, n_experts, documents, strata, **others)
     if null != "other_token" and source.labels is not NO_LABELS:
         raise ValueError(f"documents, strata: expected null='other_token', which other tokens are for, got null={null!r}")
     selection = _selected(source, metrics, quantities)
@@ -96,10 +105,22 @@ def measure_arrays(
 
 
 def source_of(
-    vectors: Any, routing: Any, weights: Mapping[str, Any] | None, site: str, mask: Any, n_experts: Any, documents: Any, strata: Any
+    vectors: Any,
+    routing: Any,
+    weights: Mapping[str, Any] | None,
+    site: str,
+    mask: Any,
+    n_experts: Any,
+    documents: Any,
+    strata: Any,
+    *,
+    inputs: Any = None,
+    gates: Any = None,
+    router: Any = None,
+    activation: str | None = None,
 ) -> ArraySource:
     matrices = _matrices(weights)
-    h, indices, labels = torch.empty(0, 1, 0), torch.full((0, 1), -1), NO_LABELS
+    h, indices, labels, given = torch.empty(0, 1, 0), torch.full((0, 1), -1), NO_LABELS, NOTHING
     if routing is not None or vectors is not None or mask is not None or not matrices:
         routed = RoutedVectors.of_routing(routing, mask) if vectors is None else RoutedVectors.of(vectors, routing, mask)
         h, indices = routed.of_tokens()
@@ -107,11 +128,21 @@ def source_of(
         if documents is not None or strata is not None:
             labels, kept = labels_of(documents, strata, tuple(routed.vectors.shape[:-2])), routed.kept_tokens()
             labels = Labels(*(each if each is None or kept is None else each[kept] for each in labels))
+        given = tokens_of(inputs, gates, router, activation, tuple(routed.vectors.shape[:-1]), routed.kept_tokens())
+    elif any(value is not None for value in (inputs, gates, router, activation)):
+        raise ValueError("inputs, gates, router, activation: expected routing too, which experts the tokens met")
     experts = _count_of_experts(indices, matrices, n_experts)
     width = h.shape[-1]
     if site == "normed" and width == 1:
         raise ValueError(f"vectors: LayerNormed vectors have a width of at least 2, got {width}")
-    d_ff, d_model = _widths(matrices) or (max(1, width), max(1, width))
+    widths = {name: each.shape[-1] for name, each in (("inputs", given.x), ("router", given.router)) if each is not None}
+    in_outputs = [width] if site == "output" and width else []
+    d_ff, d_model = _widths(matrices) or (max(1, width), [*in_outputs, *widths.values(), max(1, width)][0])
+    for name, own in widths.items():
+        if own != d_model:
+            raise ValueError(f"{name}: expected d_model = {d_model}, as the other arrays have, got {own}")
+    if given.router is not None and len(given.router) != experts:
+        raise ValueError(f"router: expected a row to each of {experts} experts, got {len(given.router)}")
     if matrices and width and width != (d_model if site == "output" else d_ff):
         expected = f"d_model = {d_model}" if site == "output" else f"d_ff = {d_ff}"
         raise ValueError(f"vectors: expected a width of {expected} as weights have, got {width}")
@@ -123,8 +154,10 @@ def source_of(
         gated="gate" in matrices,
         norm="layernorm" if site == "normed" else "none",
     )
+    if given.activation:
+        spec = replace(spec, activation=cast(Activation, given.activation))
     one_signed = _rectified(h, indices.cpu().numpy() >= 0) if width else ""
-    return ArraySource(spec, indices[None], site, h if width else None, ArrayWeights(matrices), one_signed, labels)
+    return ArraySource(spec, indices[None], site, h if width else None, ArrayWeights(matrices), one_signed, labels, given=given)
 
 
 def _count_of_experts(indices: Tensor, matrices: Mapping[str, Tensor], given: Any) -> int:
@@ -211,17 +244,20 @@ def _lacks(quantity: Quantity, lacking: Mapping[Quantity, str]) -> str:
 def _lacking(source: ArraySource, quantity: Quantity) -> str:
     metric = metrics()[metric_of()[quantity]]
     needs = metric.needs(source.spec, (quantity,))
-    if needs.weights:
-        roles = set(source.weights.roles)
-        if quantity.site == "all":
-            return "" if {"up", "down"} <= roles else "it needs W_up and W_down"
-        return "" if quantity.site in roles else f"weights {quantity.site} are not given"
-    if not source.tokens:
-        return "no routing is given"
-    if needs.every:
-        return "it needs every expert on every token, not the routed ones"
-    if needs.sites and (source.vectors is None or (quantity.site or source.site) != source.site):
-        return f"vectors at {quantity.site or ' or '.join(needs.sites)} are not given"
+    roles, site = set(source.weights.roles), quantity.site
+    reasons = (
+        (needs.weights and site == "all" and not {"up", "down"} <= roles, "it needs W_up and W_down"),
+        (needs.weights and site not in ("", "all", *roles), f"weights {site} are not given"),
+        (needs.weights and not roles, "weights are not given"),
+        (needs.experts and (source.experts is None or source.given.x is None), "it needs weights up and down, the activation and inputs"),
+        (needs.inputs and source.given.x is None, "inputs are not given"),
+        (needs.router and source.router is None, "router is not given"),
+        (not (needs.weights or needs.router or source.tokens), "no routing is given"),
+        (needs.every, "it needs every expert on every token, not the routed ones"),
+        (needs.sites and (source.vectors is None or (site or source.site) != source.site), f"vectors at {site or 'output'} are not given"),
+    )
+    if why := next((why for lacks, why in reasons if lacks), ""):
+        return why
     return metric.missing(source.spec, quantity)
 
 

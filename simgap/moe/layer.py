@@ -16,7 +16,6 @@ from simgap.moe.inputs import DrawTokens
 from simgap.moe.routers import route
 from simgap.moe.streamed import StreamedWeights, stream_weights
 from simgap.moe.weights import Weights, draw_weights
-from simgap.seeding import Role
 from simgap.sources import TOKEN_BLOCK, Block, ExpertMaps, counts
 from simgap.specs import LayerSpec, RunSpec
 from simgap.threads import Map, in_order
@@ -95,20 +94,15 @@ class Layer:
 
         return torch.cat(list(task_map(task, range(0, experts, at_once))), 1)
 
+    @property
+    def router(self) -> Float[Tensor, "s E d"] | None:
+        return self.weights.router
+
     def experts(self, t: int, e: int) -> ExpertMaps:
         """A routed expert of a trial, by its place among them, as a function of a token; its matrices held, or drawn for this call."""
-        spec = self.draws[t].spec
-
-        def whole(role: Role) -> Float[Tensor, "f d"]:
-            blocks = [
-                block[t].clone() if self.weights.hidden_blocks > 1 else block[t] for block in self.weights.blocks(role, slice(e, e + 1))
-            ]
-            return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-
-        outer = whole("down")
-        if self.weights.gain is not None:
-            outer = outer * self.weights.gain[t, e, :, None]
-        inner = (whole("gate"), whole("up")) if spec.gated else (whole("up"),)
+        spec, units = self.draws[t].spec, dict(zip(self.weights.roles, self.weights.units(t, e), strict=True))
+        outer = units["down"] if self.weights.gain is None else units["down"] * self.weights.gain[t, e, :, None]
+        inner = (units["gate"], units["up"]) if spec.gated else (units["up"],)
         return ExpertMaps(inner, outer, activation_function(spec.activation), spec.norm, NORM_EPS.get(spec.norm, 0.0))
 
 

@@ -60,6 +60,10 @@ class StreamedWeights:
             return self._drawn(role, block, rows), range(len(rows)), range(len(rows))
         return self._drawn(role, block, [*rows, *columns]), range(len(rows)), range(len(rows), len(rows) + len(columns))
 
+    def units(self, t: int, e: int) -> list[Float[Tensor, "f d"]]:
+        """As of `Weights`, drawn for this call."""
+        return [torch.cat([block[0].clone() for block in self.blocks(role, slice(e, e + 1))]) for role in self.roles]
+
     def _drawn(self, role: Role, block: int, experts: Sequence[int]) -> Iterator[Float[Tensor, "1 E m"]]:
         spec = self.draw.spec
         units = min(HIDDEN_BLOCK, spec.d_ff - block * HIDDEN_BLOCK)

@@ -61,6 +61,10 @@ class Weights:
         whole = self._matrix(role)[:, :, block * HIDDEN_BLOCK : (block + 1) * HIDDEN_BLOCK].flatten(2)
         return iter([whole]), rows, columns
 
+    def units(self, t: int, e: int) -> list[Float[Tensor, "f d"]]:
+        """Of each role, the matrix of an expert, a row to a hidden unit."""
+        return [self._matrix(role)[t, e] for role in self.roles]
+
     def _matrix(self, role: Role) -> Float[Tensor, "s E f d"]:
         matrix = {"up": self.up, "gate": self.gate, "down": self.down.mT}.get(role)
         if matrix is None:

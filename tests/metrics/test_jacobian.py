@@ -138,3 +138,17 @@ def test_law_of_linear_and_relu_experts():
 def test_spectrum_beyond_all_singular_values_has_no_effective_rank():
     spec = sg.LayerSpec(d_model=subject.LARGE + 1, d_ff=2, n_experts=2, top_k=1)
     assert "effective rank" in subject.missing(spec, sg.metrics.jacobian.QUANTITIES[-2])
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_of_a_users_own_experts(gated):
+    """The matrices, tokens and routing of a simulated layer, given as arrays: the same numbers."""
+    spec = dataclasses.replace(SPEC, gated=gated)
+    measured, layer = sg.measure(spec, tokens=30, trials=1, seed=3, dtype="float64", **METRIC), layer_of(spec)
+    weights = {role: getattr(layer.weights, role)[0].numpy() for role in layer.weights.roles}
+    routing, gates, inputs = layer.indices[0].numpy(), layer.gates[0].numpy(), layer.x[0].numpy()
+    own = sg.measure_arrays(routing=routing, weights=weights, inputs=inputs, gates=gates, activation="silu", **METRIC)
+    for quantity in subject.QUANTITIES:
+        assert own[str(quantity)].mean == pytest.approx(measured[str(quantity)].mean, rel=1e-9, abs=1e-12), quantity
+    with pytest.raises(ValueError, match="it needs weights up and down, the activation and inputs"):
+        sg.measure_arrays(routing=routing, weights=weights, gates=gates, **METRIC)

@@ -1,0 +1,62 @@
+"""What else is known of the tokens of a user's own layer: themselves, their gates, the router that they met, what the experts compute."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from simgap.api.as_tensor import as_tensor
+from simgap.own_activations import full_name
+from simgap.specs import ACTIVATIONS
+
+
+class Tokens(NamedTuple):
+    """x (n, d_model), gates (n, k), router (E, d_model), activation: None or "" for what is not given."""
+
+    x: Float[Tensor, "n d"] | None = None
+    gates: Float[Tensor, "n k"] | None = None
+    router: Float[Tensor, "E d"] | None = None
+    activation: str = ""
+
+    def of(self, tokens: slice) -> "Tokens":
+        return self._replace(**{name: part[tokens] for name in ("x", "gates") if (part := getattr(self, name)) is not None})
+
+
+NOTHING = Tokens()
+
+
+def tokens_of(
+    inputs: Any, gates: Any, router: Any, activation: str | None, shape: tuple[int, ...], kept: Bool[np.ndarray, " n"] | None
+) -> Tokens:
+    """shape: (..., k) of the routing; kept: which tokens no mask leaves out, None for all. Raises ValueError for shapes that do not fit,
+    what is not finite, gates below 0 and an activation that does not exist."""
+    if activation is not None and full_name(activation) not in ACTIVATIONS and "#" not in full_name(activation):
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)} or a name given to sg.activation, got {activation!r}")
+    numbered = None if kept is None else torch.from_numpy(np.flatnonzero(kept))
+
+    def each(name: str, value: Any, expected: tuple[int, ...]) -> Tensor | None:
+        if value is None:
+            return None
+        tensor = as_tensor(name, value)
+        if tuple(tensor.shape[: len(expected)]) != expected or tensor.ndim != len(shape) or not tensor.numel():
+            axes = ", ".join([*map(str, expected), "d_model"][: len(shape)])
+            raise ValueError(f"{name}: expected ({axes}), got {tuple(tensor.shape)}")
+        flat = tensor.reshape(-1, tensor.shape[-1])
+        return _finite(name, flat if numbered is None else flat[numbered.to(flat.device)])
+
+    x, weights = each("inputs", inputs, shape[:-1]), each("gates", gates, shape)
+    if weights is not None and bool((weights < 0).any()):
+        raise ValueError("gates: expected numbers of at least 0, got a smaller one")
+    rows = None if router is None else as_tensor("router", router)
+    if rows is not None and (rows.ndim != 2 or not rows.numel()):
+        raise ValueError(f"router: expected (E, d_model), got {tuple(rows.shape)}")
+    return Tokens(x, weights, None if rows is None else _finite("router", rows), full_name(activation) if activation else "")
+
+
+def _finite(name: str, value: Tensor) -> Tensor:
+    """As numpy can hold it."""
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name}: expected finite numbers, got one that is not")
+    return value if value.dtype in (torch.float32, torch.float64) else value.float()
