@@ -69,7 +69,8 @@ def measure(
         raise ValueError(f"prepare: expected a function of the weights, got {type(prepare).__name__}")
     run = RunSpec(tokens=tokens, trials=trials, seed=seed, device=device, dtype=dtype, memory=memory)  # type: ignore[arg-type]
     selection = select(quantities, metrics=metrics, sites=sites, readings=readings, weights=weights, null=null)
-    check_explained(explain, spec, run)
+    if explain is not False:
+        check_explained(explain, spec, run)
     keeper = KeptVectors() if explain else None
     selection = replace(selection, kept=keeper.sites) if keeper else selection
     with nullcontext(progress or None) if callable(progress) or not progress else _bar(run.trials) as tell:
