@@ -204,6 +204,10 @@ def a_pair_stands_out(overlap: Overlap) -> bool:
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
+    return table_of(records).write(out / "other_tokens")
+
+
+def table_of(records: Sequence[Record]) -> Table:
     page = Table(
         "How often other tokens and single pairs are wrong where experts are independent",
         ["vectors", "experts", "k", "null", "repetitions", "sd of z", *(t for level in LEVELS for t in (f"p < {level}", "verdict"))],
@@ -222,4 +226,4 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         f"{TOKENS} tokens, width {WIDTH}. Verdicts are binomial, at {SIGMA:g} sigma. The last two rows of a cell are layers whose verdict "
         "begins with these words, and layers with a pair whose adjusted p is at most 0.05."
     ]
-    return page.write(out / "other_tokens")
+    return page

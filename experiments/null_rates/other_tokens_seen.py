@@ -1,4 +1,4 @@
-"""What the second null of tokens and the pair table see, and what misleads them (laws T2, T3 and T10).
+"""What the second null of tokens sees, and what misleads it (laws T2 and T3).
 
 `data/other_tokens_seen.jsonl` is what the full preset recorded.
 """
@@ -19,19 +19,18 @@ from simgap.report.table import Table
 
 KEPT = Path(__file__).parent / "data" / "other_tokens_seen.jsonl"
 # Layers of a cell: judged by other tokens, and simulated ones that judge the same gain.
-LAYERS, NULLS, LARGE = {"smoke": 20, "full": 200}, {"smoke": 100, "full": 1000}, {"smoke": 1, "full": 20}
+LAYERS, NULLS = {"smoke": 20, "full": 200}, {"smoke": 100, "full": 1000}
 LEVELS = (0.05, 0.01)
 STRATA = 10
 SPACES = {"round": 0, "4 coordinates x 10": 4}
 BROKEN = ("bias, sizes 0.3", "bias, sizes 1", "residual", "massive tokens", "a document repeated")
 SHARES = (0.05, 0.1, 0.3, 0.5)
-# What, of which vectors, experts, and k or how many pairs of copies.
+# What, of which vectors, experts, and k.
 CELLS: tuple[tuple[str, str, int, int], ...] = (
     *(("broken", design, 16, k) for design in BROKEN for k in (2, 4)),
     *(("shared", space, experts, 2) for space in SPACES for experts in (8, 16, 64)),
-    *(("two duplicates", space, 64, copies) for space in ("4 coordinates x 10", "1 coordinate x 100") for copies in (0, 2)),
 )
-MISLED, LARGE_TOKENS, LARGE_K, DOCUMENT, COPIES = 1500, 8192, 8, 20, 15
+MISLED, DOCUMENT, COPIES = 1500, 20, 15
 
 
 def compute(preset: str, bench: Bench) -> list[Record]:
@@ -39,9 +38,7 @@ def compute(preset: str, bench: Bench) -> list[Record]:
         rng = np.random.default_rng([seed, CELLS.index((kind, design, experts, what))])
         if kind == "broken":
             return misled(rng, design, experts, what, repetitions // 2)
-        if kind == "shared":
-            return power(rng, design, experts, repetitions, NULLS[preset])
-        return duplicates(rng, design, experts, what, LARGE[preset])
+        return power(rng, design, experts, repetitions, NULLS[preset])
 
     return recorded(CELLS, LAYERS[preset], values, bench)
 
@@ -121,36 +118,16 @@ def power(rng: np.random.Generator, space: str, experts: int, repetitions: int, 
     return values
 
 
-def duplicates(rng: np.random.Generator, space: str, experts: int, copies: int, repetitions: int) -> dict[str, Any]:
-    """Of large layers in which so many pairs of experts are copies: those whose first rows are they, and those with others at 0.05."""
-    counts = {"layers": repetitions, "first rows": 0, "others": 0, "more than": 0, "p < 0.05": 0}
-    scale = outliers(int(space.split()[0]), float(space.split()[-1])).astype(np.float32)
-    alike = {(2 * at, 2 * at + 1) for at in range(copies)}
-    for _ in range(repetitions):
-        routing = np.argsort(rng.random((LARGE_TOKENS, experts), np.float32), 1)[:, :LARGE_K]
-        own = relu_experts(rng, rng.standard_normal((LARGE_TOKENS, 8), np.float32), experts)
-        for one, other in alike:
-            own[other] = own[one]
-        overlap = token_mso(routed(own, routing) * scale, routing=routing)
-        rows = overlap.top(max(copies, 1))[["expert", "other"]].to_numpy()
-        counts["first rows"] += {tuple(row) for row in rows.tolist()} == alike
-        counts["others"] += bool(overlap.table is not None and set(overlap.table.standing_out(0.05)) - alike)
-        counts["more than"] += overlap.verdict.startswith("more than")
-        counts["p < 0.05"] += overlap.beside[0].p < LEVELS[0]
-    return {name: int(count) for name, count in counts.items()}
-
-
 def render(records: Sequence[Record], out: Path) -> list[Path]:
     page = Table(
-        "What other tokens and single pairs see, and what misleads them",
-        ["setting", "vectors", "experts", "k or copies", "what", "of", "count"],
+        "What other tokens see, and what misleads them",
+        ["setting", "vectors", "experts", "k", "what", "of", "count"],
     )
     for record in records:
         total = record["values"]["layers"]
         page.rows += [[*record["labels"]["cell"], name, total, value] for name, value in record["values"].items()]
     page.notes = [
         f"{TOKENS} tokens, width {WIDTH}; broken: {MISLED:,}. Remedy: strata= of the true sizes, and documents= in which copies are one. "
-        f"Shared: by the share of the amplitude; simulated: the same gain among {NULLS['full']:,} layers. "
-        f"Two duplicates: {LARGE_TOKENS:,} tokens, k = {LARGE_K}, so many pairs of copies."
+        f"Shared: by the share of the amplitude; simulated: the same gain among {NULLS['full']:,} layers."
     ]
     return page.write(out / "other_tokens_seen")

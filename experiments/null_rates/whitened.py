@@ -13,12 +13,13 @@ import torch
 from experiments.cells import Bench, Record
 from experiments.null_rates import other_tokens
 from experiments.null_rates.gap_and_ratio import SIGMA, verdict
-from experiments.null_rates.other_tokens import DRAWS, LEVELS, Draw, Layer, balanced, outliers, recorded, relu_experts, routed
+from experiments.null_rates.other_tokens import DRAWS, LEVELS, PAIRS, Draw, Layer, balanced, outliers, recorded, relu_experts, routed
 from experiments.null_rates.other_tokens_seen import shared
-from simgap.nulls.other_token import Labels, elsewhere, judged, of_gains
-from simgap.overlaps import Whitening, entries_of
+from simgap.api.other_token import table_of
+from simgap.nulls.other_token import NO_LABELS, Labels, elsewhere, judged, of_gains
+from simgap.overlaps import OtherTokens, Whitening, entries_of
 from simgap.overlaps.other_tokens import SAMPLED
-from simgap.overlaps.whitened import why_not
+from simgap.overlaps.whitened import DRAWN, why_not
 from simgap.report.table import Table
 from simgap.threads import in_order
 
@@ -87,49 +88,47 @@ def compute(preset: str, bench: Bench) -> list[Record]:
 
 
 def rates(design: str, experts: int, top_k: int, repetitions: int, seed: int) -> dict[str, Any]:
-    """Of each reading: repetitions with a p below each of the levels, then the mean and the sd of z."""
+    """Of each reading: repetitions with a p below each of the levels, then the mean and the sd of z; and those with a pair at 0.05."""
     designs = INDEPENDENT | ALIKE
     rng = np.random.default_rng([seed, list(designs).index(design), experts, top_k])
     p: dict[str, list[float]] = {RAW: [], WHITENED: []}
     z: dict[str, list[float]] = {RAW: [], WHITENED: []}
+    alone = {f"{name}, {PAIRS}": 0 for name in p}
     for _ in range(repetitions):
-        layer = designs[design](rng, experts, top_k)
-        for name, (deviation, one) in zip(p, readings(layer, experts), strict=True):
+        for name, found in zip(p, readings(designs[design](rng, experts, top_k), experts), strict=True):
+            _, deviation, one = judged(found, of_gains(found, NO_LABELS))
             z[name].append(deviation)
             p[name].append(one)
-    return {
-        name: [
-            *(int((np.array(p[name]) < level).sum()) for level in LEVELS),
-            round(float(np.mean(z[name])), 3),
-            round(float(np.std(z[name])), 3),
-        ]
-        for name in p
-    }
+            alone[f"{name}, {PAIRS}"] += bool(table_of(found, np.arange(experts)).standing_out(LEVELS[0]))
+    counts = {name: [int((np.array(values) < level).sum()) for level in LEVELS] for name, values in p.items()}
+    return {name: [*counts[name], round(float(np.mean(z[name])), 3), round(float(np.std(z[name])), 3)] for name in p} | alone
 
 
-def readings(layer: Layer, experts: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """z and p of what meeting on a token adds, raw and whitened: those of `sg.explain`, whose other rungs take twice as long."""
-    vectors, exists, labels = torch.from_numpy(layer.vectors), np.ones(layer.routing.shape, bool), Labels(layer.documents)
-    looked = elsewhere(vectors, layer.routing, exists, experts, labels, in_order)
-    entries = entries_of(layer.routing, exists, experts, SAMPLED // layer.vectors.shape[-1])
-    if isinstance(looked, str) or why_not(entries, layer.vectors.shape[-1]):
+def readings(layer: Layer, experts: int) -> tuple[OtherTokens, OtherTokens]:
+    """What meeting on a token adds, raw and whitened: what `sg.explain` judges, whose other rungs take as long again."""
+    vectors, exists = torch.from_numpy(layer.vectors), np.ones(layer.routing.shape, bool)
+    looked = elsewhere(vectors, layer.routing, exists, experts, Labels(layer.documents), in_order)
+    width = layer.vectors.shape[-1]
+    entries = entries_of(layer.routing, exists, experts, max(2, SAMPLED // width, DRAWN * width))
+    if isinstance(looked, str) or why_not(entries, width):
         raise ValueError(f"layer: expected vectors enough to whiten by, got {layer.vectors.shape}")
-    whitening = Whitening.of(vectors, entries)
-    (whitened,) = whitening.other_tokens(vectors, [(looked.pairs, (looked.order,))], labels.documents)
-    raw, white = (judged(found, of_gains(found, labels))[1:] for found in (looked.found, whitened))
-    return raw, white
+    (whitened,) = Whitening.of(vectors, entries).other_tokens(vectors, [(looked.pairs, (looked.order,))], layer.documents)
+    return looked.found, whitened
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
     columns = ["vectors", "experts", "k", "reading", "repetitions", "mean z", "sd of z"]
-    page = Table("How often a whitened reading is wrong", [*columns, *(text for level in LEVELS for text in (f"p < {level}", "verdict"))])
+    page = Table(
+        "How often a whitened reading is wrong", [*columns, *(text for level in LEVELS for text in (f"p < {level}", "verdict")), PAIRS]
+    )
     for record in records:
-        n = record["labels"]["repetitions"]
-        for name, (*counts, mean, spread) in record["values"].items():
+        n, values = record["labels"]["repetitions"], record["values"]
+        for name in (RAW, WHITENED):
+            *counts, mean, spread = values[name]
             row: list[object] = [*record["labels"]["cell"], name, n, mean, spread]
             for level, count in zip(LEVELS, counts, strict=True):
                 row += [count / n, verdict(count, n, level)]
-            page.rows.append(row)
+            page.rows.append([*row, values[f"{name}, {PAIRS}"] / n])
     page.notes = [
         f"Independent experts, but where they have a share of their amplitude in common. Verdicts are binomial, at {SIGMA:g} sigma."
     ]

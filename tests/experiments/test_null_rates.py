@@ -13,9 +13,11 @@ from experiments.cells import Bench
 from experiments.null_rates import (
     by_name,
     drawn_orders,
+    duplicates,
     gap_and_ratio,
     other_tokens,
     other_tokens_seen,
+    rare,
     renumbered,
     signs,
     upcycled,
@@ -24,6 +26,7 @@ from experiments.null_rates import (
 from experiments.null_rates.gap_and_ratio import KEPT, LEVELS, NORMAL, QUANTITIES, REPETITIONS, verdict
 from simgap import explain
 from simgap.api.pair_table import FEWEST_TOKENS
+from simgap.nulls.other_token import NO_LABELS, judged, of_gains
 
 PAGE = Path(__file__).parents[2] / "docs" / "nulls.md"
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
@@ -320,7 +323,8 @@ def test_a_whitened_reading_has_the_p_that_is_stated_and_sees_what_experts_have_
 def test_whitened_rates_are_of_what_an_explanation_says():
     layer = whitened.INDEPENDENT["AR(0.9) in documents"](np.random.default_rng(0), 8, 2)
     found = explain(layer.vectors, layer.routing, documents=layer.documents)
-    assert whitened.readings(layer, 8) == ((found.z, found.p), (found.whitened_z, found.whitened_p))
+    for looked, said in zip(whitened.readings(layer, 8), ((found.z, found.p), (found.whitened_z, found.whitened_p)), strict=True):
+        assert judged(looked, of_gains(looked, NO_LABELS))[1:] == said
 
 
 def test_copies_of_one_layer_are_called_that_by_weights_and_tokens(tmp_path, monkeypatch):
@@ -364,3 +368,19 @@ def test_the_kept_record_of_upcycled_experts_is_that_of_the_page():
         assert verdict(independent[name], 100, upcycled.LEVEL) == "as stated"
     assert verdict(independent["tokens: other tokens"], 100, upcycled.SECOND_LEVEL) == "as stated"
     assert [line for line in lines_of_upcycled(found) if line not in PAGE.read_text()] == []
+
+
+def test_two_near_copies_behind_one_coordinate_are_found_whitened(tmp_path, monkeypatch):
+    """One layer; without copies no pair is taken for one."""
+    monkeypatch.setattr(duplicates, "CELLS", ((1, 100, 0, 0.3), (1, 100, 2, 0.3)))
+    assert artefacts()["null_rates"]["duplicates"] == duplicates
+    records = duplicates.compute("smoke", Bench(tmp_path, "duplicates", quiet=True, origin=ORIGIN))
+    independent, copies = (record["values"] for record in records)
+    assert independent["raw: others"] == independent["whitened: others"] == copies["whitened: others"] == 0
+    assert copies["whitened: first rows"] == copies["whitened: copies"] == copies["hidden"] == 1
+    assert [path.name for path in duplicates.render(records, tmp_path)] == ["duplicates.md", "duplicates.csv"]
+
+
+def test_ten_thousand_repetitions_are_of_settings_that_a_thousand_know():
+    assert artefacts()["null_rates"]["rare"] == rare
+    assert set(rare.CASES) < set(other_tokens.CASES)
