@@ -13,9 +13,8 @@ import torch
 from experiments.cells import Bench, Record
 from experiments.null_rates import other_tokens
 from experiments.null_rates.gap_and_ratio import SIGMA, verdict
-from experiments.null_rates.other_tokens import DRAWS, LEVELS, PAIRS, Draw, Layer, balanced, outliers, recorded, relu_experts, routed
+from experiments.null_rates.other_tokens import DRAWS, LEVELS, Draw, Layer, balanced, outliers, recorded, relu_experts, routed
 from experiments.null_rates.other_tokens_seen import shared
-from simgap.api.other_token import table_of
 from simgap.nulls.other_token import NO_LABELS, Labels, elsewhere, judged, of_gains
 from simgap.overlaps import OtherTokens, Whitening, entries_of
 from simgap.overlaps.other_tokens import SAMPLED
@@ -88,20 +87,18 @@ def compute(preset: str, bench: Bench) -> list[Record]:
 
 
 def rates(design: str, experts: int, top_k: int, repetitions: int, seed: int) -> dict[str, Any]:
-    """Of each reading: repetitions with a p below each of the levels, then the mean and the sd of z; and those with a pair at 0.05."""
+    """Of each reading: repetitions with a p below each of the levels, then the mean and the sd of z."""
     designs = INDEPENDENT | ALIKE
     rng = np.random.default_rng([seed, list(designs).index(design), experts, top_k])
     p: dict[str, list[float]] = {RAW: [], WHITENED: []}
     z: dict[str, list[float]] = {RAW: [], WHITENED: []}
-    alone = {f"{name}, {PAIRS}": 0 for name in p}
     for _ in range(repetitions):
         for name, found in zip(p, readings(designs[design](rng, experts, top_k), experts), strict=True):
             _, deviation, one = judged(found, of_gains(found, NO_LABELS))
             z[name].append(deviation)
             p[name].append(one)
-            alone[f"{name}, {PAIRS}"] += bool(table_of(found, np.arange(experts)).standing_out(LEVELS[0]))
     counts = {name: [int((np.array(values) < level).sum()) for level in LEVELS] for name, values in p.items()}
-    return {name: [*counts[name], round(float(np.mean(z[name])), 3), round(float(np.std(z[name])), 3)] for name in p} | alone
+    return {name: [*counts[name], round(float(np.mean(z[name])), 3), round(float(np.std(z[name])), 3)] for name in p}
 
 
 def readings(layer: Layer, experts: int) -> tuple[OtherTokens, OtherTokens]:
@@ -118,9 +115,7 @@ def readings(layer: Layer, experts: int) -> tuple[OtherTokens, OtherTokens]:
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
     columns = ["vectors", "experts", "k", "reading", "repetitions", "mean z", "sd of z"]
-    page = Table(
-        "How often a whitened reading is wrong", [*columns, *(text for level in LEVELS for text in (f"p < {level}", "verdict")), PAIRS]
-    )
+    page = Table("How often a whitened reading is wrong", [*columns, *(text for level in LEVELS for text in (f"p < {level}", "verdict"))])
     for record in records:
         n, values = record["labels"]["repetitions"], record["values"]
         for name in (RAW, WHITENED):
@@ -128,7 +123,7 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
             row: list[object] = [*record["labels"]["cell"], name, n, mean, spread]
             for level, count in zip(LEVELS, counts, strict=True):
                 row += [count / n, verdict(count, n, level)]
-            page.rows.append([*row, values[f"{name}, {PAIRS}"] / n])
+            page.rows.append(row)
     page.notes = [
         f"Independent experts, but where they have a share of their amplitude in common. Verdicts are binomial, at {SIGMA:g} sigma."
     ]

@@ -53,7 +53,7 @@ def explain(
     space is tr(S_e S_f) of the same pairs of experts on tokens of different documents; of like size, on those nearest in size. The last
     rung is the overlap on a token. Beside them: one expert on two tokens, tr(S_e^2). *Whitened* is the same from the shared space up, after
     the second moment of other experts has made the space round (law T4): it sees what outlier coordinates hide, and less where there are
-    none. Its null is its own shared space, never 1/width, and it is uncalibrated: its error rates were seen in a few simulations only.
+    none. Its null is its own shared space, never 1/width; how often its p is wrong was counted for 8 to 64 experts in width 32.
     `top(reading="whitened")` lists the pairs of experts that stand out.
 
     vectors: (..., k, width) array, memory map or tensor, k >= 2. routing: (..., k) integers, which expert each came from, -1 for none.
@@ -118,7 +118,7 @@ def explain(
         _, white_z, white_p = judged(white.alike, of_gains(white.alike, labels))
         if len(white.alike.count) <= MOST_PAIRS:
             pair_tables["whitened"] = table_of(white.alike, numbers)
-        beside = f" {whitened_in_words(tuple(rows), white_z, white_p)}"
+        beside = f" {whitened_in_words(tuple(rows), white_z, white_p, len(np.unique(alike.named)))}"
         if few := standing_out_in_words(pair_tables.get("whitened")):
             beside += f' Whitened, {few} stand out from all pairs: .top(reading="whitened") lists them.'
     if labels.documents is None:

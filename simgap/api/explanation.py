@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # In the order of the ladder.
 ROUND, MEAN, SPACE, SIZES, TOKEN = "round space", "common mean", "shared space", "like size", "on a token"
 OWN = "one expert"
+# Experts of the largest layers whose whitened p was counted (experiments/null_rates/whitened.py).
+CALIBRATED = 64
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Explanation:
     plain words. gain, gain_sd, z, p: L3 - L2, what meeting on a token adds beyond other tokens of like size, how far that strays for
     independent experts, and its upper tail (law T3), of the vectors as they are. experts, width, pairs: experts that meet, the space, and
     pairs of vectors that were compared. notes: what was left out, and doubts. whitened_z, whitened_p: z and p of the whitened reading, None
-    where it is left out; uncalibrated. correlation: of pre-activations that gives this overlap, where an activation was named (law L2).
+    where it is left out. correlation: of pre-activations that gives this overlap, where an activation was named (law L2).
     tables: of each reading, what `by_pair` and `top` show.
     """
 
@@ -164,12 +166,14 @@ def _own_in_words(own: Rung, factor: float) -> str:
     )
 
 
-def whitened_in_words(rows: tuple[Rung, ...], z: float, p: float) -> str:
+def whitened_in_words(rows: tuple[Rung, ...], z: float, p: float, experts: int) -> str:
+    simulated = f"layers of 8 to {CALIBRATED} experts in width 32"
+    where = f"calibrated on simulated {simulated}" if experts <= CALIBRATED else f"uncalibrated: the simulated ones were {simulated}"
     at = {rung.name: rung for rung in rows if rung.reading == "whitened"}
     adds = at[TOKEN].factor
     return (
         f"Whitened by other experts (law T4) two of them overlap by {at[SPACE].value:.3g} on different tokens, and meeting adds x "
-        f"{adds:.3g} (z {z:.1f}, {p_text(p)}): a reading without the sizes of directions, and uncalibrated."
+        f"{adds:.3g} (z {z:.1f}, {p_text(p)}): a reading without the sizes of directions, {where}."
     )
 
 

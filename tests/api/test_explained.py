@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import simgap as sg
+from simgap.api.explanation import whitened_in_words
 from simgap.api.rungs import Spread
 from simgap.theory.anisotropic import null_anisotropic_mso
 from tests import reference
@@ -198,7 +199,8 @@ def test_whitening_stands_beside():
     assert found["whitened shared space"].factor is None
     assert abs(found.whitened_z) < 5
     assert 0 < found.whitened_p <= 1
-    assert "uncalibrated" in found.paragraph
+    assert "calibrated on simulated layers of 8 to 64 experts in width 32." in found.paragraph
+    assert "uncalibrated: the simulated ones were layers of 8 to 64 experts" in whitened_in_words(found.rows, 1.0, 0.2, 65)
     assert "whitened" in str(found).splitlines()[0]
 
 

@@ -384,3 +384,31 @@ def test_two_near_copies_behind_one_coordinate_are_found_whitened(tmp_path, monk
 def test_ten_thousand_repetitions_are_of_settings_that_a_thousand_know():
     assert artefacts()["null_rates"]["rare"] == rare
     assert set(rare.CASES) < set(other_tokens.CASES)
+
+
+def lines_of_whitened(found) -> list[str]:
+    independent = [values for (design, _, _), values in found.items() if design in whitened.INDEPENDENT]
+    lines = [
+        f"| {name}, {len(independent)} settings | {' | '.join(between([values[name][at] for values in independent]) for at in range(3))} |"
+        for name in (whitened.RAW, whitened.WHITENED)
+    ]
+    for design, _, _ in (cell for cell in found if cell[0] in whitened.ALIKE):
+        raw, white = (found[design, 16, 2][name] for name in (whitened.RAW, whitened.WHITENED))
+        lines.append(f"| {design}: raw, whitened | {' | '.join(f'{raw[at] / 10:g}%, {white[at] / 10:g}%' for at in range(3))} |")
+    return lines
+
+
+def test_the_kept_rates_of_whitened_readings_are_those_of_the_page():
+    """Nowhere too often at 5 sigma, at 0.05 conservative by a factor of 2 at most; what experts have in common fails the same line."""
+    found = kept(whitened)
+    assert set(found) == set(whitened.CELLS)
+    for (design, _, _), values in found.items():
+        *counts, mean, spread = values[whitened.WHITENED]
+        said = {verdict(count, 1000, level) for count, level in zip(counts, whitened.LEVELS, strict=True)}
+        assert ("too often" in said) == (design in whitened.ALIKE), design
+        if design in whitened.INDEPENDENT:
+            assert counts[0] >= 25, design
+            # A mean of 1,000 z, and a spread whose error is that of normal ones and a half more.
+            assert abs(mean) < 5 * spread / 1000**0.5, design
+            assert abs(spread - 1) < 5 * 1.5 / 2000**0.5, design
+    assert [line for line in lines_of_whitened(found) if line not in PAGE.read_text()] == []
