@@ -1,4 +1,4 @@
-"""Measuring the cells of an artefact: each recorded as soon as it is done, none done twice by the same code."""
+"""What an artefact computes: layers that are swept, and values of no metric, each recorded as soon as it is there, none done twice."""
 
 import hashlib
 import json
@@ -10,32 +10,29 @@ from typing import Any
 
 from tqdm import tqdm
 
-from simgap import Gap, LayerSpec, RunSpec, Weights, measure, predict
-from simgap.api.measured import TRIALS_BAR
+from simgap import LayerSpec, RunSpec, Weights, sweep
 from simgap.moe.canary import canary
-from simgap.records import Records, provenance
+from simgap.records import Records, provenance, source_digest
 from simgap.stats import Estimate
+from simgap.sweeps.prepared import name_of
+from simgap.sweeps.store import read_store
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement of an artefact: labels name it, prepare (a frozen dataclass, so that it can be named) changes its weights."""
+    """Values of a layer that no metric gives, trial by trial: of, a function of the cell and its run. labels name it."""
 
     labels: dict[str, Any]
     spec: LayerSpec
     trials: int
-    sites: tuple[str, ...] = ("output",)
-    readings: tuple[str, ...] = ("mean",)
-    weights: tuple[str, ...] = ("up",)
-    prepare: Callable[[Weights], Weights] | None = None
-    custom: Callable[["Cell", RunSpec], dict[str, list[float]]] | None = None
+    of: Callable[["Cell", RunSpec], dict[str, list[float]]]
 
 
 @dataclass
 class Bench:
-    """Where cells are run and recorded: `out`, a device, a seed, and one progress bar for them all."""
+    """Where an artefact records: `out`, for a device and a seed."""
 
     out: Path
     artefact: str
@@ -45,20 +42,55 @@ class Bench:
     quiet: bool = False
     origin: dict[str, Any] = field(default_factory=lambda: provenance(canary=canary()))
 
+    def sweep(
+        self,
+        layers: Sequence[tuple[dict[str, Any], LayerSpec]],
+        quantities: Sequence[str],
+        trials: int,
+        prepare: Callable[[Weights], Weights] | None = None,
+    ) -> list[Record]:
+        """A record of each layer, (labels, spec): its values trial by trial, and beside their null.
+
+        What is asked for and the code have a folder of their own, so that nothing is refused as another sweep's.
+        """
+        asked: dict[str, Any] = {"quantities": list(quantities), "trials": trials, "tokens": self.tokens}
+        asked |= {"seed": self.seed, "device": self.device}
+        code = [source_digest(), self.origin["versions"], self.origin["canary"]]
+        out = self.out / self.artefact / _digest([[spec.key() for _, spec in layers], asked, name_of(prepare), code])
+        show = False if self.quiet else None
+        run = sweep([spec for _, spec in layers], **asked, prepare=prepare, out=out, engine="inprocess", progress=show)
+        if run.set_aside:
+            raise ValueError(str(run.set_aside[0]))
+        records = []
+        for (labels, spec), gap, (_, record) in zip(layers, run.measured(), read_store(out).newest(), strict=True):
+            values = {str(quantity): value.values.tolist() for quantity, value in gap.values.items() if value.trials == trials}
+            shown = {name: record[name] for name in ("quantities", "seconds")}
+            records.append({"labels": labels, "spec": spec.to_dict(), "run": gap.run.to_dict(), "values": values, **shown})
+        return records
+
     def run(self, cells: Sequence[Cell]) -> list[Record]:
-        """Measure the cells that this code has not yet recorded in `out`, and return the records of all of them, in order."""
-        records = Records(self.out / f"{self.artefact}.jsonl")
+        """A record of each cell."""
+        runs = [self._run_spec(cell) for cell in cells]
+        begun = [{"labels": c.labels, "spec": c.spec.to_dict(), "run": r.to_dict()} for c, r in zip(cells, runs, strict=True)]
+        return self.each(begun, lambda at: cells[at].of(cells[at], runs[at]))
+
+    def labelled(self, labels: Sequence[dict[str, Any]], of: Callable[..., Any]) -> list[Record]:
+        """A record of each labels: the values of(**labels, seed) of them."""
+        return self.each([{"labels": own} for own in labels], lambda at: of(**labels[at], seed=self.seed))
+
+    def each(self, begun: Sequence[Record], values: Callable[[int], Any]) -> list[Record]:
+        """A record of each, begun with what names it; values(at) of the one at `at`, unless this code has recorded them in `out`."""
+        file = Records(self.out / f"{self.artefact}.jsonl")
         done = []
-        trials, quiet = sum(cell.trials for cell in cells), self.quiet or None
-        with tqdm(total=trials, desc=f"{self.artefact}: ", disable=quiet, bar_format=TRIALS_BAR) as bar:
-            for cell in cells:
-                record = records.find(self._key(cell), self.origin)
-                if record is None:
-                    record = self._measure(cell, bar)
-                    records.append(record)
-                else:
-                    bar.update(cell.trials)
-                done.append(record)
+        for at, named in enumerate(tqdm(begun, desc=self.artefact, unit="cell", disable=self.quiet or None)):
+            key = _digest([named, self.seed])
+            record = file.find(key, self.origin)
+            if record is None:
+                start = time.perf_counter()
+                record = {"key": key, "artefact": self.artefact, **named, "values": values(at)}
+                record |= {"seconds": round(time.perf_counter() - start, 4), "provenance": self.origin}
+                file.append(record)
+            done.append(record)
         return done
 
     def _run_spec(self, cell: Cell) -> RunSpec:
@@ -66,42 +98,11 @@ class Bench:
         mixed = hashlib.sha256(f"{self.seed} {cell.spec.key()}".encode()).digest()[:4]
         return RunSpec(tokens=self.tokens, trials=cell.trials, seed=int.from_bytes(mixed), device=self.device)
 
-    def _key(self, cell: Cell) -> str:
-        named: list[Any] = [
-            cell.labels,
-            cell.spec.key(),
-            self._run_spec(cell).key(),
-            cell.sites,
-            cell.readings,
-            cell.weights,
-            repr(cell.prepare),
-        ]
-        named.append(getattr(cell.custom, "__qualname__", None))
-        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _measure(self, cell: Cell, bar: tqdm) -> Record:
-        run = self._run_spec(cell)
-        start = time.perf_counter()
-        record: Record = {"key": self._key(cell), "artefact": self.artefact, "labels": cell.labels}
-        record |= {"spec": cell.spec.to_dict(), "run": run.to_dict(), "prepare": repr(cell.prepare) if cell.prepare else None}
-        if cell.custom is not None:
-            record["values"] = cell.custom(cell, run)
-            bar.update(cell.trials)
-        else:
-            chosen: dict[str, Any] = {"sites": cell.sites, "readings": cell.readings, "weights": cell.weights}
-            measured = measure(cell.spec, **run.to_dict(), **chosen, prepare=cell.prepare, progress=bar.update)
-            record["measured"] = measured.as_dict()
-            record["predicted"] = predict(cell.spec, tokens=run.tokens, trials=run.trials, **chosen).as_dict()
-            record["values"] = _values(measured)
-        return record | {"seconds": round(time.perf_counter() - start, 4), "provenance": self.origin}
+def _digest(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def estimate(record: Record, quantity: str) -> Estimate:
-    """A quantity of a record as an Estimate over its trials; quantity is a path such as "weight_mso up"."""
+    """A quantity of a record as an Estimate over its trials; quantity is a text such as "weight_mso up"."""
     return Estimate.of(record["values"][quantity])
-
-
-def _values(gap: Gap[Estimate]) -> dict[str, list[float]]:
-    """Values trial by trial of every quantity that has them in every trial."""
-    items = ((" ".join(path), value) for path, value in gap.items())
-    return {name: value.values.tolist() for name, value in items if value.mean is not None and value.trials == len(value.values)}

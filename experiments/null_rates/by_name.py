@@ -3,19 +3,16 @@
 `data/by_name.jsonl` is what the full preset recorded.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from experiments.cells import Bench, Record
 from experiments.null_rates.gap_and_ratio import LEVELS, SIGMA, verdict
 from experiments.null_rates.signs import DESIGNS as TOKENS_OF
 from simgap import measure_arrays
-from simgap.records import Records
 from simgap.report.table import Table
 
 KEPT = Path(__file__).parent / "data" / "by_name.jsonl"
@@ -80,21 +77,9 @@ BROKEN: dict[tuple[str, str], Draw] = {
 
 
 def compute(preset: str, bench: Bench) -> list[Record]:
-    file = Records(bench.out / f"{bench.artefact}.jsonl")
-    records = []
-    cells = [(null, design, experts) for null, design in (*DESIGNS, *BROKEN) for experts in EXPERTS]
-    for null, design, experts in tqdm(cells, desc=bench.artefact, unit="cell", disable=bench.quiet or None):
-        key = f"{null} {design} {experts} {REPETITIONS[preset]} {bench.seed}"
-        record = file.find(key, bench.origin)
-        if record is None:
-            start = time.perf_counter()
-            labels = {"null": null, "design": design, "experts": experts, "repetitions": REPETITIONS[preset]}
-            record = {"key": key, "artefact": bench.artefact, "labels": labels}
-            record["values"] = rejections(null, design, experts, REPETITIONS[preset], bench.seed)
-            record |= {"seconds": round(time.perf_counter() - start, 2), "provenance": bench.origin}
-            file.append(record)
-        records.append(record)
-    return records
+    n, settings = REPETITIONS[preset], (*DESIGNS, *BROKEN)
+    labels = [{"null": null, "design": design, "experts": e, "repetitions": n} for null, design in settings for e in EXPERTS]
+    return bench.labelled(labels, rejections)
 
 
 def rejections(null: str, design: str, experts: int, repetitions: int, seed: int) -> dict[str, Any]:

@@ -34,14 +34,14 @@ def compute(preset: str, bench: Bench) -> list[Record]:
         spec = LayerSpec(d_model=16, d_ff=64, n_experts=experts, top_k=experts, router="soft")  # type: ignore[arg-type]
         for trials in TRIALS:
             labels = {"experts": experts, "trials": trials, "repetitions": REPETITIONS[preset]}
-            cells.append(Cell(labels, spec, trials * REPETITIONS[preset], custom=rejections))
+            cells.append(Cell(labels, spec, trials * REPETITIONS[preset], rejections))
     return replace(bench, tokens=TOKENS).run(cells)
 
 
 def rejections(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     """Of each quantity, how many runs have a p below each of the levels; and those of the normal p."""
     trials = cell.labels["trials"]
-    measured = measure(cell.spec, **run.to_dict(), sites=cell.sites, readings=cell.readings, weights=cell.weights)
+    measured = measure(cell.spec, **run.to_dict(), quantities=["activation_mso mean output", "weight_mso up"])
     output, up = (
         [
             Estimate.of(values, counts)

@@ -3,19 +3,16 @@
 `data/other_tokens.jsonl` is what the full preset recorded.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from experiments.cells import Bench, Record
 from experiments.null_rates.gap_and_ratio import SIGMA, verdict
 from simgap import token_mso
 from simgap.api.overlap import Overlap
-from simgap.records import Records
 from simgap.report.table import Table
 from simgap.theory import mso_p
 
@@ -164,19 +161,8 @@ def compute(preset: str, bench: Bench) -> list[Record]:
 
 def recorded(cells: Sequence[tuple[Any, ...]], repetitions: int, of: Callable[..., Any], bench: Bench) -> list[Record]:
     """A record of each cell, kept as soon as it is there. of: the values of a cell, so many repetitions and a seed."""
-    file = Records(bench.out / f"{bench.artefact}.jsonl")
-    records = []
-    for cell in tqdm(cells, desc=bench.artefact, unit="cell", disable=bench.quiet or None):
-        key = f"{' '.join(map(str, cell))} {repetitions} {bench.seed}"
-        record = file.find(key, bench.origin)
-        if record is None:
-            start = time.perf_counter()
-            record = {"key": key, "artefact": bench.artefact, "labels": {"cell": list(cell), "repetitions": repetitions}}
-            record["values"] = of(*cell, repetitions, bench.seed)
-            record |= {"seconds": round(time.perf_counter() - start, 2), "provenance": bench.origin}
-            file.append(record)
-        records.append(record)
-    return records
+    begun = [{"labels": {"cell": list(cell), "repetitions": repetitions}} for cell in cells]
+    return bench.each(begun, lambda at: of(*cells[at], repetitions, bench.seed))
 
 
 def rates(design: str, experts: int, top_k: int, repetitions: int, seed: int) -> dict[str, Any]:

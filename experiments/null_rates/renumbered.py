@@ -11,7 +11,6 @@ import torch
 
 from experiments.cells import Bench, Record
 from experiments.null_rates.gap_and_ratio import LEVELS, SIGMA, verdict
-from experiments.null_rates.signs import counted
 from simgap.nulls.renumbered import Renumbered
 from simgap.overlaps import order_sums, size_sums
 from simgap.report.table import Table
@@ -53,7 +52,8 @@ DESIGNS: dict[str, Draw] = {
 
 
 def compute(preset: str, bench: Bench) -> list[Record]:
-    return counted([(design, experts) for design in DESIGNS for experts in EXPERTS], REPETITIONS[preset], rejections, bench)
+    n = REPETITIONS[preset]
+    return bench.labelled([{"design": d, "experts": e, "repetitions": n} for d in DESIGNS for e in EXPERTS], rejections)
 
 
 def rejections(design: str, experts: int, repetitions: int, seed: int) -> dict[str, list[int]]:

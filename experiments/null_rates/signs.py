@@ -3,19 +3,16 @@
 `data/signs.jsonl` is what the full preset recorded.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from experiments.cells import Bench, Record
 from experiments.null_rates.gap_and_ratio import LEVELS, SIGMA, verdict
 from simgap import mean_mso, token_mso, weight_mso
 from simgap.overlaps import size_sums
-from simgap.records import Records
 from simgap.report.table import Table
 from simgap.theory.sign_flips import upper_p
 
@@ -71,29 +68,9 @@ DESIGNS: dict[str, Draw] = {
 }
 
 
-Rejections = Callable[[str, int, int, int], dict[str, list[int]]]
-
-
 def compute(preset: str, bench: Bench) -> list[Record]:
-    return counted([(design, experts) for design in DESIGNS for experts in EXPERTS], REPETITIONS[preset], rejections, bench)
-
-
-def counted(cells: Sequence[tuple[str, int]], repetitions: int, rejections: Rejections, bench: Bench) -> list[Record]:
-    """A record of each design and number of experts, kept as soon as it is there."""
-    file = Records(bench.out / f"{bench.artefact}.jsonl")
-    records = []
-    for design, experts in tqdm(cells, desc=bench.artefact, unit="cell", disable=bench.quiet or None):
-        key = f"{design} {experts} {repetitions} {bench.seed}"
-        record = file.find(key, bench.origin)
-        if record is None:
-            start = time.perf_counter()
-            labels = {"design": design, "experts": experts, "repetitions": repetitions}
-            record = {"key": key, "artefact": bench.artefact, "labels": labels}
-            record["values"] = rejections(design, experts, repetitions, bench.seed)
-            record |= {"seconds": round(time.perf_counter() - start, 2), "provenance": bench.origin}
-            file.append(record)
-        records.append(record)
-    return records
+    n = REPETITIONS[preset]
+    return bench.labelled([{"design": d, "experts": e, "repetitions": n} for d in DESIGNS for e in EXPERTS], rejections)
 
 
 def rejections(design: str, experts: int, repetitions: int, seed: int) -> dict[str, list[int]]:

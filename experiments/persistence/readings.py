@@ -41,7 +41,7 @@ WEIGHTS = {
 
 def reading_cell(spec: LayerSpec, trials: int, **labels: object) -> Cell:
     """A cell that measures every reading of one configuration."""
-    return Cell({"readings": True, **labels}, spec, trials, custom=every_reading)
+    return Cell({"readings": True, **labels}, spec, trials, every_reading)
 
 
 def every_reading(cell: Cell, run: RunSpec) -> dict[str, list[float]]:

@@ -3,23 +3,20 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
-from experiments.cells import Bench, Cell, Record
+from experiments.cells import Bench, Record
 from experiments.persistence.beside import gap_and_ratio, state
 from experiments.persistence.published import MARKS, expert, reported, table
-from simgap import LayerSpec, predict
-from simgap.api.calibration import compare
+from simgap import LayerSpec
 from simgap.api.reported import Reported
 from simgap.report.figure import Panel, Series, draw
 from simgap.report.table import Table
-from simgap.stats import Estimate, fisher, holm
+from simgap.stats import fisher, holm
 
 WIDTHS = {"smoke": (32, 64, 128), "full": (32, 64, 128, 256, 512, 1024, 2048, 4096)}
-READINGS = ("mean", "token")
 # Parameters, and trials up to so many: fixed beforehand, fewer where one takes longer.
 TRIALS_UP_TO = ((1e7, 10), (1e8, 5), (math.inf, 3))
 WEIGHT, MEAN, TOKEN, GAP = "weight_mso up", "activation_mso mean output", "activation_mso token output", "gap"
@@ -58,27 +55,23 @@ def trials_for(parameters: int) -> int:
 
 def compute(preset: str, bench: Bench) -> list[Record]:
     """Every doubling of the width; the widest does not fit the memory budget and is streamed."""
-    specs = [layer(d) for d in WIDTHS[preset]]
-    return bench.run([Cell({"d_model": s.d_model}, s, trials_for(s.parameters), readings=READINGS) for s in specs])
+    records = []
+    for spec in map(layer, WIDTHS[preset]):
+        records += bench.sweep([({"d_model": spec.d_model}, spec)], list(QUANTITIES), trials_for(spec.parameters))
+    return records
 
 
 def points(records: Sequence[Record]) -> list[Beside]:
-    """Every quantity of every record, held against its prediction as `calibrate` does."""
+    """Every quantity of every record beside its prediction."""
     return [_beside(record, quantity) for record in records for quantity in QUANTITIES]
 
 
 def _beside(record: Record, quantity: str) -> Beside:
-    spec, run = layer(record["spec"]["d_model"]), record["run"]
-    path = tuple(quantity.split(" "))
-    null = dict(predict(spec, tokens=run["tokens"], trials=run["trials"], sites=("output",), readings=READINGS, weights=("up",)).items())[
-        path
-    ]
-    pairs = reduce(lambda plain, name: plain[name], path, record["measured"])["pairs"]
-    estimate = Estimate.of(np.array(record["values"][quantity]), pairs)
-    judged = compare(estimate, null, overlap=quantity != GAP, experts=spec.n_experts)
-    if estimate.mean is None or null.mean is None or null.sd is None or judged.z is None or judged.p is None:
-        raise ValueError(f"{quantity} at d_model = {spec.d_model}: {judged.why}")
-    return Beside(spec, quantity, estimate.mean, estimate.sem, estimate.trials, null.mean, null.sd, judged.z, judged.p)
+    spec, row = layer(record["spec"]["d_model"]), record["quantities"][quantity]
+    if any(row[name] is None for name in ("mean", "predicted_mean", "predicted_sd", "z", "p")):
+        raise ValueError(f"{quantity} at d_model = {spec.d_model}: {row['why']}")
+    law = {"law": row["predicted_mean"], "sd": row["predicted_sd"], "z": row["z"], "p": row["p"]}
+    return Beside(spec, quantity, measured=row["mean"], sem=row["sem"], trials=row["n"], **law)
 
 
 def joint(points: Sequence[Beside]) -> dict[str, tuple[float, float]]:

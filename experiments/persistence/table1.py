@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.cells import Bench, Cell, Record, estimate
+from experiments.cells import Bench, Record, estimate
 from experiments.persistence.beside import COLUMNS, QUANTITIES, fair_wording, readings_table, rows_beside, width_verdict
 from experiments.persistence.published import D_FF_TABLE1, LAMBDAS, MARKS, TRIALS, expert, reported, table
 from experiments.persistence.readings import judge, law_nulls, reading_cell
@@ -33,23 +33,23 @@ PRINTED_R, PRINTED_P = -0.112, 0.596  # [stated]
 def compute(preset: str, bench: Bench) -> list[Record]:
     """The scan at the printed width and at one that fits, the same for the pairwise regulariser, and the other readings."""
     table_trials, reading_trials = PRESETS[preset]
-    cells = []
-    for trials in table_trials:
-        cells += [_cell("gram", WIDTH, strength, trials) for strength in LAMBDAS]
-    cells += [_cell("gram", FITTING_WIDTH, strength, TRIALS) for strength in LAMBDAS]
-    cells += [_cell("pairs", WIDTH, strength, TRIALS) for strength in LAMBDAS]
-    cells += [reading_cell(_spec(WIDTH), reading_trials, d_model=WIDTH)]
-    return bench.run(cells)
+    scans = [("gram", WIDTH, trials) for trials in table_trials] + [("gram", FITTING_WIDTH, TRIALS), ("pairs", WIDTH, TRIALS)]
+    records = [record for scan in scans for record in _swept(bench, *scan)]
+    return records + bench.run([reading_cell(_spec(WIDTH), reading_trials, d_model=WIDTH)])
 
 
 def _spec(width: int) -> LayerSpec:
     return expert(width, D_FF_TABLE1)
 
 
-def _cell(regulariser: str, width: int, strength: float, trials: int) -> Cell:
-    labels = {"regulariser": regulariser, "d_model": width, "lambda": strength, "trials": trials}
-    descent = RegulariseGram(strength, STEPS, RATE) if regulariser == "gram" else RegularisePairs(strength, STEPS, PAIRS_RATE)
-    return Cell(labels, _spec(width), trials, prepare=descent)
+def _swept(bench: Bench, regulariser: str, width: int, trials: int) -> list[Record]:
+    """The same layers at every strength."""
+    records = []
+    for strength in LAMBDAS:
+        labels = {"regulariser": regulariser, "d_model": width, "lambda": strength, "trials": trials}
+        descent = RegulariseGram(strength, STEPS, RATE) if regulariser == "gram" else RegularisePairs(strength, STEPS, PAIRS_RATE)
+        records += bench.sweep([(labels, _spec(width))], list(QUANTITIES), trials, descent)
+    return records
 
 
 def _scan(records: Sequence[Record], regulariser: str, width: int, trials: int) -> list[Record]:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cells import Bench, Cell, Record, estimate
-from experiments.persistence.beside import COLUMNS, QUANTITIES, printed_p, rows_beside, width_verdict
+from experiments.cells import Bench, Record, estimate
+from experiments.persistence.beside import COLUMNS, QUANTITIES, gap_and_ratio, printed_p, rows_beside, width_verdict
 from experiments.persistence.published import MARKS, TRIALS, expert, reported, table
 from experiments.persistence.readings import law_nulls
 from simgap import LayerSpec
@@ -18,9 +18,11 @@ PRESETS = {"smoke": [TRIALS], "full": [TRIALS, LAW_TRIALS]}
 
 def compute(preset: str, bench: Bench) -> list[Record]:
     """Every printed width, at the paper's number of trials and at enough for the law's test."""
-    rows = table(2)
-    specs = [_spec(row, int(row["d_model"])) for row in rows]
-    return bench.run([Cell({"d_model": s.d_model, "trials": trials}, s, trials) for trials in PRESETS[preset] for s in specs])
+    specs = [_spec(row, int(row["d_model"])) for row in table(2)]
+    records = []
+    for trials in PRESETS[preset]:
+        records += bench.sweep([({"d_model": s.d_model, "trials": trials}, s) for s in specs], list(QUANTITIES), trials)
+    return records
 
 
 def _spec(row: dict[str, str], width: int) -> LayerSpec:
@@ -75,8 +77,8 @@ def _panels(records: Sequence[Record], trials: int) -> list[Panel]:
     overlap.published.append(Series("published", [x for x, _ in published], [y for _, y in published]))
 
     ratio = Panel("Activation over weight", "d_model", "ratio of overlaps", x_ticks=widths, log_y=True)
-    gaps = [r["measured"]["ratio"] for r in records]
-    ratio.ours.append(Series(f"ours, {trials} trials", widths, [g["mean"] for g in gaps], [g["sem"] for g in gaps]))
+    ratios = [gap_and_ratio(r)[1] for r in records]
+    ratio.ours.append(Series(f"ours, {trials} trials", widths, [r.mean or 0.0 for r in ratios], [r.sem or 0.0 for r in ratios]))
     ratio.laws.append(Series("law d_ff = 4d", widths, [float(row["d_ff"]) for row in rows]))
     ratio.published.append(Series("published", widths, [reported(row)[1].value / reported(row)[0].value for row in rows]))
     return [overlap, ratio]

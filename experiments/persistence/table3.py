@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cells import Bench, Cell, Record, estimate
-from experiments.persistence.beside import COLUMNS, fair_wording, readings_table, rows_beside, width_verdict
+from experiments.cells import Bench, Record, estimate
+from experiments.persistence.beside import COLUMNS, QUANTITIES, fair_wording, readings_table, rows_beside, width_verdict
 from experiments.persistence.published import MARKS, TRIALS, expert, reported, table
 from experiments.persistence.readings import judge, law_nulls, reading_cell
 from simgap import LayerSpec
@@ -21,18 +21,15 @@ def compute(preset: str, bench: Bench) -> list[Record]:
     """Every architecture at the printed width and at one that fits, and the other readings at the printed width."""
     table_trials, reading_trials = PRESETS[preset]
     rows = table(3)
-    cells = [_cell(row, WIDTH, trials) for trials in table_trials for row in rows]
-    cells += [_cell(row, FITTING_WIDTH, TRIALS) for row in rows]
-    cells += [reading_cell(_spec(row, WIDTH), reading_trials, architecture=row["architecture"]) for row in rows]
-    return bench.run(cells)
+    records = []
+    for width, trials in (*((WIDTH, trials) for trials in table_trials), (FITTING_WIDTH, TRIALS)):
+        labels = [{"architecture": row["architecture"], "d_model": width, "trials": trials} for row in rows]
+        records += bench.sweep([(own, _spec(row, width)) for own, row in zip(labels, rows, strict=True)], list(QUANTITIES), trials)
+    return records + bench.run([reading_cell(_spec(row, WIDTH), reading_trials, architecture=row["architecture"]) for row in rows])
 
 
 def _spec(row: dict[str, str], width: int) -> LayerSpec:
     return expert(width, int(row["d_ff"]), int(row["n_experts"]), int(row["top_k"]))
-
-
-def _cell(row: dict[str, str], width: int, trials: int) -> Cell:
-    return Cell({"architecture": row["architecture"], "d_model": width, "trials": trials}, _spec(row, width), trials)
 
 
 def _at(records: Sequence[Record], width: int, trials: int) -> list[Record]:

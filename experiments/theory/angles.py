@@ -29,7 +29,7 @@ def angle_cell(activation: Activation, std: float, preset: str, norm: Norm = "no
     """Cosines of two tokens' vectors behind an expert, at each of RHOS; each has an expert of its own, so that points are independent."""
     width, trials = PRESETS[preset]
     spec = LayerSpec(d_model=2, d_ff=width, n_experts=len(RHOS), activation=activation, norm=norm, gated=gated)
-    return Cell({"activation": activation, "std": std, "norm": norm, "gated": gated}, spec, trials, custom=cosines)
+    return Cell({"activation": activation, "std": std, "norm": norm, "gated": gated}, spec, trials, cosines)
 
 
 def cosines(cell: Cell, run: RunSpec) -> dict[str, list[float]]:

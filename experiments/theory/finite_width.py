@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.cells import Bench, Cell, Record, estimate
+from experiments.cells import Bench, Record, estimate
 from experiments.theory.angles import NAMES
 from experiments.theory.points import Point, lines_of, simulated, write
 from simgap import LayerSpec
@@ -19,6 +19,7 @@ from simgap.theory.finite_width import exact_token_mso, finite_width_constant, h
 ACTIVATIONS: tuple[Activation, ...] = ("relu", "gelu", "silu")
 STD = math.sqrt(2)  # Kaiming fan-in, and tokens on the sphere of radius sqrt(d)
 D_MODEL, EXPERTS, TOKENS = 8, 4, 32
+QUANTITY = "activation_mso token hidden"
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 # d_ff, and at most how many trials, fewer where wide: f times the standard error is what tells the constant.
 SETTINGS = {"smoke": (WIDTHS[:7:2], 100), "full": (WIDTHS, 2000)}
@@ -30,12 +31,12 @@ SCALED_UP_TO = 1024  # beyond, f times the standard error is larger than the con
 def compute(preset: str, bench: Bench) -> list[Record]:
     """Co-activated experts' hidden vectors on a token, at every width."""
     widths, most = SETTINGS[preset]
-    cells = []
-    for name in ACTIVATIONS:
-        for f in widths:
-            trials = min(most, max(100, TRIALS_TIMES_WIDTH // f))
-            cells.append(Cell({"activation": name}, _spec(name, f), trials, ("hidden",), ("token",)))
-    return replace(bench, tokens=TOKENS).run(cells)
+    records = []
+    for f in widths:
+        layers = [({"activation": name}, _spec(name, f)) for name in ACTIVATIONS]
+        trials = min(most, max(100, TRIALS_TIMES_WIDTH // f))
+        records += replace(bench, tokens=TOKENS).sweep(layers, [QUANTITY], trials)
+    return sorted(records, key=lambda record: ACTIVATIONS.index(record["labels"]["activation"]))
 
 
 def _spec(name: Activation, f: int) -> LayerSpec:
@@ -47,7 +48,7 @@ def points(records: Sequence[Record]) -> list[Point]:
     all_points = []
     for record in records:
         name, f = record["labels"]["activation"], record["spec"]["d_ff"]
-        all_points.append(Point(name, f, exact_token_mso(name, f, STD), estimate(record, "activation_mso token hidden")))
+        all_points.append(Point(name, f, exact_token_mso(name, f, STD), estimate(record, QUANTITY)))
     return all_points
 
 

@@ -31,7 +31,7 @@ def compute(preset: str, bench: Bench) -> list[Record]:
     for line, ratio in SHAPES.items():
         for d, trials in TRIALS[preset]:
             spec = LayerSpec(d_model=d, d_ff=ratio * d if ratio else 1, n_experts=2)
-            cells.append(Cell({"line": line}, spec, trials, custom=projected))
+            cells.append(Cell({"line": line}, spec, trials, projected))
     return replace(bench, tokens=TOKENS).run(cells)
 
 

@@ -34,9 +34,9 @@ def compute(preset: str, bench: Bench) -> list[Record]:
     """One matrix, untrained layers, and pairs that share a spike, each descended to every time of the flow."""
     return bench.run(
         [
-            Cell({"kind": "singular values"}, ONE, 1, custom=singular_values),
-            Cell({"kind": "untrained"}, UNTRAINED, TRIALS[preset], custom=untrained),
-            Cell({"kind": "shared spike", "spike": SPIKE, "noise": NOISE}, SPIKED, SPIKED_TRIALS[preset], custom=spiked),
+            Cell({"kind": "singular values"}, ONE, 1, singular_values),
+            Cell({"kind": "untrained"}, UNTRAINED, TRIALS[preset], untrained),
+            Cell({"kind": "shared spike", "spike": SPIKE, "noise": NOISE}, SPIKED, SPIKED_TRIALS[preset], spiked),
         ]
     )
 

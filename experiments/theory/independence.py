@@ -26,14 +26,15 @@ PAIR_TRIALS = 4
 UNTRAINED = ((8, 32), (32, 128), (128, 512))
 TRIALS = {"smoke": 40, "full": 200}
 TOKENS = 64
+SIDES = ("weight_mso up", "activation_mso token output")
 
 
 def compute(preset: str, bench: Bench) -> list[Record]:
     """Pairs built for each weight overlap and all output overlaps, and untrained layers."""
-    cells = [Cell({"kind": kind, "weight": a}, PAIR, PAIR_TRIALS, custom=built) for kind, row in _rows() for a in row]
-    for d, f in UNTRAINED:
-        cells.append(Cell({"kind": "untrained"}, LayerSpec(d_model=d, d_ff=f), TRIALS[preset], readings=("token",)))
-    return replace(bench, tokens=TOKENS).run(cells)
+    cells = [Cell({"kind": kind, "weight": a}, PAIR, PAIR_TRIALS, built) for kind, row in _rows() for a in row]
+    layers = [({"kind": "untrained"}, LayerSpec(d_model=d, d_ff=f)) for d, f in UNTRAINED]
+    bench = replace(bench, tokens=TOKENS)
+    return bench.run(cells) + bench.sweep(layers, SIDES, TRIALS[preset])
 
 
 def _rows() -> list[tuple[str, tuple[float, ...]]]:
@@ -105,9 +106,8 @@ def _square(records: Sequence[Record], kind: str, panel: Panel) -> Panel:
 
 def _untrained(records: Sequence[Record], panel: Panel) -> None:
     mine = [r for r in records if r["labels"]["kind"] == "untrained"]
-    sides = ("weight_mso up", "activation_mso token output")
-    panel.cloud.append(Series("untrained layers", *([v for r in mine for v in r["values"][side]] for side in sides)))
-    weight, output = ([estimate(r, side) for r in mine] for side in sides)
+    panel.cloud.append(Series("untrained layers", *([v for r in mine for v in r["values"][side]] for side in SIDES)))
+    weight, output = ([estimate(r, side) for r in mine] for side in SIDES)
     means = Series("untrained, mean", _means(weight), _means(output), [v.sem or 0.0 for v in output])
     panel.ours.append(means)
     shapes = [(r["spec"]["d_model"], r["spec"]["d_ff"]) for r in mine]

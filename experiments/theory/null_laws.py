@@ -37,6 +37,7 @@ JACOBIAN_WIDTH = 256
 JACOBIAN_ACTIVATIONS: tuple[Activation, ...] = ("relu", "silu", "tanh")
 TRIALS = {"smoke": 40, "full": 100}
 TOKENS = 16
+OF_LAYERS = ("weight_mso up", "activation_mso mean output", "activation_mso token normed")
 STEP = 1e-5  # of the central difference that stands for a slope, in float64
 NAMES = {
     "weight": "W_up: 1/(d f)",
@@ -49,17 +50,16 @@ NAMES = {
 
 def compute(preset: str, bench: Bench) -> list[Record]:
     """Layers with a LayerNorm, for three nulls at once; subspaces; Jacobians."""
+    layers = [({"kind": "layer"}, LayerSpec(d_model=d, d_ff=f, norm="layernorm")) for d, f in SHAPES[preset]]
     cells = []
-    for d, f in SHAPES[preset]:
-        spec = LayerSpec(d_model=d, d_ff=f, norm="layernorm")
-        cells.append(Cell({"kind": "layer"}, spec, TRIALS[preset], sites=("normed", "output"), readings=("token", "mean")))
     for d in SUBSPACES[preset]:
-        cells.append(Cell({"kind": "subspace", "rank": RANK}, LayerSpec(d_model=d, d_ff=RANK), TRIALS[preset], custom=subspaces))
+        cells.append(Cell({"kind": "subspace", "rank": RANK}, LayerSpec(d_model=d, d_ff=RANK), TRIALS[preset], subspaces))
     for name in JACOBIAN_ACTIVATIONS:
         for d, trials in JACOBIANS[preset]:
             spec = LayerSpec(d_model=d, d_ff=JACOBIAN_WIDTH, activation=name)
-            cells.append(Cell({"kind": name}, spec, trials, custom=jacobians))
-    return replace(bench, tokens=TOKENS).run(cells)
+            cells.append(Cell({"kind": name}, spec, trials, jacobians))
+    bench = replace(bench, tokens=TOKENS)
+    return bench.sweep(layers, OF_LAYERS, TRIALS[preset]) + bench.run(cells)
 
 
 def subspaces(cell: Cell, run: RunSpec) -> dict[str, list[float]]:

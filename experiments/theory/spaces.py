@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from experiments.cells import Bench, Cell, Record, estimate
+from experiments.cells import Bench, Record, estimate
 from experiments.theory.points import Point, lines_of, over_law, simulated, write
 from simgap import LayerSpec
 from simgap.report.figure import Panel, Series
@@ -26,26 +27,25 @@ ROUND = "a round space: 1/d"
 
 def compute(preset: str, bench: Bench) -> list[Record]:
     """Layers with outlier coordinates, and with a power law of coordinates or of rotated directions."""
-    cells = []
+    layers = []
     for count in COUNTS:
         for scale in SCALES[preset]:
-            cells.append(_cell(_outliers(count), scale, SpaceSpec(outliers=count, scale=scale), "coordinates", preset))
+            layers.append(_layer(_outliers(count), scale, SpaceSpec(outliers=count, scale=scale), "coordinates"))
     for basis in SHAPES:
         for alpha in EXPONENTS[preset]:
             # Without a power there is nothing to rotate.
             space = SpaceSpec(kind="powerlaw", alpha=alpha, rotated=basis == "rotated")
-            cells.append(_cell(f"power law, {basis}", alpha, space, basis, preset))
-    return replace(bench, tokens=TOKENS).run(cells)
+            layers.append(_layer(f"power law, {basis}", alpha, space, basis))
+    return replace(bench, tokens=TOKENS).sweep(layers, ["activation_mso token output", "activation_mso mean output"], TRIALS[preset])
 
 
 def _outliers(count: int) -> str:
     return f"{count} outlier{'s' if count > 1 else ''}"
 
 
-def _cell(line: str, x: float, space: SpaceSpec, shape: str, preset: str) -> Cell:
+def _layer(line: str, x: float, space: SpaceSpec, shape: str) -> tuple[dict[str, Any], LayerSpec]:
     experts, k = SHAPES[shape]
-    spec = LayerSpec(d_model=D, d_ff=F, n_experts=experts, top_k=k, space=space)
-    return Cell({"line": line, "x": x}, spec, TRIALS[preset], readings=("token", "mean"), weights=("down",))
+    return {"line": line, "x": x}, LayerSpec(d_model=D, d_ff=F, n_experts=experts, top_k=k, space=space)
 
 
 def points(records: Sequence[Record]) -> list[Point]:

@@ -35,7 +35,7 @@ def compute(preset: str, bench: Bench) -> list[Record]:
     """The crossing of every activation that has one, at a few scales."""
     width, trials = PRESETS[preset]
     specs = [LayerSpec(d_model=2, d_ff=width, n_experts=2, activation=name) for name in CROSSING]
-    return bench.run([Cell({"activation": s.activation, "std": std}, s, trials, custom=crossings) for s in specs for std in STDS[preset]])
+    return bench.run([Cell({"activation": s.activation, "std": std}, s, trials, crossings) for s in specs for std in STDS[preset]])
 
 
 def crossings(cell: Cell, run: RunSpec) -> dict[str, list[float]]:

@@ -14,9 +14,11 @@ mpl.use("Agg")
 from experiments.__main__ import artefacts, main
 from experiments.cells import Bench
 from experiments.persistence import scale, table2
-from simgap import RunSpec, calibrate, measure, predict
+from simgap import RunSpec, calibrate, measure
+from simgap.api.calibration import compare
 from simgap.api.reported import FIVE_SIGMA
-from simgap.records import Records
+from simgap.nulls import Prediction
+from simgap.stats import Estimate
 
 # A clean commit, so that what is recorded is found again.
 ORIGIN = {"commit": "abc", "dirty": False, "versions": {}, "canary": "x"}
@@ -47,7 +49,7 @@ def test_from_end_to_end(capsys, tmp_path):
     assert main(["persistence", "scale", "--preset", "smoke", "--out", str(tmp_path)]) == 0
     printed = {path.rpartition("/")[2] for path in capsys.readouterr().out.split()}
     assert printed == {f"scale{ending}" for ending in (".md", ".csv", "_1.csv", "_2.csv", ".png", ".pdf")}
-    assert printed | {"scale.jsonl"} == {path.name for path in tmp_path.iterdir()}
+    assert printed | {"scale"} == {path.name for path in tmp_path.iterdir()}
     with open(tmp_path / "scale.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["parameters"]) for row in rows[::4]] == [65_536, 262_144, 1_048_576]
@@ -63,22 +65,27 @@ def test_the_laws_meet_the_simulation_and_moved_ones_do_not(made):
     _, records = made
     assert all(corrected > FIVE_SIGMA for _, corrected in scale.joint(scale.points(records)).values())
     for factor in (0.7, 1.3):
-        moved = [r | {"values": {name: [factor * v for v in values] for name, values in r["values"].items()}} for r in records]
-        assert all(p < FIVE_SIGMA for p, _ in scale.joint(scale.points(moved)).values())
+        moved = [moved_by(factor, point) for point in scale.points(records)]
+        assert all(p < FIVE_SIGMA for p, _ in scale.joint(moved).values())
+
+
+def moved_by(factor: float, point: scale.Beside) -> scale.Beside:
+    """The same with another overlap, calibrated as ever."""
+    law = Prediction(point.law, point.sd, "exact", "exact", "")
+    found = Estimate(factor * point.measured, point.sem, point.trials, 28 * point.trials)
+    both = compare(found, law, overlap=point.quantity != scale.GAP)
+    return replace(point, measured=found.mean, z=both.z, p=both.p)
 
 
 def test_points_are_calibrated_as_a_gap_is(made):
     """Read back from a record, z and p are those of `calibrate` on the gap itself."""
     _, records = made
     spec, run = scale.layer(64), records[1]["run"]
-    chosen = {"sites": ("output",), "readings": scale.READINGS, "weights": ("up",)}
-    measured = measure(spec, **run, **chosen)
-    whole = dict(calibrate(measured, predict(spec, tokens=run["tokens"], trials=run["trials"], **chosen)).items())
-    values = dict(measured.items())
+    measured = measure(spec, **run, quantities=list(scale.QUANTITIES))
+    judged = calibrate(measured)
     for point in scale.points(records)[4:8]:
-        path = tuple(point.quantity.split(" "))
-        assert (point.measured, point.sem) == (values[path].mean, values[path].sem)
-        assert (point.z, point.p) == (whole[path].z, whole[path].p)
+        assert (point.measured, point.sem) == (measured[point.quantity].mean, measured[point.quantity].sem)
+        assert (point.z, point.p) == (judged[point.quantity].z, judged[point.quantity].p)
 
 
 def test_the_layers_are_table2s(made, tmp_path):
@@ -105,16 +112,18 @@ def test_a_power_is_found_with_its_error(made):
 
 def test_what_is_recorded_is_not_done_again_and_rendering_reads_nothing_else(made, tmp_path):
     out, records = made
-    before = (out / "scale.jsonl").read_bytes()
-    assert scale.compute("smoke", bench(out)) == records
-    assert (out / "scale.jsonl").read_bytes() == before
-    first = scale.render(records, tmp_path / "a")
-    again = scale.render(list(Records(out / "scale.jsonl")), tmp_path / "b")
+    before = {path: path.read_bytes() for path in out.rglob("records.jsonl")}
+    assert len(before) == 3
+    again = scale.compute("smoke", bench(out))
+    assert again == records
+    assert {path: path.read_bytes() for path in out.rglob("records.jsonl")} == before
+    first, again = scale.render(records, tmp_path / "a"), scale.render(again, tmp_path / "b")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
 
 
 def test_a_quantity_that_no_trial_has_is_named(made):
     _, records = made
-    empty = records[0] | {"values": {name: [math.nan] * 10 for name in scale.QUANTITIES}}
+    row = {"mean": None, "why": "no trial has a pair of defined vectors"}
+    empty = {name: {**found, **row} for name, found in records[0]["quantities"].items()}
     with pytest.raises(ValueError, match="weight_mso up at d_model = 32: no trial has a pair of defined vectors"):
-        scale.points([empty])
+        scale.points([records[0] | {"quantities": empty}])
