@@ -1,6 +1,6 @@
 # make reproduce   the published tables beside the theory, into runs/persistence (PRESET=smoke for a quick look, PRESET=full by default)
 # make figures     the theory figures, simulation on the laws' lines, into runs/theory (PRESET as above)
-# make atlas       where the laws hold: hundreds of layers swept, with a map of verdicts, into runs/sweeps (DEVICE=cuda adds the largest)
+# make atlas       where the laws hold, in round spaces and others: hundreds of layers swept, with maps, into runs/sweeps (DEVICE=cuda: more)
 # make calibration how often each null is wrong where nothing is to be found, and what it sees, into runs/null_rates (PRESET as above)
 # make cluster-demo a real Dask scheduler with workers on this machine, a sweep on it, and a worker killed midway
 # make test        the tests; make test-slow adds the long ones; make lint runs the linters; make bench times the main job
@@ -21,7 +21,7 @@ figures: .venv/installed
 	$(BIN)/python -m experiments theory --preset $(PRESET) --out runs/theory
 
 atlas: .venv/installed
-	$(BIN)/python -m experiments sweeps atlas --preset $(if $(filter cpu,$(DEVICE)),cpu,full) --device $(DEVICE) --out runs/sweeps
+	$(BIN)/python -m experiments sweeps --preset $(if $(filter cpu,$(DEVICE)),cpu,full) --device $(DEVICE) --out runs/sweeps
 
 calibration: .venv/installed
 	$(BIN)/python -m experiments null_rates --preset $(PRESET) --out runs/null_rates

@@ -38,16 +38,25 @@ def compute(preset: str, bench: Bench) -> list[Record]:
     """Sweep the cells of atlas.toml, or go on with it: a record for every cell, and one that names those left out and why."""
     described = read_file(FILE)
     cells, left_out = chosen(described, preset)
-    settings = {**described.run, "seed": bench.seed, "device": bench.device}
     if preset == "smoke":
-        parts = [("smoke", cells, SMOKE_RUN)]
-    else:
-        parts = [(f"to_{most:g}", part, {"trials": trials}) for most, trials, part in by_size(cells)]
+        return sweep_parts([("smoke", cells, SMOKE_RUN)], described, bench, left_out)
+    parts = [(f"to_{most:g}", part, {"trials": trials}) for most, trials, part in by_size(cells)]
+    # On workers, a layer that ends one ends no more than that.
+    return sweep_parts(parts, described, bench, left_out, "local")
+
+
+def sweep_parts(
+    parts: Sequence[tuple[str, Cells, dict[str, int]]],
+    described: SweepFile,
+    bench: Bench,
+    left_out: list[LeftOut],
+    engine: str = "inprocess",
+) -> list[Record]:
+    """The records of cells in parts, each (folder, cells, what of the file's run is other there), and one of those that have none."""
+    settings = {**described.run, "seed": bench.seed, "device": bench.device}
     records: list[Record] = []
     for name, part, own in parts:
-        folder = bench.out / "atlas" / name
-        # In this process, cells wait for no worker to start; on workers, a layer that ends one ends no more than that.
-        engine = "inprocess" if preset == "smoke" else "local"
+        folder = bench.out / bench.artefact / name
         run = sweep(
             part,
             quantities=described.selection.texts,
@@ -114,7 +123,7 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         laws = ", ".join(sorted({point.law_id for point in points if point.law_id}))
         page.rows.append([quantity, *(counts[verdict] for verdict in VERDICTS), laws or None])
     page.notes = _notes(cells, judged, left_out)
-    page.sections = [_exact(judged), _leading(judged), _remarkable(judged), _no_law(judged), _left_out(left_out)]
+    page.sections = [z_table(judged), _leading(judged), _remarkable(judged), _no_law(judged), _left_out(left_out)]
     return [*page.write(out / "atlas"), _write_cells(judged, out / "atlas_cells"), *draw_all(judged, out)]
 
 
@@ -146,7 +155,7 @@ def _notes(cells: Sequence[Record], judged: Sequence[Judged], left_out: Sequence
     ]
 
 
-def _exact(judged: Sequence[Judged]) -> Table:
+def z_table(judged: Sequence[Judged]) -> Table:
     """How the z of exact laws are spread, beside what a standard normal's are."""
     columns = ["quantity", "spread", "cells", "mean z", "sd of z"]
     columns += [column for s in SIGMAS for column in (f"|z| > {s}", "expected")]

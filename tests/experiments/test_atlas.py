@@ -14,7 +14,7 @@ mpl.use("Agg")
 
 from experiments.__main__ import artefacts, main
 from experiments.cells import Bench
-from experiments.sweeps import atlas
+from experiments.sweeps import anisotropy, atlas
 from experiments.sweeps.atlas_figures import KINDS, WIDTHS, normal_panels, off_axes, order_panels, spread_out
 from experiments.sweeps.atlas_verdicts import (
     FAILS,
@@ -175,7 +175,7 @@ def test_what_is_recorded_is_not_done_again_and_rendering_reads_nothing_else(mad
 
 
 def test_presets_are_an_artefacts_own(capsys, tmp_path):
-    assert artefacts()["sweeps"] == {"atlas": atlas}
+    assert artefacts()["sweeps"] == {"atlas": atlas, "anisotropy": anisotropy}
     with pytest.raises(SystemExit, match="2"):
         main(["theory", "futility", "--preset", "cpu", "--out", str(tmp_path)])
     assert "futility has no preset 'cpu'; it has smoke, full" in capsys.readouterr().err
@@ -263,7 +263,7 @@ def test_z_of_the_same_p():
 
 def test_z_statistics_count_what_is_beyond():
     points = [moved(z) for z in (0.1, -2.5, 3.5, 6.0)]
-    row = atlas._exact(verdicts(points)).rows[0]
+    row = atlas.z_table(verdicts(points)).rows[0]
     assert row[:3] == ["gap", "law, exact", 4]
     assert row[5:11:2] == [3, 2, 1]
     assert row[6] == pytest.approx(4 * 0.0455, rel=1e-3)
