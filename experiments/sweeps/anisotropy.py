@@ -97,7 +97,8 @@ def _notes(cells: Sequence[Record], laws: dict[str, list[Judged]], arrays: Seque
         f"Held against a round space {failing} of {len(laws['T5'])} quantities fail, the worst by {most.measured / (most.law or 1):.3g} "
         f"times ({most.quantity}, {most.cell}). Held against T5 {exact} fail.",
         *(_said_of_arrays(name, arrays) for name in (SIGNS, OTHER)),
-        "Verdicts are those of the atlas; p is corrected over all cells and quantities, for each law apart.",
+        "Verdicts are those of the atlas; p is corrected over all cells and quantities, for each law apart. Layers are the same at every "
+        "number of tokens, which Holm's correction allows.",
     ]
 
 
