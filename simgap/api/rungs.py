@@ -44,15 +44,19 @@ class Spread:
 
     @property
     def error(self) -> float:
-        """Delete-one-expert jackknife; for a mean over pairs of independent experts its square is too large by up to 2 (E-1)/(E-2)."""
+        """Delete-one-expert jackknife; for a mean over pairs of independent experts its square is too large by up to 2 (E-1)/(E-2).
+        NaN where all pairs are of one expert."""
         count = len(self.without)
+        if not np.isfinite(self.without).all():
+            return math.nan
         return float(np.sqrt((count - 1) / count * np.square(self.without - self.without.mean()).sum()))
 
     def over(self, other: "Spread") -> "Spread":
         """Quotient."""
         if len(self.without) != len(other.without):
             return Spread(self.value / other.value, np.full(1, math.nan))
-        return Spread(self.value / other.value, self.without / other.without)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return Spread(self.value / other.value, self.without / other.without)
 
     def at(self, some: Bool[np.ndarray, " E"]) -> "Spread":
         """Of some of the experts that are left out in turn."""

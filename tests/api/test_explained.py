@@ -276,3 +276,13 @@ def test_near_copies_behind_one_coordinate_stand_out_whitened_alone():
     assert "what is alike behind them is hardly seen: sg.explain whitens them" in by_tokens.verdict
     with pytest.raises(ValueError, match=r"^reading: expected raw or whitened, got 'other'"):
         found.by_pair("other")
+
+
+def test_an_error_is_not_known_where_all_pairs_are_of_one_expert():
+    # Each of the others meets the first on two tokens.
+    rng = np.random.default_rng(13)
+    routing = np.stack([np.zeros(32, int), 1 + np.arange(32) % 16], 1)
+    found = sg.explain(rng.standard_normal((32, 2, 6)), routing)
+    assert found["on a token"].error is None
+    assert found["on a token"].factor_error is None
+    assert 0 < found["on a token"].value < 1
