@@ -81,6 +81,7 @@ class State:
         values = {quantity: Values.empty(len(self.source.trials)) for quantity in self.asked}
         readings = {quantity.reading for quantity in self.asked}
         x, indices, gates = (torch.cat(parts, 1) for parts in zip(*self.kept, strict=True))
+        self.kept.clear()
         for t in range(len(self.source.trials)):
             trial = _Trial(self.source, t, self.work, x[t], indices[t].cpu().numpy(), gates[t])
             for reading in READ:
@@ -162,7 +163,8 @@ class _Trial:
             if not len(at_i):
                 return np.empty(0)
             (slopes_i, size_i), (slopes_j, size_j) = looked[i], looked[j]
-            value = inner_products(self.expert(i), self.expert(j), slopes_i.of(at_i), slopes_j.of(at_j))
+            at = (own if len(shared) == len(own.scale) else own.of(shared) for own, shared in ((slopes_i, at_i), (slopes_j, at_j)))
+            value = inner_products(self.expert(i), self.expert(j), *at)
             return _cosines(value, size_i[at_i] * size_j[at_j])
 
         yield from self.work.task_map(of_pair, list(combinations(some, 2)))

@@ -23,8 +23,8 @@ from torch import Tensor
 from simgap.batch_invariant import matmul
 from simgap.sources import ExpertMaps
 
-# Rows of a pair's matrix that are made at a time.
-ROWS = 2048
+# Rows of a pair's matrix that are made at a time, and tokens whose slopes are.
+ROWS, TOKENS = 2048, 1024
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,19 @@ class Slopes:
     right: tuple[Float[Tensor, "m d"], ...]
     scale: Float[Tensor, " m"]
 
-    def of(self, tokens: Tensor) -> "Slopes":
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.factors, *self.directions, *self.left, *self.right, self.scale)
+
+    def as_long_as(self, tokens: int) -> "Slopes":
+        """Memory for so many tokens."""
+        factors, directions, left, right = (
+            tuple(part.new_empty(tokens, part.shape[1]) for part in parts)
+            for parts in (self.factors, self.directions, self.left, self.right)
+        )
+        return Slopes(factors, directions, left, right, self.scale.new_empty(tokens))
+
+    def of(self, tokens: Tensor | slice) -> "Slopes":
         """Of some of the tokens."""
         factors, directions, left, right = (
             tuple(part[tokens] for part in parts) for parts in (self.factors, self.directions, self.left, self.right)
@@ -47,7 +59,19 @@ class Slopes:
 
 
 def slopes(expert: ExpertMaps, x: Float[Tensor, "m d"]) -> Slopes:
-    """What the Jacobians at m tokens are made of. O(m f d)."""
+    """What the Jacobians at m tokens are made of. O(m f d), in little more memory than the result."""
+    first = _slopes(expert, x[:TOKENS])
+    if len(x) <= TOKENS:
+        return first
+    whole = first.as_long_as(len(x))
+    for start in range(0, len(x), TOKENS):
+        part = first if not start else _slopes(expert, x[start : start + TOKENS])
+        for held, values in zip(whole.tensors, part.tensors, strict=True):
+            held[start : start + TOKENS] = values
+    return whole
+
+
+def _slopes(expert: ExpertMaps, x: Float[Tensor, "m d"]) -> Slopes:
     read = [_product(x, matrix) for matrix in expert.inner]
     values, slope = _with_slope(expert.act, read[0])
     factors = (slope,) if len(read) == 1 else (slope * read[1], values)
@@ -68,20 +92,30 @@ def slopes(expert: ExpertMaps, x: Float[Tensor, "m d"]) -> Slopes:
 
 def inner_products(one: ExpertMaps, other: ExpertMaps, at_one: Slopes, at_other: Slopes) -> Float[Tensor, " m"]:
     """<J_one, J_other> on each of the same m tokens, in float64. O(r^2 f^2 (d + m)), r = 1 or 2 inner matrices."""
-    scale = at_one.scale.double() * at_other.scale.double()
-    total = torch.zeros_like(scale)
+    total = torch.zeros_like(at_one.scale, dtype=torch.float64)
+    pieces = [slice(start, start + TOKENS) for start in range(0, len(total), TOKENS)]
     for start in range(0, len(one.outer), ROWS):
         rows = slice(start, start + ROWS)
         outer = _product(one.outer[rows], other.outer)
         for (left, at_left), (right, at_right) in product(*(_terms(*each) for each in ((one, at_one), (other, at_other)))):
-            table = _product(left[rows], right).mul_(outer)
-            total += (_product(at_left[:, rows], table.mT).mul_(at_right)).sum(-1, dtype=torch.float64)
+            table = _product(left[rows], right).mul_(outer).mT
+            for piece in pieces:
+                total[piece] += (_product(at_left[piece, rows], table).mul_(at_right[piece])).sum(-1, dtype=torch.float64)
+    if at_one.directions or at_other.directions:
+        for piece in pieces:
+            total[piece] += _taken_out(one, other, at_one.of(piece), at_other.of(piece))
+    return total * at_one.scale.double() * at_other.scale.double()
+
+
+def _taken_out(one: ExpertMaps, other: ExpertMaps, at_one: Slopes, at_other: Slopes) -> Float[Tensor, " m"]:
+    """What the directions of norms change of it."""
+    total = torch.zeros_like(at_one.scale, dtype=torch.float64)
     for expert, own, beside in ((one, at_one, at_other), (other, at_other, at_one)):
         for a, b in zip(beside.left, beside.right, strict=True):
             total -= _form(expert, own, a, b)
     for (a, b), (c, d) in product(*(zip(at.left, at.right, strict=True) for at in (at_one, at_other))):
         total += (a * c).sum(-1, dtype=torch.float64) * (b * d).sum(-1, dtype=torch.float64)
-    return total * scale
+    return total
 
 
 def jacobians(expert: ExpertMaps, at: Slopes) -> Float[Tensor, "m d d"]:
