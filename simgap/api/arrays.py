@@ -196,7 +196,7 @@ def token_mso(
     dimensions = _dimensions(width, kind)
     signs = Signs.of(experts, (math.prod(sizes), k), width)
     with pool() as (task_map, _):
-        of_tokens = token_overlap(h, task_map, kept, signs)
+        of_tokens = token_overlap(h, task_map, kept, signs, lengths=experts is not None)
         moments = of_tokens.moments
         there = k if kept is None else kept.reshape(-1, k).sum(1)
         dropped, undefined = 0, ""
@@ -218,7 +218,7 @@ def token_mso(
         if experts is None or null not in ("law", "other_token"):
             overlap = replace(overlap, verdict=verdict(overlap.p, "unnamed" if experts is None else "tokens", draws))
         else:
-            others = on_other_tokens(h, experts, reached, exists, labels, of_tokens.sketches, task_map)
+            others = on_other_tokens(h, experts, reached, exists, labels, (of_tokens.lengths, of_tokens.sketches), task_map)
             elsewhere = others.second.null / overlap.null if others.second and overlap.null else None
             said = verdict_of_tokens(overlap, others, elsewhere)
             beside = () if others.second is None else (others.second,)

@@ -94,7 +94,8 @@ def explain(
             raise ValueError(
                 f"routing: expected experts enough to hold against each other, since they are the sample, got too few: {null.why}"
             )
-        plain, own = (other_tokens(h, each, labels.documents, None, labels.strata, task_map) for each in (looked.pairs, entries))
+        plain = other_tokens(h, looked.pairs, labels.documents, None, labels.strata, task_map, looked.lengths)
+        own = other_tokens(h, entries, labels.documents, None, labels.strata, task_map)
         raw = _Reading(plain, alike, own_of(own))
         if np.min(raw.own, initial=1.0, where=~np.isnan(raw.own)) > 1 - SAME:
             raise ValueError(
@@ -102,7 +103,7 @@ def explain(
             )
         mean = Spread(*common_mean(h, entries, labels.documents))
         white = _whitened(h, entries, looked, labels, task_map)
-        doubt = doubts(h, exists)
+        doubt = doubts(h, exists, task_map)
     refuse_truncated("vectors", vectors)
     rows = _ladder("raw", raw, mean.map(1 - 1 / width, 1 / width), width)
     notes = []

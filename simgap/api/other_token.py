@@ -13,7 +13,7 @@ from simgap.api.as_tensor import as_labels
 from simgap.api.overlap import BLIND, Overlap, SecondNull, promoted, too_few_draws
 from simgap.api.pair_table import FEWEST_PAIRS, MOST_PAIRS, PairTable, median
 from simgap.nulls.other_token import Labels, elsewhere, judged, of_gains, sizes_do_more
-from simgap.overlaps import OtherTokens, Sketches, TokenPairs, other_tokens
+from simgap.overlaps import OtherTokens, Sketches, TokenPairs, lengths_at, other_tokens
 from simgap.overlaps.memory import tokens_at
 from simgap.overlaps.rectified import some_columns
 from simgap.seeding import stream
@@ -30,6 +30,8 @@ MOST_SEEN = 0.5
 HIDDEN = "few directions are nearly all of these vectors, and what is alike behind them is hardly seen: sg.explain whitens them"
 # Tokens that are looked at for what would mislead; so many that repeat others are a doubt; how much larger than the median one is massive.
 LOOKED_AT, REPEATED, MASSIVE = 4096, 0.01, 10.0
+# Of a length in float64, which the order of its sum changes in the last few bits.
+ROUNDED_BITS = 16
 # Of one degree of freedom; and steps towards the spread of experts, to a few thousandths of it.
 CHI_SQUARE_MEDIAN, HALVINGS = 0.4549, 20
 
@@ -66,11 +68,13 @@ def on_other_tokens(
     numbers: Int[np.ndarray, " E"],
     exists: Bool[np.ndarray, "n k"],
     labels: Labels,
-    sketches: Sketches,
+    known: tuple[Float[np.ndarray, "n k"] | None, Sketches],
     task_map: Map,
 ) -> OnTokens:
-    """Law T3 of vectors whose experts are numbered anew from 0; numbers: their own."""
-    looked = elsewhere(vectors, experts, exists, len(numbers), labels, task_map)
+    """Law T3 of vectors whose experts are numbered anew from 0; numbers: their own. known: the lengths of the vectors, or None, and the
+    sketches of their pairs."""
+    lengths, sketches = known
+    looked = elsewhere(vectors, experts, exists, len(numbers), labels, task_map, lengths)
     if isinstance(looked, str):
         return OnTokens(None, looked)
     found = looked.found
@@ -81,9 +85,10 @@ def on_other_tokens(
     gain, z, p = judged(found, null)
     unequal = False
     if p <= SECOND_LEVEL:
-        unequal = sizes_do_more(found, other_tokens(vectors, looked.pairs, labels.documents, None, labels.strata, task_map))
+        plain = other_tokens(vectors, looked.pairs, labels.documents, None, labels.strata, task_map, lengths)
+        unequal = sizes_do_more(found, plain)
     excess = (null.mean + gain) / null.mean if null.mean else 1.0
-    doubt = doubts(vectors, exists)
+    doubt = doubts(vectors, exists, task_map, lengths)
     second = SecondNull("other_token", null.mean, null.sd, excess, z, p, null.supposes, UNSEEN, ID, 0, doubt)
     return OnTokens(second, "", table, unequal, labels.documents is not None)
 
@@ -177,28 +182,44 @@ def _spread(found: OtherTokens) -> Float[np.ndarray, " P"]:
     return np.sqrt(least + of_tokens)
 
 
-def doubts(vectors: Float[Tensor, "*tokens k width"], exists: Bool[np.ndarray, "n k"]) -> str:
-    """What of some evenly spaced tokens makes other tokens misleading: they repeat each other, or a few are massive."""
+def doubts(
+    vectors: Float[Tensor, "*tokens k width"],
+    exists: Bool[np.ndarray, "n k"],
+    task_map: Map,
+    lengths: Float[np.ndarray, "n k"] | None = None,
+) -> str:
+    """What of some evenly spaced tokens makes other tokens misleading: they repeat each other, or a few are massive. lengths: of the
+    vectors that exist, where they are known."""
     there = np.flatnonzero(exists.any(1))
     some = there[np.arange(LOOKED_AT) * (len(there) - 1) // (LOOKED_AT - 1)] if len(there) > LOOKED_AT else there
-    first = torch.from_numpy(exists[some].argmax(1)).to(vectors.device)
-    seen = tokens_at(some_columns(vectors), some)
-    rows = np.ascontiguousarray(seen[torch.arange(len(some), device=seen.device), first].float().cpu().numpy())
+    sizes = (lengths_at(vectors, some, exists, task_map) if lengths is None else lengths)[some]
     doubts = []
-    # Zeros are no vectors, and equal.
-    rows = rows[rows.any(1)]
-    repeated = 1 - len(np.unique(_digests(rows))) / max(1, len(rows))
+    repeated = _repeated(vectors, some, exists[some].argmax(1), sizes)
     if repeated > REPEATED:
         doubts.append(f"{repeated:.0%} of the tokens repeat others: leave them out with mask=, or pass documents=")
-    norms = torch.linalg.vector_norm(tokens_at(vectors, some).float(), dim=-1).cpu().numpy()
-    sizes = np.where(exists[some] & (norms > 0), norms, np.nan)
-    of_tokens = np.nanmax(sizes, 1, initial=0.0)
+    of_tokens = np.fmax.reduce(sizes, 1, initial=0.0)
     massive = float((of_tokens > MASSIVE * np.median(of_tokens)).mean())
     if massive:
         doubts.append(
             f"{massive:.1%} of the tokens are more than {MASSIVE:g} times the median in size: leave them out with mask=, or pass strata="
         )
     return "; ".join(doubts)
+
+
+def _repeated(vectors: Tensor, tokens: Int[np.ndarray, " m"], slots: Int[np.ndarray, " m"], sizes: Float[np.ndarray, "m k"]) -> float:
+    """The share of the tokens whose vector in some slot, in some of its columns, is that of another one before them. Zeros are no vectors,
+    and equal."""
+    own = sizes[np.arange(len(tokens)), slots]
+    nonzero = np.flatnonzero(own)
+    # Equal vectors have equal lengths, up to the order of a sum, so that few are read.
+    _, kinds, counts = np.unique(own[nonzero].view(np.int64) >> ROUNDED_BITS, return_inverse=True, return_counts=True)
+    alike = nonzero[counts[kinds] > 1]
+    if not len(alike):
+        return 0.0
+    seen = tokens_at(vectors, tokens[alike])
+    own_rows = seen[torch.arange(len(alike), device=seen.device), torch.from_numpy(slots[alike]).to(seen.device)]
+    rows = np.ascontiguousarray(some_columns(own_rows).float().cpu().numpy())
+    return (len(alike) - len(np.unique(_digests(rows)))) / max(1, len(nonzero))
 
 
 def _digests(rows: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " n"]:

@@ -52,13 +52,24 @@ def token_cos2(flat, starts, width, n_first, cos2, pairs, moments):
     none. moments: (5,) float64, in and out, over the tokens that have a pair: how many, mean and sum of squared deviations of their cos2
     (Welford), sum of cos2 times pairs, pairs. A NaN enters all but the counts.
     """
-    _each_token(flat, starts, width, n_first, cos2, pairs, moments, _scratch(flat, starts, width), None, None)
+    _each_token(flat, starts, width, n_first, (cos2, pairs, np.empty((0, 0))), moments, _scratch(flat, starts, width), None, None)
 
 
 @kernel()
-def token_flips(flat, starts, width, cos2, pairs, moments, signs, state):
-    """`token_cos2` of all pairs, and what `add_flips` makes of them in the same pass: signs and state are its."""
-    _each_token(flat, starts, width, -1, cos2, pairs, moments, _scratch(flat, starts, width), signs, state)
+def token_flips(flat, starts, width, overlaps, moments, signs, state):
+    """`token_cos2` of all pairs, and what `add_flips` makes of them in the same pass: signs and state are its.
+
+    overlaps: cos2 and pairs as there, and lengths: (n, m) float64 out, of the vectors that are there, 0 for others; or of shape (0, m), for
+    none."""
+    _each_token(flat, starts, width, -1, overlaps, moments, _scratch(flat, starts, width), signs, state)
+
+
+@kernel()
+def token_lengths(flat, starts, width, lengths):
+    """The lengths that `token_flips` finds, to the bit, without what it is for."""
+    n = starts.shape[0]
+    overlaps = np.empty(n), np.empty(n, np.int64), lengths
+    _each_token(flat, starts, width, -1, overlaps, np.zeros(5), _scratch(flat, starts, width), None, None)
 
 
 @kernel()
@@ -72,8 +83,9 @@ def _scratch(flat, starts, width):
 
 
 @kernel(**BORROWED)
-def _each_token(flat, starts, width, n_first, cos2, pairs, moments, scratch, signs, state):
+def _each_token(flat, starts, width, n_first, overlaps, moments, scratch, signs, state):
     indices, table, scales, ahead = scratch
+    cos2, pairs, lengths = overlaps
     n, m = starts.shape
     at, soon, slots = indices[0], indices[1], indices[2]
     inverse, tops = scales[0], scales[1]
@@ -86,6 +98,8 @@ def _each_token(flat, starts, width, n_first, cos2, pairs, moments, scratch, sig
                 count += 1
                 count_first += j < n_first
         cos2[t], pairs[t] = 0.0, 0
+        if lengths.size:
+            lengths[t, :] = 0.0
         if count == 0:
             continue
         later = min(t + ahead, n - 1)
@@ -110,6 +124,9 @@ def _each_token(flat, starts, width, n_first, cos2, pairs, moments, scratch, sig
                 safe = safe and SAFE_LOW < table[i, i] < SAFE_HIGH
             if not safe:
                 _rescale(flat, at, count, width, table, tops)
+        if lengths.size:
+            for i in range(count):
+                lengths[t, slots[i]] = tops[i] * np.sqrt(table[i, i])
         total, n_pairs = _over_pairs(table, count, count_first if n_first >= 0 else -1, inverse)
         if n_pairs == 0 and not np.isnan(total):
             continue

@@ -33,19 +33,26 @@ NO_LABELS = Labels()
 
 
 class Elsewhere(NamedTuple):
-    """The same pairs of experts on other tokens of like size: what `of_gains` judges, and how to look again, at the pairs and their order
-    by size."""
+    """The same pairs of experts on other tokens of like size: what `of_gains` judges, and how to look again, at the pairs, their order by
+    size and the lengths of the vectors."""
 
     found: Any
     pairs: Any
     order: Float[np.ndarray, " m"]
+    lengths: Float[np.ndarray, "n k"]
 
 
 def elsewhere(
-    vectors: Any, experts: Int[np.ndarray, "n k"], exists: Bool[np.ndarray, "n k"], count: int, labels: Labels, work: Any
+    vectors: Any,
+    experts: Int[np.ndarray, "n k"],
+    exists: Bool[np.ndarray, "n k"],
+    count: int,
+    labels: Labels,
+    work: Any,
+    lengths: Float[np.ndarray, "n k"] | None = None,
 ) -> Elsewhere | str:
-    """Or why there are no other tokens. experts: from 0 to count - 1."""
-    from simgap.overlaps import TokenPairs, other_tokens, size_order
+    """Or why there are no other tokens. experts: from 0 to count - 1. lengths: of the vectors that exist, where they are known."""
+    from simgap.overlaps import TokenPairs, lengths_at, other_tokens, size_order
     from simgap.overlaps.other_tokens import SAMPLED
 
     documents = labels.documents
@@ -56,11 +63,13 @@ def elsewhere(
     if documents is not None and (documents == documents[0]).all():
         return "all tokens are of one document"
     pairs = TokenPairs.of(experts, exists, count, max(2, SAMPLED // vectors.shape[-1]), counted=True)
-    order = size_order(vectors, pairs, exists, work)
-    found = other_tokens(vectors, pairs, documents, order, labels.strata, work)
+    if lengths is None:
+        lengths = lengths_at(vectors, np.unique(pairs.tokens), exists, work)
+    order = size_order(lengths, pairs)
+    found = other_tokens(vectors, pairs, documents, order, labels.strata, work, lengths)
     if not len(found.count):
         return f"no pair of experts meets on two tokens of different documents{'' if labels.strata is None else ' and one stratum'}"
-    return Elsewhere(found, pairs, order)
+    return Elsewhere(found, pairs, order, lengths)
 
 
 def of_gains(found: Any, labels: Labels) -> Prediction:

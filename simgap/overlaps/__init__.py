@@ -1,5 +1,6 @@
 """Overlaps of arrays and tensors: the bare numbers that metrics and a user's own arrays are reduced to."""
 
+from simgap.overlaps.lengths import lengths_at
 from simgap.overlaps.mean_vectors import add_sums, is_centred, means_by_routing
 from simgap.overlaps.one_expert import common_mean, entries_of, own_of
 from simgap.overlaps.other_tokens import OtherTokens, other_tokens, size_order
@@ -24,6 +25,7 @@ __all__ = [
     "gram",
     "gram_of_pieces",
     "is_centred",
+    "lengths_at",
     "means_by_routing",
     "Moments",
     "order_sums",

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from simgap.kernels.partners import add_partners
-from simgap.overlaps.memory import AT_ONCE, is_readable, on_cpu, readable, shared, tokens_at
-from simgap.overlaps.token_overlap import token_cos2
+from simgap.kernels.grouping import within_groups
+from simgap.kernels.partners import add_partners, partner_cos2
+from simgap.overlaps.lengths import lengths_at
+from simgap.overlaps.memory import AT_ONCE, LEAST, PARTS, is_readable, on_cpu, readable, row_offsets, run, shared, tokens_at
+from simgap.overlaps.token_overlap import token_cos2_torch
 from simgap.overlaps.token_pairs import TokenPairs
 from simgap.threads import Map, if_large, in_order
 
@@ -64,36 +66,47 @@ def other_tokens(
     order: Float[np.ndarray, " m"] | None = None,
     strata: Int[np.ndarray, " n"] | None = None,
     task_map: Map = in_order,
+    lengths: Float[np.ndarray, "n k"] | None = None,
 ) -> OtherTokens:
     """Each pair of experts on the tokens on which it meets, and on PARTNERS other ones to each.
 
     documents: which each token is of, by default each its own; other tokens are of other documents. order (m,): of each of `pairs`, by
-    which its other tokens are the nearest ones; without it they are any. strata: other tokens are of the same one. A vector without other
-    tokens takes no part, nor does a zero vector. O(m PARTNERS width) time.
+    which its other tokens are the nearest ones; without it they are any. strata: other tokens are of the same one. lengths: of all vectors
+    on these tokens, where they are known. A vector without other tokens takes no part, nor does a zero vector. O(m PARTNERS width) time.
     """
-    part = pairs.named[:, 0] * pairs.experts + pairs.named[:, 1]
-    inside = np.zeros(len(part), np.int64) if strata is None else strata[pairs.tokens]
-    if order is not None or strata is not None:
-        by = np.lexsort((np.zeros(len(part)) if order is None else order, inside, part))
-        pairs, part, inside = pairs.at(by), part[by], inside[by]
-    ends = np.append(np.flatnonzero((part[1:] != part[:-1]) | (inside[1:] != inside[:-1])) + 1, len(part))
-    partners = np.empty((len(part), PARTNERS), np.int64)
-    add_partners(ends, pairs.tokens if documents is None else documents[pairs.tokens], partners)
-    has = np.flatnonzero(partners[:, 0] >= 0)
-    same, other = _overlaps(vectors, pairs, partners, has, task_map)
-    defined = ~np.isnan(same + other)
-    has, same, other = has[defined], same[defined], other[defined]
-    if not len(has):
+    k = vectors.shape[-2]
+    if lengths is None:
+        exists = np.zeros((int(np.prod(vectors.shape[:-2])), k), bool)
+        exists[pairs.tokens[:, None], pairs.slots] = True
+        lengths = lengths_at(vectors, np.flatnonzero(exists.any(1)), exists, task_map)
+    part, by = pairs.part, np.arange(len(pairs.tokens))
+    ends = _ends(part)
+    if strata is not None:
+        inside = strata[pairs.tokens]
+        by = np.lexsort((by if order is None else order, inside, part))
+        ends = np.union1d(ends, _ends(inside[by]))
+    elif order is not None:
+        within_groups(ends, order, by)
+    tokens, slots = pairs.tokens[by], pairs.slots[by]
+    # Its own right vector, then others.
+    partners = np.empty((len(part), 1 + PARTNERS), np.int64)
+    partners[:, 0] = np.arange(len(part))
+    add_partners(ends, tokens if documents is None else documents[tokens], partners[:, 1:])
+    rows = (slots + (tokens * k)[:, None]).T.copy()
+    same, other = _overlaps(vectors, lengths.reshape(-1), rows, partners, task_map)
+    defined = ~np.isnan(other)
+    if not defined.all():
+        part, tokens, same, other = part[defined], tokens[defined], same[defined], other[defined]
+    if not len(part):
         none = np.empty(0)
         return OtherTokens(np.empty((0, 2), np.int64), np.empty(0, np.int64), none, none, none, pairs.experts)
-    part = part[has]
-    begin = np.append(0, np.flatnonzero(part[1:] != part[:-1]) + 1)
+    begin = np.append(0, _ends(part)[:-1])
     count = np.diff(np.append(begin, len(part)))
     means = np.add.reduceat(same, begin) / count, np.add.reduceat(other, begin) / count
     apart = same - other - np.repeat(means[0] - means[1], count)
     owner = np.repeat(np.arange(len(begin)), count)
     # Where each token is its own document there is nothing to add up first.
-    error = np.sqrt(np.bincount(owner, apart**2)) if documents is None else _error(apart, owner, documents[pairs.tokens[has]])
+    error = np.sqrt(np.bincount(owner, apart**2)) if documents is None else _error(apart, owner, documents[tokens])
     error = error / count
     return OtherTokens(np.stack(np.divmod(part[begin], pairs.experts), 1), count, *means, error, pairs.experts)
 
@@ -106,63 +119,61 @@ def _error(apart: Float[np.ndarray, " m"], part: Int[np.ndarray, " m"], document
     return np.sqrt(np.bincount(part[begin], np.add.reduceat(apart, begin) ** 2))
 
 
+def _ends(groups: Int[np.ndarray, " m"]) -> Int[np.ndarray, " G"]:
+    """Where each stretch of equal numbers ends."""
+    return np.append(np.flatnonzero(groups[1:] != groups[:-1]) + 1, len(groups))
+
+
 def _overlaps(
-    vectors: Tensor, pairs: TokenPairs, partners: Int[np.ndarray, "m r"], some: Int[np.ndarray, " q"], task_map: Map
-) -> tuple[Float[np.ndarray, " q"], Float[np.ndarray, " q"]]:
-    """cos^2 of some pairs on their token, and the mean with the right vectors of their partners; NaN where a vector is zero."""
+    vectors: Tensor, lengths: Float[np.ndarray, " R"], rows: Int[np.ndarray, "2 m"], partners: Int[np.ndarray, "m r"], task_map: Map
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """cos^2 of each left vector with its right one, the first of its partners, and the mean with the others; NaN where there are none, or
+    where one is zero. rows: of left and right vectors, counted through tokens and slots."""
     k, width = vectors.shape[-2:]
-    left, right = (pairs.tokens * k + pairs.slots.T).astype(np.int64)
-    others = np.where(partners[some] >= 0, right[partners[some]], -1)
-    index = np.column_stack([left[some], right[some], others])
-    whole = is_readable(vectors) and on_cpu(vectors) and vectors.is_contiguous()
-    rows = vectors.reshape(-1, width) if whole or not on_cpu(vectors) else None
-    step = max(1, AT_ONCE // (width * index.shape[1]))
+    left, right = rows
+    cpu, (m, r) = on_cpu(vectors), partners.shape
+    whole = run(vectors) if is_readable(vectors) and cpu else None
+    begin = None if whole is None else row_offsets(vectors, rows)
+    held = None if cpu else vectors.reshape(-1, width)
+    long = lengths[rows]
+    # Right vectors are read once where they follow each other.
+    per_pair = 2 * width if whole is not None else (1 + r) * width
+    step = max(1, min(AT_ONCE, max(LEAST, m * per_pair // PARTS)) // per_pair)
+    same, other = np.full(m, np.nan), np.full(m, np.nan)
 
-    def task(start: int) -> tuple[np.ndarray, np.ndarray]:
-        part = index[start : start + step]
-        held = rows
-        if held is None:
-            # Only the tokens that are looked at are copied.
-            tokens, at = np.unique(np.where(part < 0, part[:, :1], part) // k, return_inverse=True)
-            held = readable(tokens_at(vectors, tokens).reshape(-1, width))
-            part = np.where(part < 0, -1, at.reshape(part.shape) * k + part % k)
-        index_of = torch.from_numpy(part).to(held.device)
-        same, met = token_cos2(held, index_of[:, :2], 1)
-        other, kept = token_cos2(held, index_of[:, [0, *range(2, part.shape[1])]], 1)
-        return np.where(met > 0, same, np.nan), np.where(kept > 0, other, np.nan)
+    def task(start: int) -> None:
+        at = slice(start, min(start + step, m))
+        if whole is not None and begin is not None:
+            partner_cos2(whole, (begin[0, at], long[0, at]), (begin[1], long[1]), partners[at], width, same[at], other[at])
+            return
+        some = partners[at]
+        index = np.column_stack([left[at], np.where(some >= 0, right[some], -1)])
+        if held is not None:
+            places = torch.from_numpy(index).to(held.device)
+            for columns, found in (([0, 1], same), ([0, *range(2, 1 + r)], other)):
+                values, counts = token_cos2_torch(held, places[:, columns], 1)
+                found[at] = np.where(counts > 0, values, np.nan)
+            return
+        # Only the tokens that are looked at are copied.
+        tokens, place = np.unique(np.where(index < 0, left[at, None], index) // k, return_inverse=True)
+        flat = run(readable(tokens_at(vectors, tokens)).reshape(-1, width))
+        starts = (place.reshape(index.shape) * k + index % k) * width
+        here = np.where(some >= 0, np.arange(some.size).reshape(some.shape), -1)
+        of_right = starts[:, 1:].reshape(-1), np.where(some >= 0, long[1][some], 0.0).reshape(-1)
+        partner_cos2(flat, (starts[:, 0].copy(), long[0, at]), of_right, here, width, same[at], other[at])
 
-    found = list(shared(if_large(task_map, index.size * width), vectors)(task, range(0, len(index), step)))
-    if not found:
-        return np.empty(0), np.empty(0)
-    same, other = (np.concatenate(values) for values in zip(*found, strict=True))
+    list(shared(if_large(task_map, m * per_pair), vectors)(task, range(0, m, step)))
     return same, other
 
 
-def size_order(
-    vectors: Float[Tensor, "*tokens k width"], pairs: TokenPairs, exists: Bool[np.ndarray, "n k"], task_map: Map = in_order
-) -> Float[np.ndarray, " m"]:
-    """Of each pair, how large its token is by all vectors on it but the right one: the mean log of their norms.
+def size_order(lengths: Float[np.ndarray, "n k"], pairs: TokenPairs) -> Float[np.ndarray, " m"]:
+    """Of each pair, how large its token is by all vectors on it but the right one: the mean log of their lengths, of those that are not 0.
 
-    The right one's own norm would not do: a left vector here and a right one there, alike in both norms, depend on each other whatever the
-    experts. Independent experts' right vectors know nothing of the other norms but through the token.
+    The right one's own length would not do: a left vector here and a right one there, alike in both, depend on each other whatever the
+    experts. Independent experts' right vectors know nothing of the other lengths but through the token.
     """
-    k = vectors.shape[-2]
-    tokens, at = np.unique(pairs.tokens, return_inverse=True)
-    step = max(1, AT_ONCE // (k * vectors.shape[-1]))
-
-    def task(start: int) -> np.ndarray:
-        part = tokens_at(vectors, tokens[start : start + step])
-        if part.dtype != torch.float64:
-            return torch.linalg.vector_norm(part, dim=-1, dtype=torch.float64).log().cpu().numpy()
-        # The square of no other format leaves float64.
-        largest = part.abs().amax(-1)
-        return (torch.linalg.vector_norm(part / largest[..., None], dim=-1).log() + largest.log()).cpu().numpy()
-
-    work = shared(if_large(task_map, len(tokens) * k * vectors.shape[-1]), vectors)
-    logs = np.concatenate(list(work(task, range(0, len(tokens), step))))
-    # What is not there, or zero, says nothing of a token's size.
-    there = np.isfinite(logs) & exists[tokens]
-    logs = np.where(there, logs, 0.0)
-    right = at, pairs.slots[:, 1]
-    count = there.sum(1)[at] - there[right]
-    return np.divide(logs.sum(1)[at] - logs[right], count, out=np.zeros(len(at)), where=count > 0)
+    there = np.isfinite(lengths) & (lengths > 0)
+    logs = np.log(lengths, out=np.zeros(lengths.shape), where=there)
+    at, right = pairs.tokens, pairs.slots[:, 1]
+    count = there.sum(1)[at] - there[at, right]
+    return np.divide(logs.sum(1)[at] - logs[at, right], count, out=np.zeros(len(at)), where=count > 0)

@@ -12,12 +12,24 @@ from torch import Tensor
 
 from simgap.kernels.token_overlap import token_cos2 as token_cos2_kernel
 from simgap.kernels.token_overlap import token_flips
-from simgap.overlaps.memory import AT_ONCE, IN_PLACE, PARTS, is_readable, on_cpu, readable, run, runs, shared, token_offsets, tokens_at
+from simgap.overlaps.lengths import lengths_torch
+from simgap.overlaps.memory import (
+    AT_ONCE,
+    IN_PLACE,
+    LEAST,
+    PARTS,
+    is_readable,
+    on_cpu,
+    readable,
+    run,
+    runs,
+    shared,
+    token_offsets,
+    tokens_at,
+)
 from simgap.overlaps.sketches import Signs, Sketches
 from simgap.threads import Map, if_large, in_order
 
-# The fewest numbers that a task is given: in a quarter of a millisecond the rest of a task is some tenths of its time.
-LEAST = 1 << 19
 # On a CUDA device: vectors on a token whose products are worth one compiled pass, and numbers from which compiling, some ten seconds, is.
 MOST_COMPILED = 8
 COMPILED_FROM = 1 << 28
@@ -59,12 +71,14 @@ class Moments:
 @dataclass(frozen=True)
 class TokenOverlap:
     """Per token, the mean cos^2 over pairs of its vectors (n,) and how many pairs that is (n,), both 0 where there is none, the moments
-    over the tokens that have a pair, and sketches of the pairs where signs were given."""
+    over the tokens that have a pair; sketches of the pairs where signs were given; and where they were asked for, the lengths of all
+    vectors (n, k), 0 of what is not there."""
 
     cos2: Float[np.ndarray, " n"]
     pairs: Int[np.ndarray, " n"]
     moments: Moments
     sketches: Sketches | None = None
+    lengths: Float[np.ndarray, "n k"] | None = None
 
 
 def token_overlap(
@@ -72,12 +86,14 @@ def token_overlap(
     task_map: Map = in_order,
     kept: Bool[np.ndarray, "*tokens k"] | None = None,
     signs: Signs | None = None,
+    lengths: bool = False,
 ) -> TokenOverlap:
     """`token_cos2` of the k vectors of each token as they lie in memory, whatever the strides of the other axes, with moments in the same
     pass. Tokens are counted through all leading axes.
 
     kept: which vectors are there, by default all. The others are never compared, whatever they hold, and a token without any takes no part:
-    the moments have the bits of an array without those tokens. signs: of the experts; the pairs are then sketched in the same pass.
+    the moments have the bits of an array without those tokens. signs: of the experts; the pairs are then sketched in the same pass,
+    and the vectors' lengths kept if they are wanted.
     """
     *sizes, k, width = vectors.shape
     tokens: range | np.ndarray = range(math.prod(sizes))
@@ -86,6 +102,7 @@ def token_overlap(
         kept = kept.reshape(len(tokens), k)
         tokens = np.flatnonzero(kept.any(1))
     n = len(tokens)
+    lengths_of = np.zeros((len(cos2) if lengths else 0, k))
     cpu = on_cpu(vectors)
     in_place = cpu and is_readable(vectors)
     # One view of it all, because operations on tensors in every task cost more than a kernel.
@@ -109,18 +126,23 @@ def token_overlap(
                 if there is not None:
                     index = index.masked_fill(torch.from_numpy(~there).to(rows.device), -1)
                 cos2[at], pairs[at] = token_cos2_torch(rows, index)
+                if lengths:
+                    lengths_of[at] = np.where(index.cpu().numpy() >= 0, lengths_torch(rows).reshape(-1, k), 0.0)
                 if sketches is not None and signs is not None:
                     sketches.add(rows, index, signs, signs.experts[at])
                 return _moments(cos2[at], pairs[at]), sketches
             flat, starts = runs(readable(tokens_at(vectors, part))) if whole is None else (whole, token_offsets(vectors, part))
-            means, counts = (cos2[at], pairs[at]) if there is None else (np.empty(len(part)), np.empty(len(part), np.int64))
+            # What an array of tokens picks is a copy, and is put back.
+            overlaps = cos2[at], pairs[at], lengths_of[at if lengths else slice(0)]
             starts = starts if there is None else np.where(there, starts, -1)
             if state is None or signs is None:
-                token_cos2_kernel(flat, starts, width, -1, means, counts, moments)
+                token_cos2_kernel(flat, starts, width, -1, *overlaps[:2], moments)
             else:
-                token_flips(flat, starts, width, means, counts, moments, signs.of_kernel(at), state)
+                token_flips(flat, starts, width, overlaps, moments, signs.of_kernel(at), state)
             if there is not None:
-                cos2[at], pairs[at] = means, counts
+                cos2[at], pairs[at] = overlaps[:2]
+                if lengths:
+                    lengths_of[at] = overlaps[2]
         if sketches is not None and state is not None:
             sketches.take(state)
         return Moments(int(moments[0]), float(moments[1]), float(moments[2]), float(moments[3]), int(moments[4])), sketches
@@ -128,7 +150,8 @@ def token_overlap(
     parts = list(shared(if_large(task_map, n * k * width), vectors)(task, range(0, n, step)))
     moments = functools.reduce(Moments.plus, [each for each, _ in parts], Moments(0, 0.0, 0.0, 0.0, 0))
     sketches = [each for _, each in parts if each is not None]
-    return TokenOverlap(cos2, pairs, moments, functools.reduce(Sketches.plus, sketches) if sketches else None)
+    summed = functools.reduce(Sketches.plus, sketches) if sketches else None
+    return TokenOverlap(cos2, pairs, moments, summed, lengths_of if lengths else None)
 
 
 def token_cos2(

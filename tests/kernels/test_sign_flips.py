@@ -78,8 +78,8 @@ def test_against_loops(width, kind, k, groups, buckets):
     windows = np.concatenate([BUCKETS * rng.integers(0, 3, (2, experts)), np.arange(experts)[None] % groups])
     tables, sums = np.zeros((groups * (groups + 1) // 2, buckets + 1, buckets), number), np.zeros(1)
     state = state_of(k, width, number, tables, sums, groups)
-    found = np.empty(n), np.empty(n, np.int64), np.zeros(5)
-    token_flips(flat, starts, width, *found, (pool, windows, named), state)
+    found, lengths = (np.empty(n), np.empty(n, np.int64), np.zeros(5)), np.full((n, k), -7.0)
+    token_flips(flat, starts, width, (*found[:2], lengths), found[2], (pool, windows, named), state)
     add_waiting(tables, state[3])
     expected, total = brute(widened(flat).reshape(n, k, width).astype(float), there, named, pool, windows, groups, buckets)
     rel = 1e-11 if kind == "float64" else 1e-5
@@ -93,6 +93,9 @@ def test_against_loops(width, kind, k, groups, buckets):
     token_cos2(flat, starts, width, -1, *plain)
     for one, other in zip(found, plain, strict=True):
         np.testing.assert_array_equal(one, other)
+    # float64's largest vectors have squares that no format holds.
+    numbers = widened(flat).reshape(n, k, width).astype(np.longdouble)
+    assert lengths == pytest.approx(np.where(there, np.sqrt((numbers**2).sum(-1)), 0).astype(float), rel=1e-13)
 
 
 def test_what_is_not_finite_leaves_no_trace():
@@ -102,7 +105,8 @@ def test_what_is_not_finite_leaves_no_trace():
     state = state_of(2, 8, np.float64, tables, sums, 2)
     named, windows = np.tile([0, 1], (3, 1)), np.array([[0, 0], [0, 0], [0, 1]])
     cos2, pairs, moments = np.empty(3), np.empty(3, np.int64), np.zeros(5)
-    token_flips(vectors.ravel(), (np.arange(6) * 8).reshape(3, 2), 8, cos2, pairs, moments, (np.zeros(32, np.uint8), windows, named), state)
+    starts, signs = (np.arange(6) * 8).reshape(3, 2), (np.zeros(32, np.uint8), windows, named)
+    token_flips(vectors.ravel(), starts, 8, (cos2, pairs, np.empty((0, 2))), moments, signs, state)
     add_waiting(tables, state[3])
     assert np.isnan(cos2).tolist() == [False, True, False]
     assert np.isfinite(tables).all()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.overlaps import TokenPairs, other_tokens, size_order
+from simgap.overlaps import TokenPairs, lengths_at, other_tokens, size_order
 from simgap.overlaps.other_tokens import PARTNERS
 from tests import reference
 
@@ -88,13 +88,31 @@ def test_any_layout_and_precision(dtype):
         assert found.other == pytest.approx(plain.other, rel=1e-6)
 
 
+def test_as_tensor_operations(monkeypatch):
+    vectors, routing, there = layer(11, n=60)
+    h, pairs = torch.from_numpy(vectors), TokenPairs.of(routing, there, 6)
+    plain = other_tokens(h, pairs, np.arange(60) // 3)
+    # As if the vectors were on another device.
+    for module in ("other_tokens", "lengths"):
+        monkeypatch.setattr(sys.modules[f"simgap.overlaps.{module}"], "on_cpu", lambda vectors: False)
+    found = other_tokens(h, pairs, np.arange(60) // 3)
+    assert found.count.tolist() == plain.count.tolist()
+    assert found.same == pytest.approx(plain.same, rel=1e-12)
+    assert found.other == pytest.approx(plain.other, rel=1e-12)
+
+
 def test_what_is_not_there_is_not_read():
     vectors, routing, there = layer(6)
     pairs = TokenPairs.of(routing, there, 6)
-    clean = other_tokens(torch.from_numpy(vectors), pairs, np.arange(40), size_order(torch.from_numpy(vectors), pairs, there))
+    clean = other_tokens(
+        torch.from_numpy(vectors),
+        pairs,
+        np.arange(40),
+        size_order(lengths_at(torch.from_numpy(vectors), np.arange(len(vectors)), there), pairs),
+    )
     vectors[~there] = np.nan
     h = torch.from_numpy(vectors)
-    found = other_tokens(h, pairs, np.arange(40), size_order(h, pairs, there))
+    found = other_tokens(h, pairs, np.arange(40), size_order(lengths_at(h, np.arange(40), there), pairs))
     assert np.array_equal(found.same, clean.same)
     assert np.array_equal(found.other, clean.other)
 
@@ -118,7 +136,7 @@ def test_the_order_is_by_the_size_of_all_but_the_right_one():
     routing = np.argsort(rng.random((30, 5)), 1)[:, :4]
     there = rng.random((30, 4)) < 0.9
     pairs = TokenPairs.of(routing, there, 5)
-    found = size_order(torch.from_numpy(vectors), pairs, there)
+    found = size_order(lengths_at(torch.from_numpy(vectors), np.arange(len(vectors)), there), pairs)
     logs = np.log(np.linalg.norm(vectors, axis=2))
     for at in range(len(pairs.tokens)):
         t, own = pairs.tokens[at], pairs.slots[at]
@@ -165,6 +183,6 @@ def test_the_bits_do_not_know_how_many_threads_numpy_has():
 def test_sizes_of_any_scale_have_their_order(dtype, scale):
     vectors, routing, there = layer(9)
     pairs, plain = TokenPairs.of(routing, there, 6), torch.from_numpy(vectors)
-    found = size_order((plain * scale).to(dtype), pairs, there)
+    found = size_order(lengths_at((plain * scale).to(dtype), np.arange(40), there), pairs)
     # float32 rounds a norm by some 1e-7 of it.
-    assert found - np.log(scale) == pytest.approx(size_order(plain, pairs, there), abs=1e-5)
+    assert found - np.log(scale) == pytest.approx(size_order(lengths_at(plain, np.arange(40), there), pairs), abs=1e-5)

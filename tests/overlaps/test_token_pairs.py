@@ -1,10 +1,12 @@
 """Which experts meet, against loops."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 
 from simgap.overlaps import TokenPairs
+from simgap.overlaps.token_pairs import _shares
 
 
 def layer(seed, n=40, k=3, width=5, experts=6):
@@ -44,7 +46,8 @@ def test_without_names_all_are_one_group():
     assert [len(part) for part in pairs.groups(10**6)] == [len(pairs.tokens)]
 
 
-def test_a_sample_is_part_of_all():
+def test_a_sample_is_part_of_all(monkeypatch):
+    monkeypatch.setattr("simgap.overlaps.token_pairs.STRETCH", 7)
     _, routing, there = layer(2)
     some = TokenPairs.of(routing, there, 6, most=20)
     assert len(some.tokens) == 20
@@ -61,5 +64,31 @@ def test_meetings_are_counted_of_all_pairs_though_few_are_drawn():
     for left, right, _ in brute_meetings(routing, there):
         expected[left, right] += 1
     assert (TokenPairs.of(routing, there, 6, 10, counted=True).met == expected).all()
-    assert (TokenPairs.of(routing, there, 6, counted=True).at(np.arange(5)).met == expected).all()
+    assert (TokenPairs.of(routing, there, 6, counted=True).met == expected).all()
     assert TokenPairs.of(routing, there, 6).met is None
+
+
+def test_every_pair_is_drawn_as_often():
+    """Of each stretch and two columns the whole part of its share, and one more by chance; 5 sigma, and a control that takes the first."""
+    generator, counts = np.random.default_rng(0), [3, 1, 0, 5, 2]
+    found = np.array([_shares(counts, 4, generator) for _ in range(4000)])
+    assert (found.sum(1) == 4).all()
+    assert (found <= counts).all()
+    expected = np.array(counts) * 4 / 11
+    # One more or not varies by a quarter at most.
+    within = 5 * np.sqrt(0.25 / 4000)
+    assert (abs(found.mean(0) - expected) <= within).all()
+    assert not (abs(np.array([3, 1, 0, 0, 0]) - expected) <= within).all()
+
+
+def test_many_tokens_are_not_held():
+    """Of 3 million pairs 1,000 are drawn: all of them, three numbers each, would be 72 MB."""
+    there = np.ones((1 << 20, 3), bool)
+    routing = np.tile(np.arange(3, dtype=np.int64), (1 << 20, 1))
+    TokenPairs.of(routing[:10], there[:10], 3, 10)
+    tracemalloc.start()
+    TokenPairs.of(routing, there, 3, 1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The places of one stretch of tokens, twice.
+    assert peak < 40 << 20
