@@ -189,7 +189,7 @@ def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
     if x.shape != y.shape or x.ndim != 1 or x.size < 3:
         raise ValueError(f"x, y: expected two series of equal length, at least 3, got shapes {x.shape} and {y.shape}")
     x, y = _standardised("x", x), _standardised("y", y)
-    return float(np.clip(x @ y, -1.0, 1.0))
+    return float(np.clip((x * y).sum(), -1.0, 1.0))
 
 
 def _standardised(name: str, series: np.ndarray) -> np.ndarray:
@@ -199,7 +199,7 @@ def _standardised(name: str, series: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name}: holds a value that is not finite")
     scaled = series / largest if largest > 0 else series
     centred = scaled - scaled.mean()
-    length = math.sqrt(float(centred @ centred))
+    length = math.sqrt(float((centred * centred).sum()))
     if length <= 4 * np.finfo(np.float64).eps * series.size:
         raise ValueError(f"{name}: a constant series has no correlation")
     return centred / length

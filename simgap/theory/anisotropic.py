@@ -107,7 +107,7 @@ def null_anisotropic_mso(eigenvalues: Any, counts: Any = None, other: Any = None
     theirs = mine if other is None else anisotropic_shares(other, counts)
     if len(theirs) != len(mine):
         raise ValueError(f"other: expected {len(mine)} eigenvalues, got {len(theirs)}")
-    return float(mine * theirs @ _checked(eigenvalues, counts)[1])
+    return float((mine * theirs * _checked(eigenvalues, counts)[1]).sum())
 
 
 def anisotropic_spread(eigenvalues: Any, counts: Any = None) -> Spread:
@@ -121,12 +121,12 @@ def anisotropic_spread(eigenvalues: Any, counts: Any = None) -> Spread:
     t, weight = _rule(values, many)
     # (n, nodes): a_i(t) = lambda_i / (1 + 2 lambda_i t), K_ij = sum_t weight t a_i a_j.
     a = values[:, None] / (1 + 2 * values[:, None] * t)
-    shares, weight = a @ weight, weight * t
-    between, own = a.T @ (many[:, None] * a), (a * a) @ weight
-    mean = float(many * shares @ shares)
-    fourth = 3 * weight @ (between * between) @ weight + 6 * many @ own**2
-    along = (many * shares) @ a
-    covariance = weight @ along**2 + 2 * (many * shares * shares) @ own - mean * mean
+    shares, weight = (a * weight).sum(1), weight * t
+    between, own = a.T @ (many[:, None] * a), (a * a * weight).sum(1)
+    mean = float((many * shares * shares).sum())
+    fourth = 3 * ((between * between * weight).sum(1) * weight).sum() + 6 * (many * own**2).sum()
+    along = ((many * shares)[:, None] * a).sum(0)
+    covariance = (weight * along**2).sum() + 2 * (many * shares * shares * own).sum() - mean * mean
     return Spread(mean, max(0.0, float(fourth) - mean * mean), max(0.0, float(covariance)))
 
 
@@ -155,7 +155,7 @@ def _rule(values: Float[np.ndarray, " n"], counts: Float[np.ndarray, " n"]) -> t
     """
     kept = values > 0
     values, counts = values[kept], counts[kept]
-    goal, smallest = REST / (float(values @ counts) + 2), float(values.min())
+    goal, smallest = REST / (float((values * counts).sum()) + 2), float(values.min())
     first, parts = math.log(goal), []
     while True:
         x = first + STEP * np.arange(NODES)
@@ -163,7 +163,7 @@ def _rule(values: Float[np.ndarray, " n"], counts: Float[np.ndarray, " n"]) -> t
         product = spectrum_product(t, values.tolist(), counts.tolist(), ctx=FLOAT)
         parts.append((t, STEP * t * product))
         last = 2 * values * t[-1]
-        slope = float(counts @ (last / (1 + last))) / 2 - 1 / (1 + 2 * smallest * t[-1])
+        slope = float((counts * last / (1 + last)).sum()) / 2 - 1 / (1 + 2 * smallest * t[-1])
         if slope > 0 and t[-1] / (1 + 2 * smallest * t[-1]) * product[-1] < goal * slope:
             t, weight = (np.concatenate(part) for part in zip(*parts, strict=True))
             return t, weight

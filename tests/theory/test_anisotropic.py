@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -142,3 +145,27 @@ def test_tiny_eigenvalues_end_and_leave_no_float64(least, count):
     spread = anisotropic_spread([1.0, least], [1, count])
     assert spread.mean == pytest.approx(1.0, abs=1e-12)
     assert spread.variance <= 1e-12
+
+
+BITS = """
+import numpy as np
+from simgap.stats import pearson
+from simgap.theory.anisotropic import anisotropic_spread, null_anisotropic_mso
+
+values = np.exp(np.random.default_rng(0).standard_normal(12_000))
+spread = anisotropic_spread(values)
+for value in (null_anisotropic_mso(values), spread.mean, spread.variance, spread.covariance, pearson(values, values**2)):
+    print(value.hex())
+"""
+
+
+def test_the_bits_do_not_know_how_many_threads_numpy_has():
+    """numpy cuts the product of two rows of more than 10,000 by its threads."""
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", BITS], env={**os.environ, "OPENBLAS_NUM_THREADS": n}, capture_output=True, text=True, check=True
+        ).stdout
+        for n in ("1", "2")
+    ]
+    assert found[0] == found[1]
+    assert found[0].count("0x") == 5
