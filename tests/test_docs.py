@@ -106,7 +106,12 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize(
     "module",
-    [own_activations, spaces, arrays, *(sys.modules[f"simgap.theory.{name}"] for name in ("dual_map", "anisotropic"))],
+    [
+        own_activations,
+        spaces,
+        arrays,
+        *(sys.modules[f"simgap.theory.{name}"] for name in ("dual_map", "anisotropic", "routing_chance", "subspace_null")),
+    ],
     ids=lambda module: module.__name__,
 )
 def test_examples_in_docstrings(module):

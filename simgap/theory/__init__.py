@@ -25,7 +25,8 @@ from simgap.theory.mso_law import mso_distribution, mso_interval, mso_p, overlap
 from simgap.theory.normalisation import explaining_correlation, layernorm_map
 from simgap.theory.output_null import null_output_mso
 from simgap.theory.public import public
-from simgap.theory.subspace_null import null_subspace_overlap
+from simgap.theory.routing_chance import information_bias, null_saturation
+from simgap.theory.subspace_null import null_subspace_edge, null_subspace_overlap
 from simgap.theory.token_variance import null_token_sd, output_alignment
 from simgap.theory.weight_null import null_all_weights_mso, null_mso, null_variance, null_weight_mso
 
@@ -40,6 +41,7 @@ __all__ = [
     "null_ratio",
     "null_layernorm_mso",
     "null_subspace_overlap",
+    "null_subspace_edge",
     "null_jacobian_alignment",
     "null_token_sd",
     "null_anisotropic_mso",
@@ -70,6 +72,8 @@ __all__ = [
     "pair_with_overlaps",
     "gram_flow_singular",
     "entropy_bound",
+    "information_bias",
+    "null_saturation",
     # correlations
     "pearson_p",
     "implied_n",

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from simgap.stats import plain
 from simgap.theory.context import Context
 from simgap.theory.floats import FLOAT, elementwise
 
@@ -40,6 +41,28 @@ def null_subspace_variance(d_model: Any, rank: Any, other_rank: Any = None, *, c
     if _is_number(d_model) and d_model < 2:
         raise ValueError(f"d_model: expected at least 2, a line has one subspace, got {d_model!r}")
     return 2 * max(first, second) * (d - first) * (d - second) / (d * d * (d - 1) * (d + 2) * min(first, second))
+
+
+def null_subspace_edge(d_model: Any, rank: Any, other_rank: Any = None, *, ctx: Context = FLOAT) -> Any:
+    """(sqrt(p(1 - q)) + sqrt(q(1 - p)))^2, p = r1/d, q = r2/d; 1 where r1 + r2 >= d: what the largest squared cosine of a principal angle
+    of a uniform subspace with any other tends to as d grows at fixed r/d (Wachter, Ann. Statist. 8 (1980)).
+
+    An edge, not a mean: in finite d the largest stays below it, by about d^(-2/3) relative, and only now and then beyond. 4 r (d - r)/d^2
+    for equal ranks. Two subspaces of r1 + r2 > d share a direction. Arguments as in `null_subspace_overlap`; ranks are numbers. Raises
+    ValueError for a rank out of range or not whole.
+
+    >>> round(null_subspace_edge(512, 8), 4)
+    0.0615
+    """
+    if any(np.ndim(value) for value in (d_model, rank, other_rank)):
+        return elementwise(null_subspace_edge, d_model, rank, rank if other_rank is None else other_rank)
+    d, first, second = _checked(d_model, rank, other_rank, ctx)
+    given = rank, rank if other_rank is None else other_rank, d_model
+    # At r1 + r2 = d the edge is 1 itself. A symbol has no place in an order.
+    if all(_is_number(value) for value in given) and given[0] + given[1] >= d_model:
+        return ctx.number(1)
+    p, q = first / d, second / d
+    return plain((ctx.sqrt(p * (1 - q)) + ctx.sqrt(q * (1 - p))) ** 2)
 
 
 def _checked(d_model: Any, rank: Any, other_rank: Any, ctx: Context) -> tuple[Any, Any, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from simgap.theory.subspace_null import null_subspace_overlap, null_subspace_variance
+from simgap.theory.subspace_null import null_subspace_edge, null_subspace_overlap, null_subspace_variance
 
 SIGMA = 5.0
 
@@ -67,7 +67,7 @@ def test_against_draws(d, r1, r2):
      ((2, 0), "other_rank"), ((2, 6), "other_rank"), ((2, np.int32(6)), "other_rank")],
 )  # fmt: skip
 def test_ranks_out_of_range_are_refused(ranks, name):
-    for law in (null_subspace_overlap, null_subspace_variance):
+    for law in (null_subspace_overlap, null_subspace_variance, null_subspace_edge):
         with pytest.raises(ValueError, match=rf"^{name}: expected a whole number in 1..5, got"):
             law(5, *ranks)
 
@@ -76,3 +76,36 @@ def test_a_line_has_one_subspace():
     assert null_subspace_overlap(1, 1) == 1
     with pytest.raises(ValueError, match=r"^d_model: expected at least 2"):
         null_subspace_variance(1, 1)
+
+
+def largest(d, r1, r2, draws):
+    """The largest squared cosine of a uniform subspace with the first r2 axes, in so many draws."""
+    generator = np.random.default_rng([d, r1])
+    return np.array([np.linalg.norm(np.linalg.qr(generator.standard_normal((d, r1)))[0][:r2], 2) ** 2 for _ in range(draws)])
+
+
+@pytest.mark.parametrize("shares", [(8, 8), (16, 4)], ids=str)
+def test_the_edge_is_approached_from_below(shares):
+    """Over d = 16 to 1,024 the mean is below the edge, by 1 to 4.5 times d^(-2/3) of it: within 5 sigma, and by no less. Edges of other
+    forms are not approached at that rate."""
+    others = (lambda p, q: 2 * (p + q)), (lambda p, q: max(p, q)), (lambda p, q: 2 * (p + q) * (1 - (p + q) / 2) + 0.05)
+    missed = np.zeros(len(others), bool)
+    for d, draws in ((16, 400), (64, 200), (256, 100), (1024, 25)):
+        r1, r2 = (d // share for share in shares)
+        values = largest(d, r1, r2, draws)
+
+        def fits(edge, values=values, d=d):
+            short, error = (1 - values.mean() / edge) * d ** (2 / 3), values.std(ddof=1) / math.sqrt(len(values)) / edge * d ** (2 / 3)
+            return 1 - SIGMA * error < short < 4.5 + SIGMA * error and short > 0
+
+        assert fits(null_subspace_edge(d, r1, r2)), d
+        missed |= [not fits(edge(r1 / d, r2 / d)) for edge in others]
+    assert missed.all()
+
+
+def test_edges_by_hand():
+    assert null_subspace_edge(64, 8) == pytest.approx(4 * 8 * 56 / 64**2, rel=1e-14)
+    assert null_subspace_edge(64, 8, 24) == null_subspace_edge(64, 24, 8)
+    assert null_subspace_edge(64, 32) == null_subspace_edge(64, 40, 30) == 1
+    assert null_subspace_edge(64, 63, 1) == pytest.approx(1)
+    np.testing.assert_allclose(null_subspace_edge(512, [8, 16]), [0.061523, 0.12109], rtol=1e-4)
