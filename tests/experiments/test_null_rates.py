@@ -412,3 +412,31 @@ def test_the_kept_rates_of_whitened_readings_are_those_of_the_page():
             assert abs(mean) < 5 * spread / 1000**0.5, design
             assert abs(spread - 1) < 5 * 1.5 / 2000**0.5, design
     assert [line for line in lines_of_whitened(found) if line not in PAGE.read_text()] == []
+
+
+def lines_of_duplicates(found) -> list[str]:
+    lines = []
+    for (large, size, copies, own_part), values in found.items():
+        what = "no copies" if not copies else "near copies" if own_part else "copies"
+        coordinates = f"{large} coordinate{'s' if large > 1 else ''} x {size}"
+        for reading in (whitened.RAW, whitened.WHITENED):
+            if f"{reading}: others" in values:
+                counts = [values.get(f"{reading}: {name}", "") for name in ("first rows", "copies", "others")]
+                lines.append(f"| {coordinates}, {what}, {reading} | {' | '.join(map(str, counts))} |")
+    return lines
+
+
+def test_the_kept_record_of_copies_is_that_of_the_page():
+    """Both pairs in at least 99 of 100 layers, and behind a coordinate that hides them whitened alone, which the verdict says; other pairs
+    at 0.05 in at most 5."""
+    found = kept(duplicates)
+    assert set(found) <= set(duplicates.CELLS)
+    assert {values["layers"] for values in found.values()} == {100}
+    for (_, size, copies, _), values in found.items():
+        readings = [name for name in (whitened.RAW, whitened.WHITENED) if f"{name}: others" in values]
+        assert all(values[f"{name}: others"] <= 5 for name in readings)
+        if copies:
+            assert values[f"{readings[-1]}: first rows"] >= 99
+            assert values[f"{readings[-1]}: copies"] >= 99
+        assert values["hidden"] >= 95 * (size == duplicates.HIDING)
+    assert [line for line in lines_of_duplicates(found) if line not in PAGE.read_text()] == []
