@@ -98,10 +98,16 @@ def sums_of(
     # Like beside like, because neighbours of one init and of one activation are done by one call.
     specs = [request.spec for request in requests]
     order = sorted(range(len(specs)), key=lambda at: (specs[at].init, specs[at].init_correlation, specs[at].activation))
-    asked = [requests[at] for at in order]
-    groups = _measured(asked, selection, prepare, progress, keeper)
-    layers = cut(groups, [request.first for request in asked], [request.trials for request in asked])
-    return [sums for _, sums in sorted(zip(order, layers, strict=True), key=lambda pair: pair[0])]
+    # Together those that have the same quantities, which may hang on the router.
+    parts: dict[tuple[Quantity, ...], list[int]] = {}
+    for at in order:
+        parts.setdefault(selection.of(specs[at]), []).append(at)
+    layers: dict[int, Sums] = {}
+    for part in parts.values():
+        asked = [requests[at] for at in part]
+        groups = _measured(asked, selection, prepare, progress, keeper)
+        layers |= zip(part, cut(groups, [request.first for request in asked], [request.trials for request in asked]), strict=True)
+    return [layers[at] for at in range(len(requests))]
 
 
 def _measured(

@@ -245,6 +245,7 @@ def _lacking(source: ArraySource, quantity: Quantity) -> str:
     metric = metrics()[metric_of()[quantity]]
     needs = metric.needs(source.spec, (quantity,))
     roles, site = set(source.weights.roles), quantity.site
+    vectors_at = site or next(iter(needs.sites), "output")
     reasons = (
         (needs.weights and site == "all" and not {"up", "down"} <= roles, "it needs W_up and W_down"),
         (needs.weights and site not in ("", "all", *roles), f"weights {site} are not given"),
@@ -254,7 +255,7 @@ def _lacking(source: ArraySource, quantity: Quantity) -> str:
         (needs.router and source.router is None, "router is not given"),
         (not (needs.weights or needs.router or source.tokens), "no routing is given"),
         (needs.every, "it needs every expert on every token, not the routed ones"),
-        (needs.sites and (source.vectors is None or (site or source.site) != source.site), f"vectors at {site or 'output'} are not given"),
+        (needs.sites and (source.vectors is None or vectors_at != source.site), f"vectors at {vectors_at} are not given"),
     )
     if why := next((why for lacks, why in reasons if lacks), ""):
         return why
