@@ -10,7 +10,8 @@ from numpy.random.bit_generator import ISeedSequence
 
 Role = Literal[
     "up", "gate", "down", "base_up", "base_gate", "base_down", "affine", "router", "router_noise", "router_bias",
-    "inputs", "inputs_mean", "inputs_clusters", "inputs_massive", "rotation", "output_bias", "permutation", "signs", "proof", "test",
+    "inputs", "inputs_mean", "inputs_clusters", "inputs_massive", "rotation", "output_bias", "permutation", "signs", "swap",
+    "proof", "test",
 ]  # fmt: skip
 
 

@@ -39,6 +39,8 @@ class Block:
     weights, -1 and 0 for none. rows: per site (s, R, width), the computed vectors. owner (s, R): the expert whose token a row stands for,
     shared experts after the routed ones; -1 for padding. index (s, n, k + n_shared): the row of every active expert of a token, routed ones
     first, -1 for none. every (s, n, E): the row of every routed expert for every token, where each computed them all; None otherwise.
+    scores (s, n, E): what a token's experts are the highest of; logits (s, n, E): of which the gates are the softmax over the experts of a
+    token. None where tokens do not choose experts by scores, NaN for a trial beside others that do.
     """
 
     first: int
@@ -49,6 +51,8 @@ class Block:
     owner: Int[Any, "s R"]
     index: Int[Any, "s n m"]
     every: Int[Any, "s n E"] | None
+    scores: Float[Any, "s n E"] | None = None
+    logits: Float[Any, "s n E"] | None = None
 
 
 @runtime_checkable

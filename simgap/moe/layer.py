@@ -26,7 +26,7 @@ Prepare = Callable[[Weights], Weights]
 @dataclass(frozen=True)
 class Layer:
     """A group of draws and a spec that has the shape of them all: weights, tokens x (s, n, d_model) and their routing, experts and gates
-    (s, n, k), and the tokens that each expert takes (s, E), held; activations come block by block."""
+    (s, n, k), what they were chosen by (see Block), and the tokens that each expert takes (s, E), held; activations come block by block."""
 
     spec: LayerSpec
     draws: Sequence[Draw]
@@ -35,6 +35,8 @@ class Layer:
     indices: Int[Tensor, "s n k"]
     gates: Float[Tensor, "s n k"]
     taken: Int[np.ndarray, "s E"]
+    scores: Float[Tensor, "s n E"] | None = None
+    logits: Float[Tensor, "s n E"] | None = None
 
     @property
     def trials(self) -> tuple[int, ...]:
@@ -56,8 +58,9 @@ class Layer:
     def _block(self, tokens: slice, sites: Collection[str], every: bool, task_map: Map) -> Block:
         spec = self.spec
         x, indices, gates = self.x[:, tokens], self.indices[:, tokens], self.gates[:, tokens]
+        scores, logits = (None if table is None else table[:, tokens] for table in (self.scores, self.logits))
         if not sites:
-            return Block(tokens.start, x, indices, gates, {}, indices[:, :0, 0], indices[..., :0], None)
+            return Block(tokens.start, x, indices, gates, {}, indices[:, :0, 0], indices[..., :0], None, scores, logits)
         s = len(x)
         plan = (everywhere if every else routed_only)(indices, spec.n_experts)
         routed = run_experts(self.draws, self.weights, slice(0, spec.n_experts), x, plan.tokens, sites, task_map)
@@ -73,7 +76,7 @@ class Layer:
             rows = {site: torch.cat([rows[site], value.flatten(1, 2)], 1) for site, value in shared.items()}
             index = torch.cat([index, _rows_of(x, spec.n_shared_experts, len(positions), first)], -1)
         every_row = _rows_of(x, spec.n_experts, plan.tokens.shape[-1]) if every else None
-        return Block(tokens.start, x, indices, gates, rows, owner, index, every_row)
+        return Block(tokens.start, x, indices, gates, rows, owner, index, every_row, scores, logits)
 
     def longest_list(self, tokens: int = TOKEN_BLOCK) -> int:
         """The longest list of tokens that one expert gets in one block of so many tokens, as it is padded."""
@@ -139,7 +142,8 @@ def simulate(
     x = draw_tokens(draws, run.tokens, run.dtype).to(run.device)
     routing = route(draws, x, weights.router)
     spec = draws[0].spec
-    return Layer(spec, draws, weights, x, routing.indices, routing.weights, counts(routing.indices, spec.n_experts))
+    taken = counts(routing.indices, spec.n_experts)
+    return Layer(spec, draws, weights, x, routing.indices, routing.weights, taken, routing.scores, routing.logits)
 
 
 # What `prepare` may change.

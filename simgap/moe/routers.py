@@ -1,5 +1,6 @@
 """Which experts a token meets. Every router ends in one padded table: index -1 and weight 0 where a token has fewer experts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,10 +18,16 @@ from simgap.specs import LayerSpec
 
 @dataclass(frozen=True)
 class Routing:
-    """indices (s, n, k): the experts of each token, best first, -1 for none. weights (s, n, k): their gates, 0 where the index is -1."""
+    """indices (s, n, k): the experts of each token, best first, -1 for none. weights (s, n, k): their gates, 0 where the index is -1.
+
+    scores (s, n, E): of which the experts of a token are the highest; logits (s, n, E): of which its gates are the softmax over
+    those. Both None where tokens do not choose by scores, and NaN for a trial of that kind beside others.
+    """
 
     indices: Int[Tensor, "s n k"]
     weights: Float[Tensor, "s n k"]
+    scores: Float[Tensor, "s n E"] | None = None
+    logits: Float[Tensor, "s n E"] | None = None
 
 
 def route(draws: Sequence[Draw], x: Float[Tensor, "s n d"], router: Float[Tensor, "s E d"] | None) -> Routing:
@@ -36,7 +43,13 @@ def route(draws: Sequence[Draw], x: Float[Tensor, "s n d"], router: Float[Tensor
     for part, routing in zip(parts, routings, strict=True):
         width = routing.indices.shape[-1]
         indices[part, :, :width], weights[part, :, :width] = routing.indices, routing.weights
-    return Routing(indices, weights)
+    if all(routing.scores is None for routing in routings):
+        return Routing(indices, weights)
+    tables = x.new_full((2, *x.shape[:2], draws[0].spec.n_experts), math.nan)
+    for part, routing in zip(parts, routings, strict=True):
+        if routing.scores is not None and routing.logits is not None:
+            tables[0, part], tables[1, part] = routing.scores, routing.logits
+    return Routing(indices, weights, *tables)
 
 
 def _route_alike(draws: Sequence[Draw], x: Float[Tensor, "s n d"], products: Float[Tensor, "s n E"] | None) -> Routing:
@@ -59,11 +72,13 @@ def _route_alike(draws: Sequence[Draw], x: Float[Tensor, "s n d"], products: Flo
     if kind == "sigmoid":
         scores = apply(torch.sigmoid_, logits.clone())
         bias = [own.router.bias * stream(seed, "router_bias", trial=t).standard_normal(spec.n_experts) for own, seed, t in draws]
-        chosen = (scores + torch.from_numpy(np.stack(bias)).to(scores)[:, None, :]).topk(k).indices
+        scores = scores + torch.from_numpy(np.stack(bias)).to(scores)[:, None, :]
+        chosen = scores.topk(k).indices
         # Scores over their sum, in logarithms: far-off logits have scores that underflow.
-        return Routing(chosen, torch.softmax(apply(F.logsigmoid, logits).gather(-1, chosen), -1))
+        logits = apply(F.logsigmoid, logits)
+        return Routing(chosen, torch.softmax(logits.gather(-1, chosen), -1), scores, logits)
     top = logits.topk(k)
-    return Routing(top.indices, torch.softmax(top.values, -1))
+    return Routing(top.indices, torch.softmax(top.values, -1), logits, logits)
 
 
 def _each(draws: Sequence[Draw], name: str, x: Tensor) -> Float[Tensor, "s 1 1"]:

@@ -1,5 +1,6 @@
 """Routers: distinct experts, gates that are what they are called, and balance where it is promised."""
 
+import dataclasses
 import itertools
 import math
 
@@ -232,3 +233,22 @@ def test_all_sets_of_experts_occur_under_uniform():
     _, _, _, routing = build("uniform", tokens=2000, experts=5, k=3)
     sets = {tuple(sorted(token)) for token in routing.indices.reshape(-1, 3).tolist()}
     assert sets == set(itertools.combinations(range(5), 3))
+
+
+@pytest.mark.parametrize("fields", [{"kind": "sigmoid", "bias": 1.0}, {"kind": "noisy"}, {"kind": "linear"}, {"kind": "soft"}], ids=str)
+def test_scores_choose_the_experts_and_logits_make_the_gates(fields):
+    spec, _, _, routing = build(**fields)
+    assert np.array_equal(top(routing.scores.numpy(), spec.top_k), routing.indices.numpy())
+    gates = softmax(np.take_along_axis(routing.logits.numpy(), routing.indices.numpy(), -1))
+    np.testing.assert_allclose(gates, routing.weights.numpy(), rtol=1e-12)
+
+
+def test_routers_that_have_no_scores_say_so_alone_and_beside_others():
+    assert all(build(kind)[-1].scores is None is build(kind)[-1].logits for kind in ("uniform", "hash", "expert_choice"))
+    spec, x, rows, alone = build("linear", trials=(0, 1))
+    draws = draws_of(spec, 0, (0, 1))
+    for kind in ("uniform", "expert_choice"):
+        mixed = route([draws[0], draws[1]._replace(spec=dataclasses.replace(spec, router=RouterSpec(kind)))], x, rows)
+        assert torch.equal(mixed.scores[0], alone.scores[0])
+        assert torch.equal(mixed.logits[0], alone.logits[0])
+        assert mixed.scores[1].isnan().all()
