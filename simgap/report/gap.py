@@ -127,7 +127,7 @@ def _reasons(missing: dict[str, list[str]]) -> list[str]:
 
 def _name(quantity: Quantity) -> str:
     """A quantity as a table has room for it: "mean output" is taken for an activation's."""
-    return str(quantity).replace("_mso ", " ")
+    return str(quantity).replace("activation_mso ", "activation ").replace("weight_mso ", "weight ")
 
 
 def _with_error(value: Estimate) -> str:

@@ -152,3 +152,12 @@ def test_of_a_users_own_experts(gated):
         assert own[str(quantity)].mean == pytest.approx(measured[str(quantity)].mean, rel=1e-9, abs=1e-12), quantity
     with pytest.raises(ValueError, match="it needs weights up and down, the activation and inputs"):
         sg.measure_arrays(routing=routing, weights=weights, gates=gates, **METRIC)
+
+
+def test_a_cosine_around_zero_has_no_ratio_to_its_null():
+    """A null that draws cannot tell from 0 is no denominator; that of squares is one. Names are shown as they are asked for."""
+    gap = sg.measure(SPEC, tokens=30, trials=3, quantities=["jacobian_cos token", "jacobian_mso token"])
+    rows = sg.calibrate(gap)
+    assert rows["jacobian_cos token"].excess is None
+    assert rows["jacobian_mso token"].excess > 0
+    assert "jacobian_mso token" in str(gap)
