@@ -89,6 +89,8 @@ def needs_of(spec: LayerSpec, quantities: tuple[Quantity, ...]) -> Needs:
         router=any(one.router for one in needs),
         inputs=any(one.inputs for one in needs),
         experts=any(one.experts for one in needs),
+        labels=tuple(sorted({name for one in needs for name in one.labels})),
+        scores=any(one.scores for one in needs),
         bytes=sum(one.bytes for one in needs),
     )
 

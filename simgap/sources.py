@@ -1,6 +1,6 @@
 """Where the vectors of a layer come from: what a metric sees of a source, and the blocks of tokens in which it sees it."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,8 +18,8 @@ TOKEN_BLOCK = 1024
 @dataclass(frozen=True)
 class Needs:
     """What a metric looks at: the sites whose vectors it reads, whether of every expert on every token, whether it reads the routing of the
-    tokens at all, whether weights, the rows of the router, the tokens themselves, the experts as functions of a token, and the bytes that
-    it keeps of a trial."""
+    tokens at all, whether weights, the rows of the router, the tokens themselves, the experts as functions of a token, which labels of the
+    tokens, whether the scores of the router, and the bytes that it keeps of a trial."""
 
     sites: tuple[str, ...] = ()
     every: bool = False
@@ -28,6 +28,8 @@ class Needs:
     router: bool = False
     inputs: bool = False
     experts: bool = False
+    labels: tuple[str, ...] = ()
+    scores: bool = False
     bytes: int = 0
 
 
@@ -115,6 +117,11 @@ class Source(Protocol):
     @property
     def experts(self) -> Callable[[int, int], ExpertMaps] | None:
         """Of a trial, by its place among them, and a routed expert; None for a source that has vectors and no functions."""
+
+    @property
+    def token_labels(self) -> Mapping[str, Int[np.ndarray, "s n _"]]:
+        """What is known of each token by name, from 0, -1 for none: its "domain", its "token_type", its experts in the layer before,
+        "previous", or in another routing, "trace"."""
 
     def blocks(self, sites: Collection[str], every: bool, task_map: Map, tokens: int) -> Iterable[Block]: ...
 

@@ -70,6 +70,7 @@ class ArraySource:
     labels: Labels = NO_LABELS
     trials: tuple[int, ...] = (0,)
     given: Tokens = NOTHING
+    token_labels: dict[str, Int[np.ndarray, "1 n _"]] = field(default_factory=dict)
     # Outputs are given, or there are none.
     output_of_means: None = None
 
@@ -105,7 +106,8 @@ class ArraySource:
             rows = {}
             if self.vectors is not None:
                 rows[self.site] = _plain(self.vectors[first : first + tokens]).reshape(1, n * k, -1)
-            yield Block(first, x, part, gates, rows, part.reshape(1, n * k), index, None)
+            scores = None if given.scores is None else given.scores[None]
+            yield Block(first, x, part, gates, rows, part.reshape(1, n * k), index, None, scores)
 
     @cached_property
     def content(self) -> int:

@@ -13,22 +13,29 @@ from simgap.specs import ACTIVATIONS
 
 
 class Tokens(NamedTuple):
-    """x (n, d_model), gates (n, k), router (E, d_model), activation: None or "" for what is not given."""
+    """x (n, d_model), gates (n, k), router (E, d_model), activation, scores (n, E): None or "" for what is not given."""
 
     x: Float[Tensor, "n d"] | None = None
     gates: Float[Tensor, "n k"] | None = None
     router: Float[Tensor, "E d"] | None = None
     activation: str = ""
+    scores: Float[Tensor, "n E"] | None = None
 
     def of(self, tokens: slice) -> "Tokens":
-        return self._replace(**{name: part[tokens] for name in ("x", "gates") if (part := getattr(self, name)) is not None})
+        return self._replace(**{name: part[tokens] for name in ("x", "gates", "scores") if (part := getattr(self, name)) is not None})
 
 
 NOTHING = Tokens()
 
 
 def tokens_of(
-    inputs: Any, gates: Any, router: Any, activation: str | None, shape: tuple[int, ...], kept: Bool[np.ndarray, " n"] | None
+    inputs: Any,
+    gates: Any,
+    router: Any,
+    activation: str | None,
+    scores: Any,
+    shape: tuple[int, ...],
+    kept: Bool[np.ndarray, " n"] | None,
 ) -> Tokens:
     """shape: (..., k) of the routing; kept: which tokens no mask leaves out, None for all. Raises ValueError for shapes that do not fit,
     what is not finite, gates below 0 and an activation that does not exist."""
@@ -41,7 +48,7 @@ def tokens_of(
             return None
         tensor = as_tensor(name, value)
         if tuple(tensor.shape[: len(expected)]) != expected or tensor.ndim != len(shape) or not tensor.numel():
-            axes = ", ".join([*map(str, expected), "d_model"][: len(shape)])
+            axes = ", ".join([*map(str, expected), "E" if name == "scores" else "d_model"][: len(shape)])
             raise ValueError(f"{name}: expected ({axes}), got {tuple(tensor.shape)}")
         flat = tensor.reshape(-1, tensor.shape[-1])
         return _finite(name, flat if numbered is None else flat[numbered.to(flat.device)])
@@ -52,7 +59,8 @@ def tokens_of(
     rows = None if router is None else as_tensor("router", router)
     if rows is not None and (rows.ndim != 2 or not rows.numel()):
         raise ValueError(f"router: expected (E, d_model), got {tuple(rows.shape)}")
-    return Tokens(x, weights, None if rows is None else _finite("router", rows), full_name(activation) if activation else "")
+    row = None if rows is None else _finite("router", rows)
+    return Tokens(x, weights, row, full_name(activation) if activation else "", each("scores", scores, shape[:-1]))
 
 
 def _finite(name: str, value: Tensor) -> Tensor:

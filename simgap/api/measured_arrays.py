@@ -20,6 +20,7 @@ from simgap.api.named_null import DRAWN
 from simgap.api.other_token import labels_of
 from simgap.api.routed_vectors import RoutedVectors
 from simgap.api.scales import squarable, summable
+from simgap.api.token_labels import token_labels_of
 from simgap.checks import choice, format_bytes, whole_number
 from simgap.null_names import check_null_of_arrays
 from simgap.nulls import nulls_of_arrays
@@ -57,6 +58,8 @@ def measure_arrays(
     gates: Any = None,
     router: Any = None,
     activation: str | None = None,
+    labels: Mapping[str, Any] | None = None,
+    scores: Any = None,
     null: str = "law",
     draws: int = 0,
 ) -> Gap[Comparison]:
@@ -69,9 +72,12 @@ def measure_arrays(
     d_model, d_ff)}, any of them. metrics, quantities: as of `measure`; by default overlaps and the gap, as far as these arrays have them.
     inputs: (..., d_model), the tokens themselves; gates: (..., k), each at least 0, else all weigh alike; router: (E, d_model), its rows;
     activation: of experts without a norm, act(W_up x), or act(W_gate x) * (W_up x) where weights have a gate: with inputs and weights, the
-    Jacobians of such experts.
+    Jacobians of such experts. labels: what is known of each token, by name, whole numbers from 0, -1 for none: {"domain": (...),
+    "token_type": (...), "previous": (..., m), its experts in the layer before, "trace": (..., m), its experts in another routing of this
+    layer}. scores: (..., E), of which each token's experts have the highest, as the router ranks them.
 
-    null: "law", the null that each metric has for arrays: signs for overlaps (law T0), balanced choices for routing, no law for cka.
+    null: "law", the null that each metric has for arrays: signs for overlaps (law T0), balanced choices for routing, labels put on other
+    tokens for information, by whole documents where documents= says which they are, no law for cka.
     "isotropic": overlaps in a round space, spread by the sizes of their entries (law T6). "separable": those of weights, beside matrices
     whose rows and columns have the second moments that these have (law T9). "signs": law T0 alone. "other_token": the same pairs of experts
     on other tokens of like size, of other documents and the same stratum (law T3); documents, strata: (...) whole numbers, which each token
@@ -87,9 +93,10 @@ def measure_arrays(
     choice("site", site, SITES)
     check_null_of_arrays(null)
     count = _count_of_draws(draws, null)
-    others = {"inputs": inputs, "gates": gates, "router": router, "activation": activation}
+    others = {"inputs": inputs, "gates": gates, "router": router, "activation": activation, "labels": labels, "scores": scores}
     source = source_of(vectors, routing, weights, site, mask, n_experts, documents, strata, **others)
-    if null != "other_token" and source.labels is not NO_LABELS:
+    of_labels = null == "law" and bool(source.token_labels) and strata is None
+    if null != "other_token" and source.labels is not NO_LABELS and not of_labels:
         raise ValueError(f"documents, strata: expected null='other_token', which other tokens are for, got null={null!r}")
     selection = _selected(source, metrics, quantities)
     _check_memory(source, selection)
@@ -118,19 +125,22 @@ def source_of(
     gates: Any = None,
     router: Any = None,
     activation: str | None = None,
+    labels: Any = None,
+    scores: Any = None,
 ) -> ArraySource:
     matrices = _matrices(weights)
-    h, indices, labels, given = torch.empty(0, 1, 0), torch.full((0, 1), -1), NO_LABELS, NOTHING
+    h, indices, grouped, given, of_tokens = torch.empty(0, 1, 0), torch.full((0, 1), -1), NO_LABELS, NOTHING, {}
     if routing is not None or vectors is not None or mask is not None or not matrices:
         routed = RoutedVectors.of_routing(routing, mask) if vectors is None else RoutedVectors.of(vectors, routing, mask)
         h, indices = routed.of_tokens()
         h = summable(h, indices)
+        shape, kept = tuple(routed.vectors.shape[:-1]), routed.kept_tokens()
         if documents is not None or strata is not None:
-            labels, kept = labels_of(documents, strata, tuple(routed.vectors.shape[:-2])), routed.kept_tokens()
-            labels = Labels(*(each if each is None or kept is None else each[kept] for each in labels))
-        given = tokens_of(inputs, gates, router, activation, tuple(routed.vectors.shape[:-1]), routed.kept_tokens())
-    elif any(value is not None for value in (inputs, gates, router, activation)):
-        raise ValueError("inputs, gates, router, activation: expected routing too, which experts the tokens met")
+            grouped = labels_of(documents, strata, shape[:-1])
+            grouped = Labels(*(each if each is None or kept is None else each[kept] for each in grouped))
+        given, of_tokens = tokens_of(inputs, gates, router, activation, scores, shape, kept), token_labels_of(labels, shape[:-1], kept)
+    elif any(value is not None for value in (inputs, gates, router, activation, labels, scores)):
+        raise ValueError("inputs, gates, router, activation, labels, scores: expected routing too, which experts the tokens met")
     experts = _count_of_experts(indices, matrices, n_experts)
     width = h.shape[-1]
     if site == "normed" and width == 1:
@@ -143,6 +153,10 @@ def source_of(
             raise ValueError(f"{name}: expected d_model = {d_model}, as the other arrays have, got {own}")
     if given.router is not None and len(given.router) != experts:
         raise ValueError(f"router: expected a row to each of {experts} experts, got {len(given.router)}")
+    if given.scores is not None and given.scores.shape[1] != experts:
+        raise ValueError(f"scores: expected {experts} to a token, one of each expert, got {given.scores.shape[1]}")
+    if "trace" in of_tokens and (highest := int(of_tokens["trace"].max())) >= max(experts, MOST_EXPERTS):
+        raise ValueError(f"labels trace: expected experts below {max(experts, MOST_EXPERTS)}, got {highest}")
     if matrices and width and width != (d_model if site == "output" else d_ff):
         expected = f"d_model = {d_model}" if site == "output" else f"d_ff = {d_ff}"
         raise ValueError(f"vectors: expected a width of {expected} as weights have, got {width}")
@@ -157,7 +171,8 @@ def source_of(
     if given.activation:
         spec = replace(spec, activation=cast(Activation, given.activation))
     one_signed = _rectified(h, indices.cpu().numpy() >= 0) if width else ""
-    return ArraySource(spec, indices[None], site, h if width else None, ArrayWeights(matrices), one_signed, labels, given=given)
+    arrays = h if width else None, ArrayWeights(matrices), one_signed, grouped
+    return ArraySource(spec, indices[None], site, *arrays, given=given, token_labels=of_tokens)
 
 
 def _count_of_experts(indices: Tensor, matrices: Mapping[str, Tensor], given: Any) -> int:
@@ -253,13 +268,16 @@ def _lacking(source: ArraySource, quantity: Quantity) -> str:
         (needs.experts and (source.experts is None or source.given.x is None), "it needs weights up and down, the activation and inputs"),
         (needs.inputs and source.given.x is None, "inputs are not given"),
         (needs.router and source.router is None, "router is not given"),
+        (not set(needs.labels) <= set(source.token_labels), f"labels {', '.join(needs.labels)} are not given"),
+        (needs.scores and source.given.scores is None, "scores are not given"),
         (not (needs.weights or needs.router or source.tokens), "no routing is given"),
         (needs.every, "it needs every expert on every token, not the routed ones"),
         (needs.sites and (source.vectors is None or vectors_at != source.site), f"vectors at {vectors_at} are not given"),
     )
     if why := next((why for lacks, why in reasons if lacks), ""):
         return why
-    return metric.missing(source.spec, quantity)
+    # Labels and scores that are given are there, whatever a simulated layer has.
+    return "" if needs.labels or needs.scores else metric.missing(source.spec, quantity)
 
 
 def _check_memory(source: ArraySource, selection: Selection) -> None:

@@ -8,13 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simgap.metrics import information
     from simgap.metrics.routing import counts, dropped_tokens, load
     from simgap.overlaps import means_by_routing, pair_cos2, token_cos2, token_overlap
 
-__all__ = ["counts", "dropped_tokens", "load", "means_by_routing", "pair_cos2", "token_cos2", "token_overlap"]
+__all__ = ["counts", "dropped_tokens", "information", "load", "means_by_routing", "pair_cos2", "token_cos2", "token_overlap"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "information":
+        return import_module("simgap.metrics.information")
     if name in ("counts", "dropped_tokens", "load"):
         return getattr(import_module("simgap.metrics.routing"), name)
     if not name.startswith("_") and name in (overlaps := import_module("simgap.overlaps")).__all__:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.moe.draws import common_vectors, fill_normal, fill_rows
@@ -107,11 +107,27 @@ def _fill_student(x: Float[np.ndarray, "n d"], spec: InputSpec, draw: Draw, bloc
 
 
 def _fill_clusters(x: Float[np.ndarray, "n d"], spec: InputSpec, draw: Draw, block: int) -> None:
-    generator = stream(draw.seed, "inputs", trial=draw.trial, block=block)
-    fill_normal(x, generator)
+    chosen = _fill_and_choose(x, spec, draw, block)
     centres = fill_normal(np.empty((spec.n_clusters, x.shape[1]), x.dtype), stream(draw.seed, "inputs_clusters", trial=draw.trial))
     x *= x.dtype.type(math.sqrt(1 - spec.separation))
-    x += x.dtype.type(math.sqrt(spec.separation)) * centres[generator.integers(spec.n_clusters, size=len(x))]
+    x += x.dtype.type(math.sqrt(spec.separation)) * centres[chosen]
+
+
+def _fill_and_choose(x: Float[np.ndarray, "n d"], spec: InputSpec, draw: Draw, block: int) -> Int[np.ndarray, " n"]:
+    """Fill a block with normal numbers, and say which cluster each token is of, which comes after them in the stream."""
+    generator = stream(draw.seed, "inputs", trial=draw.trial, block=block)
+    fill_normal(x, generator)
+    return generator.integers(spec.n_clusters, size=len(x))
+
+
+def clusters_of(draws: Sequence[Draw], tokens: int, dtype: str) -> Int[np.ndarray, "s n"]:
+    """Which cluster each token is of, of draws whose inputs are clusters: drawn once more, since nobody keeps it."""
+    numbers = np.empty((len(draws), tokens), np.int64)
+    for of_draw, draw in zip(numbers, draws, strict=True):
+        for block, start in enumerate(range(0, tokens, TOKEN_BLOCK)):
+            part = of_draw[start : start + TOKEN_BLOCK]
+            part[:] = _fill_and_choose(np.empty((len(part), draw.spec.d_model), dtype), draw.spec.inputs, draw, block)
+    return numbers
 
 
 def _correlate(x: Float[np.ndarray, "s n d"], spec: InputSpec) -> None:

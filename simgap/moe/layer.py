@@ -12,7 +12,7 @@ from simgap.batch_invariant import rounded_up, sum_of_products
 from simgap.moe.dispatch import everywhere, owners, padded_positions, routed_only
 from simgap.moe.experts import NORM_EPS, activation_function, experts_at_once, run_experts, with_output_bias
 from simgap.moe.group import Draw
-from simgap.moe.inputs import DrawTokens
+from simgap.moe.inputs import DrawTokens, clusters_of
 from simgap.moe.routers import route
 from simgap.moe.streamed import StreamedWeights, stream_weights
 from simgap.moe.weights import Weights, draw_weights
@@ -100,6 +100,13 @@ class Layer:
     @property
     def router(self) -> Float[Tensor, "s E d"] | None:
         return self.weights.router
+
+    @property
+    def token_labels(self) -> dict[str, Int[np.ndarray, "s n 1"]]:
+        """Domains are clusters, where inputs are."""
+        if any(draw.spec.inputs.kind != "clusters" for draw in self.draws):
+            return {}
+        return {"domain": clusters_of(self.draws, self.tokens, str(self.x.dtype).removeprefix("torch."))[..., None]}
 
     def experts(self, t: int, e: int) -> ExpertMaps:
         """A routed expert of a trial, by its place among them, as a function of a token; its matrices held, or drawn for this call."""
