@@ -440,3 +440,20 @@ def test_the_kept_record_of_copies_is_that_of_the_page():
             assert values[f"{readings[-1]}: copies"] >= 99
         assert values["hidden"] >= 95 * (size == duplicates.HIDING)
     assert [line for line in lines_of_duplicates(found) if line not in PAGE.read_text()] == []
+
+
+def test_in_ten_thousand_layers_no_p_is_too_small():
+    """The kept record: within 5 sigma of the level or below it, and signs within 5 sigma on both sides; the round space by far not."""
+    records = [json.loads(line) for line in rare.KEPT.read_text().splitlines()]
+    assert len(records) == len(rare.CASES)
+    for record in records:
+        n, values = record["labels"]["repetitions"], record["values"]
+        assert n == 10_000
+        for level, of_tokens, of_signs in zip((0.05, 0.01, 0.001), values["other tokens"], values["signs"], strict=False):
+            sigma = (n * level * (1 - level)) ** 0.5
+            assert of_tokens <= n * level + 5 * sigma, record["labels"]
+            assert abs(of_signs - n * level) <= 5 * sigma, record["labels"]
+        # 5 errors of a standard deviation, of a law of kurtosis up to 5.5.
+        assert abs(values["other tokens"][3] - 1) < 5 * 1.5 / (2 * n) ** 0.5
+        assert values["more than"] + values["a pair at 0.05"] <= 5
+    assert max(record["values"]["round space"][0] for record in records) == 10_000
