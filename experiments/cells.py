@@ -48,13 +48,14 @@ class Bench:
         quantities: Sequence[str],
         trials: int,
         prepare: Callable[[Weights], Weights] | None = None,
+        null: str = "law",
     ) -> list[Record]:
         """A record of each layer, (labels, spec): its values trial by trial, and beside their null.
 
         What is asked for and the code have a folder of their own, so that nothing is refused as another sweep's.
         """
         asked: dict[str, Any] = {"quantities": list(quantities), "trials": trials, "tokens": self.tokens}
-        asked |= {"seed": self.seed, "device": self.device}
+        asked |= {"seed": self.seed, "device": self.device} | ({"null": null} if null != "law" else {})
         code = [source_digest(), self.origin["versions"], self.origin["canary"]]
         out = self.out / self.artefact / _digest([[spec.key() for _, spec in layers], asked, name_of(prepare), code])
         show = False if self.quiet else None
