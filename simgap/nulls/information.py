@@ -25,6 +25,8 @@ from simgap.theory.routing_chance import SATURATION_ID, null_saturation
 # Layers that differ in anything have other nulls, if only by their seed.
 WHOLE_SPEC = True
 LEAST_DRAWS, MOST_DRAWS = 99, 999
+# Documents, or tokens, that have orders enough for a law of what lies beyond all draws: 10! is above a million.
+FEWEST_UNITS = 10
 DOCUMENTS = "whole documents are exchangeable, whatever their lengths; one that gets the labels of a shorter one has them over again"
 TOKENS = "each token is its own document: tokens of one text are not independent, and documents= says which they are"
 
@@ -58,7 +60,8 @@ def of_arrays(source: Any, quantity: Quantity, work: Any) -> Prediction:
     # What round-off moves, and labels on other tokens do not.
     if not sd > 1e-12:
         return Prediction.missing("labels on other tokens change nothing here")
-    skew = float(((values - mean) ** 3).mean()) / sd**3
+    units = len(indices) if documents is None else int(documents.max()) + 1
+    skew = float(((values - mean) ** 3).mean()) / sd**3 if units >= FEWEST_UNITS else None
     whose = "each its own document" if documents is None else "by whole documents"
     hypotheses = (TOKENS if documents is None else DOCUMENTS, f"{count} orders")
     supposes = f"labels on other tokens, {whose},"

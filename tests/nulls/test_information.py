@@ -8,6 +8,7 @@ import pytest
 
 import simgap as sg
 from simgap.metrics.information import mutual_information
+from simgap.nulls import information
 from simgap.nulls.information import reordered
 
 TABLES, DRAWS, DOCUMENTS = 120, 19, 30
@@ -91,6 +92,19 @@ def test_labels_that_make_the_routing_are_seen():
     # A multiple of 0 says nothing.
     assert (nothing.excess, nothing.null == pytest.approx(0, abs=2e-4)) == (None, True)
     assert nothing.p > 1e-3
+
+
+def test_few_documents_have_no_law_beyond_their_orders(monkeypatch):
+    """Six documents, more and more of the second label and of the second expert: one order of 720 does as much, 99 draws may miss it, and a
+    law of them would go on. Twin: without that bound."""
+    monkeypatch.setattr(information, "MOST_DRAWS", 99)
+    documents, place = np.repeat(np.arange(6), 60), np.tile(np.arange(60), 6)
+    second = (place < 12 * documents).astype(np.int64)
+    asked = {"labels": {"domain": second}, "documents": documents, "quantities": "mutual_information domain"}
+    p = sg.measure_arrays(routing=second[:, None], **asked)["mutual_information domain"].p
+    assert p >= 2 / 100
+    monkeypatch.setattr(information, "FEWEST_UNITS", 2)
+    assert sg.measure_arrays(routing=second[:, None], **asked)["mutual_information domain"].p < 1 / 720
 
 
 def test_two_traces_share_by_their_loads():
