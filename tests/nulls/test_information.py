@@ -11,7 +11,12 @@ from simgap.metrics.information import mutual_information
 from simgap.nulls import information
 from simgap.nulls.information import reordered
 
-TABLES, DRAWS, DOCUMENTS = 120, 19, 30
+TABLES, DRAWS, DOCUMENTS = 100, 19, 20
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(information, "MOST_DRAWS", 99)
 
 
 def table(rng, share):
@@ -51,7 +56,7 @@ def by_document(documents, number):
 
 
 def test_documents_of_one_label_are_called_at_the_level():
-    """Within 5 sigma on either side, of 120 tables. Twins: tokens one by one, and labels end to end, which split between documents."""
+    """Within 5 sigma on either side, of 100 tables. Twins: tokens one by one, and labels end to end, which split between documents."""
     assert abs(rate(by_document, share=False) - 0.1) < 5 * ERROR
     assert rate(lambda documents, number: reordered(len(documents), None, number), share=False) > 0.8
     assert rate(end_to_end, share=False) > 0.1 + 5 * ERROR
@@ -97,7 +102,6 @@ def test_labels_that_make_the_routing_are_seen():
 def test_few_documents_have_no_law_beyond_their_orders(monkeypatch):
     """Six documents, more and more of the second label and of the second expert: one order of 720 does as much, 99 draws may miss it, and a
     law of them would go on. Twin: without that bound."""
-    monkeypatch.setattr(information, "MOST_DRAWS", 99)
     documents, place = np.repeat(np.arange(6), 60), np.tile(np.arange(60), 6)
     second = (place < 12 * documents).astype(np.int64)
     asked = {"labels": {"domain": second}, "documents": documents, "quantities": "mutual_information domain"}
@@ -134,10 +138,10 @@ def test_untrained_layers():
     """A router that reads tokens tells clusters apart untrained; one that does not is at 0 (law I1)."""
     inputs = sg.InputSpec(kind="clusters", n_clusters=3)
     spec = sg.LayerSpec(d_model=8, d_ff=2, n_experts=5, top_k=2, inputs=inputs)
-    asked = {"tokens": 400, "quantities": "mutual_information domain"}
+    asked = {"tokens": 200, "quantities": "mutual_information domain"}
     linear = sg.predict(spec, trials=2, **asked)["mutual_information domain"]
     assert (linear.kind, linear.mean > 0.05) == ("simulated", True)
-    blind = sg.measure(dataclasses.replace(spec, router=sg.RouterSpec("uniform")), trials=200, **asked)["mutual_information domain"]
+    blind = sg.measure(dataclasses.replace(spec, router=sg.RouterSpec("uniform")), trials=100, **asked)["mutual_information domain"]
     assert abs(blind.mean) < 5 * blind.sem
-    # The twin: without its bias, 3 * 2/(2 * 800).
-    assert abs(blind.mean + 3 * 2 / 1600) > 5 * blind.sem
+    # The twin: without its bias, 3 * 2/(2 * 400).
+    assert abs(blind.mean + 3 * 2 / 800) > 5 * blind.sem
