@@ -183,6 +183,8 @@ def _spectrum(records: Sequence[Record], name: str) -> Panel:
     for inputs in INPUT_KINDS:
         (dense,) = [one.mean or math.nan for r in _of_kind(records, DENSE, inputs) if (one := of(r, SPECTRA[name]))]
         panel.laws.append(Series(f"{SHOWN[inputs]}: dense", [1, LAYER.n_experts], [dense, dense]))
+    shown = [y for series in panel.ours + panel.laws for y in series.y]
+    panel.y_limits = (0.96 * min(shown), 1.04 * max(shown))
     return panel
 
 

@@ -21,7 +21,7 @@ from simgap.seeding import stream
 
 # Tokens on which Jacobians and Gram matrices of tokens are compared.
 JACOBIANS, GRAMS = 64, 512
-LIKENESS = "replaceable"
+LIKENESS, OF_PAIR = "replaceable", "replaceable, of the pair"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Related:
 
 def of_pairs(layer: Layer) -> dict[str, Float[np.ndarray, " P"]]:
     """By name, each similarity of every pair of the experts of one trial, and LIKENESS, what they are to predict: less the relative error
-    of the output where one stands in for the other (metric `ablation`), the mean of both ways. NaN for a pair that has none."""
+    of the output where one stands in for the other (metric `ablation`), the mean of both ways. OF_PAIR: the same less a part of each
+    expert's own, by least squares, since one with large gates is dear to replace by any. NaN for a pair that has none."""
     experts, (block,) = range(layer.spec.n_experts), layer.blocks(("output",), every=True, tokens=layer.tokens)
     if block.every is None or layer.router is None:
         raise ValueError("layer: expected every expert on every token, and a router with rows")
@@ -81,7 +82,15 @@ def of_pairs(layer: Layer) -> dict[str, Float[np.ndarray, " P"]]:
         LIKENESS: -(errors + errors.T) / 2,
     }
     at = np.triu_indices(len(experts), 1)
-    return {name: np.asarray(table)[at] for name, table in tables.items()}
+    found = {name: np.asarray(table)[at] for name, table in tables.items()}
+    return found | {OF_PAIR: beyond_experts(found[LIKENESS], len(experts))}
+
+
+def beyond_experts(values: Float[np.ndarray, " P"], experts: int) -> Float[np.ndarray, " P"]:
+    """What is left of values of pairs, a_i + a_j fitted."""
+    own = sum(np.eye(experts)[at] for at in np.triu_indices(experts, 1))
+    left: Float[np.ndarray, " P"] = values - own @ np.linalg.lstsq(own, values, rcond=None)[0]
+    return left
 
 
 def _table(experts: range, of_pair: Callable[[int, int], float]) -> Float[np.ndarray, "E E"]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from experiments.asymmetry.pairs import LIKENESS, Related, of_pairs
+from experiments.asymmetry.pairs import LIKENESS, OF_PAIR, Related, beyond_experts, of_pairs
 from experiments.cells import Bench, Cell, Record, estimate
 from experiments.theory.points import own_seed
 from simgap import LayerSpec, RunSpec
@@ -35,6 +35,8 @@ DESIGNS = {
 LEAST_PAIRS = 4
 # What the mean of a similarity over pairs is recorded as, before its name.
 MEAN = "mean of "
+# Of the variance of the error over pairs: what is a sum of two parts, one of each expert.
+OWN = "share of experts' own"
 
 
 def compute(preset: str, bench: Bench) -> list[Record]:
@@ -51,6 +53,8 @@ def correlations(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
     for trial in range(run.trials):
         draws = draws_of(cell.spec, seed, [trial])
         found = of_pairs(simulate(draws, run, open_inputs(draws), prepare))
+        own = 1 - np.var(beyond_experts(found[LIKENESS], cell.spec.n_experts)) / np.var(found[LIKENESS])
+        values.setdefault(OWN, []).append(float(own))
         for name, each in found.items():
             values.setdefault(f"{MEAN}{name}", []).append(float(np.nanmean(each)))
         for one, other in combinations(found, 2):
@@ -77,19 +81,23 @@ def spearman(one: Float[np.ndarray, " P"], other: Float[np.ndarray, " P"], exper
 
 def names(record: Record) -> list[str]:
     """The similarities, without what they are to predict."""
-    return [name.removeprefix(MEAN) for name in record["values"] if name.startswith(MEAN) and name != f"{MEAN}{LIKENESS}"]
+    every = [name.removeprefix(MEAN) for name in record["values"] if name.startswith(MEAN)]
+    return [name for name in every if name not in (LIKENESS, OF_PAIR)]
 
 
-def predicts(record: Record, name: str) -> Estimate:
-    return estimate(record, f"{name} ~ {LIKENESS}")
+def predicts(record: Record, name: str, outcome: str = LIKENESS) -> Estimate:
+    return estimate(record, f"{name} ~ {outcome}")
 
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
     title = "Which similarity predicts what replacing an expert by another costs"
-    page = Table(title, ["similarity", *(column for record in records for column in (record["labels"]["design"], "sem"))])
-    for name in names(records[0]):
-        estimates = [predicts(record, name) for record in records]
-        page.rows.append([name, *(value for one in estimates for value in (one.mean, one.sem))])
+    page, of_pair = (_predicted(records, *of) for of in ((title, LIKENESS), ("Less what is each expert's own", OF_PAIR)))
+    own = ", ".join(f"{estimate(r, OWN).mean:.2f} ({r['labels']['design']})" for r in records)
+    chance = (LAYER.n_experts - 1) / (LAYER.n_experts * (LAYER.n_experts - 1) / 2 - 1)
+    of_pair.notes = [
+        "The same, with the error less a_i + a_j, a part of each of the two experts that is fitted. Of the variance of the error over "
+        f"pairs that part holds {own}; where pairs have no structure it would hold {chance:.2f}."
+    ]
     spec, run = LAYER, records[0]["run"]
     spread = [
         (np.std(r["values"][f"{n} ~ {LIKENESS}"], ddof=1), np.mean(r["values"][f"error {n} ~ {LIKENESS}"]))
@@ -108,8 +116,16 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
         "in another order than W_up and W_gate. MSO of outputs: on tokens that both experts take; CKA, outputs, Jacobians: on the same "
         "tokens.",
     ]
-    page.sections = [_means(records), *(_among(record) for record in records)]
+    page.sections = [of_pair, _means(records), *(_among(record) for record in records)]
     return [*page.write(out / "similarities"), *_draw(records, title, out / "similarities")]
+
+
+def _predicted(records: Sequence[Record], title: str, outcome: str) -> Table:
+    table = Table(title, ["similarity", *(column for record in records for column in (record["labels"]["design"], "sem"))])
+    for name in names(records[0]):
+        estimates = [predicts(record, name, outcome) for record in records]
+        table.rows.append([name, *(value for one in estimates for value in (one.mean, one.sem))])
+    return table
 
 
 def _means(records: Sequence[Record]) -> Table:
@@ -121,7 +137,7 @@ def _means(records: Sequence[Record]) -> Table:
 
 def _among(record: Record) -> Table:
     """Rank correlations among the similarities, mean over layers."""
-    every = [*names(record), LIKENESS]
+    every = [*names(record), LIKENESS, OF_PAIR]
     section = Table(f"Among each other: {record['labels']['design']}", ["similarity", *every[1:]])
     for i, one in enumerate(every[:-1]):
         section.rows.append([one, *(estimate(record, f"{one} ~ {other}").mean if j > i else None for j, other in enumerate(every) if j)])
@@ -156,7 +172,7 @@ def _draw(records: Sequence[Record], title: str, stem: Path) -> list[Path]:
 
 
 def _heat(axis: Any, record: Record) -> None:
-    every = [*names(record), LIKENESS]
+    every = [*names(record), LIKENESS, OF_PAIR]
     table = np.eye(len(every))
     for (i, one), (j, other) in combinations(enumerate(every), 2):
         table[i, j] = table[j, i] = estimate(record, f"{one} ~ {other}").mean

@@ -47,7 +47,8 @@ def missing(spec: LayerSpec, quantity: Quantity) -> str:
 def needs(spec: LayerSpec, asked: tuple[Quantity, ...]) -> Needs:
     every = any(quantity.reading != ZEROED for quantity in asked)
     # Outputs and changes of a block of tokens in float64, and sums.
-    return Needs(("output",), every, routing=True, bytes=8 * (4 * TOKEN_BLOCK * spec.d_model + 9 * spec.n_experts))
+    around = any(quantity.reading == AROUND for quantity in asked)
+    return Needs(("output",), every, routing=True, scores=around, bytes=8 * (4 * TOKEN_BLOCK * spec.d_model + 9 * spec.n_experts))
 
 
 class Mixture(NamedTuple):
