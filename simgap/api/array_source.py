@@ -80,11 +80,12 @@ class ArraySource:
 
     @property
     def experts(self) -> Callable[[int, int], ExpertMaps] | None:
-        """Of experts without a norm, of which the activation is known."""
-        return self._expert if self.given.activation and {"up", "down"} <= set(self.weights.roles) else None
+        """Of experts without a norm, of which the activation and the tokens are known, in the dtype of the tokens."""
+        known = self.given.activation and self.given.x is not None and {"up", "down"} <= set(self.weights.roles)
+        return self._expert if known else None
 
     def _expert(self, t: int, e: int) -> ExpertMaps:
-        units = dict(zip(self.weights.roles, (_plain(matrix) for matrix in self.weights.units(t, e)), strict=True))
+        units = dict(zip(self.weights.roles, (matrix.to(self.given.x) for matrix in self.weights.units(t, e)), strict=True))
         inner = (units["gate"], units["up"]) if "gate" in units else (units["up"],)
         return ExpertMaps(inner, units["down"], activation_function(self.given.activation))
 
@@ -100,8 +101,10 @@ class ArraySource:
         for first in range(0, self.tokens, tokens):
             part = self.indices[:, first : first + tokens]
             _, n, k = part.shape
-            nothing, given = torch.empty(1, n, 0), self.given.of(slice(first, first + tokens))
-            x, gates = (nothing if each is None else each[None] for each in (given.x, given.gates))
+            given = self.given.of(slice(first, first + tokens))
+            x = torch.empty(1, n, 0) if given.x is None else given.x[None]
+            # All weigh alike where nothing says how much.
+            gates = (part >= 0).to(torch.float32) if given.gates is None else given.gates[None]
             index = torch.arange(n * k, device=part.device).view(1, n, k).masked_fill(part < 0, -1)
             rows = {}
             if self.vectors is not None:

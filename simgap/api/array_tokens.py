@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from simgap.api.as_tensor import as_tensor
+from simgap.api.scales import SQUARED
 from simgap.own_activations import full_name
 from simgap.specs import ACTIVATIONS
 
@@ -36,14 +37,16 @@ def tokens_of(
     scores: Any,
     shape: tuple[int, ...],
     kept: Bool[np.ndarray, " n"] | None,
+    indices: Int[Tensor, "m k"],
 ) -> Tokens:
-    """shape: (..., k) of the routing; kept: which tokens no mask leaves out, None for all. Raises ValueError for shapes that do not fit,
-    what is not finite, gates below 0 and an activation that does not exist."""
+    """shape: (..., k) of the routing; kept: which tokens no mask leaves out, None for all; indices: of those, -1 for none, of which no gate
+    is read. Raises ValueError for shapes that do not fit, what is not finite or has no square in float64, gates below 0 and an activation
+    that does not exist."""
     if activation is not None and full_name(activation) not in ACTIVATIONS and "#" not in full_name(activation):
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)} or a name given to sg.activation, got {activation!r}")
     numbered = None if kept is None else torch.from_numpy(np.flatnonzero(kept))
 
-    def each(name: str, value: Any, expected: tuple[int, ...]) -> Tensor | None:
+    def each(name: str, value: Any, expected: tuple[int, ...], there: Tensor | None = None) -> Tensor | None:
         if value is None:
             return None
         tensor = as_tensor(name, value)
@@ -51,9 +54,10 @@ def tokens_of(
             axes = ", ".join([*map(str, expected), "E" if name == "scores" else "d_model"][: len(shape)])
             raise ValueError(f"{name}: expected ({axes}), got {tuple(tensor.shape)}")
         flat = tensor.reshape(-1, tensor.shape[-1])
-        return _finite(name, flat if numbered is None else flat[numbered.to(flat.device)])
+        rows = flat if numbered is None else flat[numbered.to(flat.device)]
+        return _finite(name, rows if there is None else rows.masked_fill(~there.to(rows.device), 0.0))
 
-    x, weights = each("inputs", inputs, shape[:-1]), each("gates", gates, shape)
+    x, weights = each("inputs", inputs, shape[:-1]), each("gates", gates, shape, indices >= 0)
     if weights is not None and bool((weights < 0).any()):
         raise ValueError("gates: expected numbers of at least 0, got a smaller one")
     rows = None if router is None else as_tensor("router", router)
@@ -67,4 +71,6 @@ def _finite(name: str, value: Tensor) -> Tensor:
     """As numpy can hold it."""
     if not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name}: expected finite numbers, got one that is not")
+    if name != "scores" and value.dtype == torch.float64 and float(value.abs().max()) >= SQUARED:
+        raise ValueError(f"{name}: expected numbers below 2^400 in size, of which squares add up, got a larger one")
     return value if value.dtype in (torch.float32, torch.float64) else value.float()

@@ -19,7 +19,7 @@ from simgap.api.memory_maps import refuse_truncated
 from simgap.api.named_null import DRAWN
 from simgap.api.other_token import labels_of
 from simgap.api.routed_vectors import RoutedVectors
-from simgap.api.scales import squarable, summable
+from simgap.api.scales import middling, squarable
 from simgap.api.token_labels import token_labels_of
 from simgap.checks import choice, format_bytes, whole_number
 from simgap.null_names import check_null_of_arrays
@@ -128,23 +128,26 @@ def source_of(
     labels: Any = None,
     scores: Any = None,
 ) -> ArraySource:
-    matrices = _matrices(weights)
+    matrices, scaled = _matrices(weights)
     h, indices, grouped, given, of_tokens = torch.empty(0, 1, 0), torch.full((0, 1), -1), NO_LABELS, NOTHING, {}
     if routing is not None or vectors is not None or mask is not None or not matrices:
         routed = RoutedVectors.of_routing(routing, mask) if vectors is None else RoutedVectors.of(vectors, routing, mask)
         h, indices = routed.of_tokens()
-        h = summable(h, indices)
+        h = middling(h, indices)
         shape, kept = tuple(routed.vectors.shape[:-1]), routed.kept_tokens()
         if documents is not None or strata is not None:
             grouped = labels_of(documents, strata, shape[:-1])
             grouped = Labels(*(each if each is None or kept is None else each[kept] for each in grouped))
-        given, of_tokens = tokens_of(inputs, gates, router, activation, scores, shape, kept), token_labels_of(labels, shape[:-1], kept)
+        given = tokens_of(inputs, gates, router, activation, scores, shape, kept, indices)
+        of_tokens = token_labels_of(labels, shape[:-1], kept)
     elif any(value is not None for value in (inputs, gates, router, activation, labels, scores)):
         raise ValueError("inputs, gates, router, activation, labels, scores: expected routing too, which experts the tokens met")
     experts = _count_of_experts(indices, matrices, n_experts)
     width = h.shape[-1]
     if site == "normed" and width == 1:
         raise ValueError(f"vectors: LayerNormed vectors have a width of at least 2, got {width}")
+    if given.x is not None and any(matrix.dtype == torch.float64 for matrix in matrices.values()):
+        given = given._replace(x=given.x.double())
     widths = {name: each.shape[-1] for name, each in (("inputs", given.x), ("router", given.router)) if each is not None}
     in_outputs = [width] if site == "output" and width else []
     d_ff, d_model = _widths(matrices) or (max(1, width), [*in_outputs, *widths.values(), max(1, width)][0])
@@ -169,6 +172,9 @@ def source_of(
         norm="layernorm" if site == "normed" else "none",
     )
     if given.activation:
+        if scaled:
+            # No activation but ReLU is the same on another scale.
+            raise ValueError("activation: expected weights of which the largest of each expert is from 2^-400 to 2^400 in size")
         spec = replace(spec, activation=cast(Activation, given.activation))
     one_signed = _rectified(h, indices.cpu().numpy() >= 0) if width else ""
     arrays = h if width else None, ArrayWeights(matrices), one_signed, grouped
@@ -198,7 +204,8 @@ def _count_of_draws(draws: Any, null: str) -> int:
     return count
 
 
-def _matrices(weights: Mapping[str, Any] | None) -> dict[str, Tensor]:
+def _matrices(weights: Mapping[str, Any] | None) -> tuple[dict[str, Tensor], bool]:
+    """By role; and whether each expert's were put on a scale of its own, so that their squares stay within float64."""
     if weights is not None and not (isinstance(weights, Mapping) and weights):
         raise ValueError(f"weights: expected a mapping of {', '.join(ROLES)} to (E, ...) arrays, got {type(weights).__name__}")
     roles = chosen_names("weights", tuple(weights or ()), ROLES)
@@ -211,7 +218,8 @@ def _matrices(weights: Mapping[str, Any] | None) -> dict[str, Tensor]:
             raise ValueError(f"weights {role}: expert {expert} holds a value that is not finite")
         if len(matrix) != len(next(iter(matrices.values()))):
             raise ValueError(f"weights {role}: expected as many experts as in the other matrices, got {len(matrix)}")
-    return squarable(matrices)
+    fit = squarable(matrices)
+    return fit, fit is not matrices
 
 
 def _widths(matrices: Mapping[str, Tensor]) -> tuple[int, int] | None:

@@ -115,8 +115,8 @@ class Mixture(NamedTuple):
         return self.every
 
     def _term(self, gates: Float[Any, " m"], row: Int[Any, " m"]) -> Float[Any, "m d"]:
-        """Gate times vector, in float64; 0 for a slot without an expert."""
-        return self.rows[row.clamp(min=0)].double() * gates.double().masked_fill(row < 0, 0.0)[:, None]
+        """Gate times vector, in float64; 0 for a slot without an expert, whatever the row holds that stands there."""
+        return (self.rows[row.clamp(min=0)].double() * gates.double()[:, None]).masked_fill((row < 0)[:, None], 0.0)
 
 
 def _squares(rows: Float[Any, "m d"]) -> Float[Any, " m"]:
@@ -139,10 +139,11 @@ class State:
     readings: tuple[str, ...] = field(default=READ)
 
     def add(self, block: Block) -> None:
-        gates = block.gates if block.gates.numel() else (block.indices >= 0).to(block.rows["output"].dtype)
         for t, trial in enumerate(self.source.trials):
             tables = (None if table is None else table[t] for table in (block.every, block.scores, block.logits))
-            mixture = Mixture(block.indices[t], gates[t], block.rows["output"][t], block.index[t, :, : block.indices.shape[-1]], *tables)
+            mixture = Mixture(
+                block.indices[t], block.gates[t], block.rows["output"][t], block.index[t, :, : block.indices.shape[-1]], *tables
+            )
             size = mixture.sizes()
             if not bool(size.isfinite().all()):
                 raise ValueError(f"output vectors that are not finite: trial {trial}")

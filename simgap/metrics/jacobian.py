@@ -185,15 +185,16 @@ class _Trial:
                 yield _cosines(value, size[i][at_i] * size[j][at_j])
 
     def mean_part(self, e: int) -> tuple[ExpertMaps, Any] | None:
-        """An expert, and the matrix A of which B' A is its mean Jacobian, up to the sum of its gates; None where no token reaches it."""
+        """An expert, and the matrix A of which B' A is its mean Jacobian, up to the sum of its gates; None where no token reaches it
+        with a gate above 0."""
         from simgap.overlaps.jacobians import mean_parts, slopes
 
         expert, (at, slot) = self.expert(e), np.nonzero(self.indices == e)
-        if not len(at):
+        gates = self.gates[at, slot].sum()
+        if not gates > 0:
             return None
         most = max(1, SLOPES // (4 * len(expert.outer)))
         pieces = [(at[first : first + most], slot[first : first + most]) for first in range(0, len(at), most)]
-        gates = self.gates[at, slot].sum()
         parts = (mean_parts(expert, slopes(expert, self.x[rows]), self.gates[rows, slots]) for rows, slots in pieces)
         total = next(parts)
         for part in parts:

@@ -76,7 +76,6 @@ class State:
         from simgap.overlaps import add_sums
 
         experts, rows = self.source.spec.n_experts, block.rows["output"]
-        gates = block.gates if block.gates.numel() else (block.indices >= 0).to(rows.dtype)
         half = order(block.first + np.arange(block.indices.shape[1])) >> 16 & 1
         for t in range(len(self.source.trials)):
             if len(self.sums) <= t:
@@ -87,7 +86,7 @@ class State:
             if MEAN_OUTPUT in self.asked:
                 add_sums(outputs, owner, self.sums[t])
             size = torch.linalg.vector_norm(outputs, dim=-1, dtype=torch.float64).cpu().numpy()
-            each = np.stack([size * gates[t, token, slot].double().cpu().numpy(), size, np.ones(len(size))], 1)
+            each = np.stack([size * block.gates[t, token, slot].double().cpu().numpy(), size, np.ones(len(size))], 1)
             np.add.at(self.sizes[t], (half[token.cpu().numpy()], owner.cpu().numpy()), each)
 
     def finish(self) -> dict[Quantity, Values]:
@@ -189,7 +188,8 @@ def reliability(sizes: Float[np.ndarray, "2 E 3"], name: str) -> float:
     one, other = saliency[:, (sizes[..., 2] > 0).all(0)]
     if len(one) < 4 or not np.ptp(one) or not np.ptp(other):
         return math.nan
-    one, other = one - one.mean(), other - other.mean()
+    # Squares of any saliencies stay within float64.
+    one, other = ((each - each.mean()) / np.ptp(each) for each in (one, other))
     return float((one * other).sum() / math.sqrt(float((one**2).sum()) * float((other**2).sum())))
 
 

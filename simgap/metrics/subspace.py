@@ -71,8 +71,7 @@ class State:
     rows: "dict[tuple[str, int, int], Rows]"
 
     def add(self, block: Block) -> None:
-        indices = block.indices
-        gates = block.gates if block.gates.numel() else (indices >= 0).to(next(iter(block.rows.values()), block.x).dtype)
+        indices, gates = block.indices, block.gates
 
         def expert(at: tuple[str, int, int]) -> None:
             site, t, e = at

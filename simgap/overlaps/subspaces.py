@@ -42,8 +42,8 @@ class Components:
     def participation_ratio(self) -> float:
         """(sum of eigenvalues)^2 / sum of their squares, 1 to width."""
         width, r = self.vectors.shape
-        spread = self.left**2 / (width - r) if width > r else 0.0
-        return self.total**2 / (float(self.values.square().sum()) + spread)
+        spread = (self.left / self.total) ** 2 / (width - r) if width > r else 0.0
+        return 1 / (float((self.values / self.total).square().sum()) + spread)
 
     def rank_of_variance(self, share: float) -> int:
         """Fewest components that hold this share of the variance; 0 where those that are kept do not."""
@@ -81,8 +81,8 @@ class Rows:
     size: float = 0.0
 
     def add(self, rows: Float[Tensor, "m width"], weights: Float[Tensor, " m"]) -> None:
-        """Rows of finite numbers, weights >= 0; one of weight 0 is let be."""
-        there = weights > 0
+        """Rows of finite numbers, weights >= 0; one of a weight of which the square is 0 is let be."""
+        there = weights.double().square() > 0
         rows, weights = rows[there], weights[there]
         while len(rows):
             take = min(len(rows), HELD - self.waiting)

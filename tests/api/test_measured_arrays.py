@@ -113,7 +113,7 @@ def test_no_size_of_all_entries_changes_what_is_said(size):
     h, routing = drawn()
     h /= np.abs(h).max()
     weights = np.random.default_rng(1).uniform(-1, 1, (E, 32, WIDTH))
-    metrics = ["weight_overlap", "mean_overlap", "vector_overlap", "cka", "gap"]
+    metrics = ["weight_overlap", "mean_overlap", "vector_overlap", "cka", "gap", "subspace", "similarity", "ablation"]
     plain, scaled = (
         sg.measure_arrays(c * h, routing, weights={"up": c * weights, "down": c * weights.mT}, metrics=metrics) for c in (1.0, size)
     )

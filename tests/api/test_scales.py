@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from simgap.api.scales import squarable, summable
+from simgap.api.scales import middling, squarable, summable
 
 INDICES = torch.tensor([[0, 1], [1, -1]])
 
@@ -51,3 +51,19 @@ def test_an_expert_has_one_scale_in_all_its_matrices():
     assert sizes.tolist() == [1, 1, 0]
     for e in (0, 1):
         assert float(scaled["down"][e].norm() / scaled["up"][e].norm()) == pytest.approx(float(down[e].norm() / up[e].norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-100, 1.0, 1e100])
+def test_vectors_of_which_squares_are_numbers_are_themselves(size):
+    vectors = torch.full((2, 2, 3), size, dtype=torch.float64)
+    vectors[1, 1] = 1e300
+    assert middling(vectors, INDICES) is vectors
+    assert middling(vectors.float(), INDICES).dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [1e-305, 1e-150, 1e150, 1e305])
+def test_vectors_that_have_no_squares_are_scaled_by_a_power_of_two(size):
+    vectors = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (2, 2, 3))) * size
+    scaled = middling(vectors, INDICES)
+    assert torch.equal(scaled / vectors, torch.full((2, 2, 3), 2.0 ** (600 if size < 1 else -600), dtype=torch.float64))
+    assert 1e-270 < float(scaled.square().max()) < 1e270

@@ -184,3 +184,9 @@ def test_of_a_users_own_arrays():
         sg.measure_arrays(h, routing, quantities="ablation_error swapped")
     with pytest.raises(ValueError, match="vectors at output are not given"):
         sg.measure_arrays(h, routing, site="hidden", quantities="ablation_error zeroed")
+
+
+def test_what_stands_where_no_expert_does_is_not_read():
+    outputs, indices = torch.ones(4, 2, 3), torch.tensor([[-1, -1], [0, 1], [1, -1], [0, 1]])
+    gates, garbage = torch.full((4, 2), 0.5), torch.where(indices[..., None] < 0, torch.nan, outputs)
+    assert (subject.zeroed(garbage, gates, indices, 2) == subject.zeroed(outputs, gates, indices, 2)).all()
