@@ -1,6 +1,7 @@
 """The function that changes the drawn weights of a sweep's cells, and the name by which a folder knows it."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -15,16 +16,18 @@ def name_of(prepare: Callable[[Any], Any] | None) -> str:
     >>> name_of(RegulariseGram(0.5, steps=10))
     'RegulariseGram(strength=0.5, steps=10, rate=0.001) of simgap.training.gram_descent'
 
-    Raises ValueError for anything else, which a folder could not tell from another one: a lambda, a function inside a function, a
-    dataclass that can be changed or whose fields are no plain values.
+    Raises ValueError for anything else, which a folder could not tell from another one: a lambda, a function inside a function or with the
+    name of another (as functools.wraps gives it), a dataclass that can be changed or whose fields are no plain values.
     """
     if prepare is None:
         return ""
     kind = prepare if inspect.isfunction(prepare) else type(prepare)
     name, of = kind.__qualname__, f" of {kind.__module__}"
-    if inspect.isfunction(prepare) and name.isidentifier():
+    # What its module has under this name may be another one.
+    named = getattr(sys.modules.get(kind.__module__), name, None) is kind
+    if inspect.isfunction(prepare) and named:
         return name + of
-    if callable(prepare) and is_dataclass(kind) and kind.__dataclass_params__.frozen and name.isidentifier():
+    if callable(prepare) and named and is_dataclass(kind) and kind.__dataclass_params__.frozen:
         values = {field.name: getattr(prepare, field.name) for field in fields(prepare)}
         if all(isinstance(value, PLAIN) for value in values.values()):
             return f"{name}({', '.join(f'{field}={value!r}' for field, value in values.items())}){of}"

@@ -100,7 +100,17 @@ def test_an_older_folder_is_one_of_weights_as_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "prepare", [lambda weights: weights, functools.partial(alike), Changeable(), OfArrays(), alike.__get__(SPEC), 3, RegulariseGram]
+    "prepare",
+    [
+        lambda weights: weights,
+        functools.partial(alike),
+        functools.wraps(alike)(lambda weights: weights),
+        Changeable(),
+        OfArrays(),
+        alike.__get__(SPEC),
+        3,
+        RegulariseGram,
+    ],
 )
 def test_what_a_folder_could_not_tell_from_another_is_refused(tmp_path, prepare):
     with pytest.raises(ValueError, match=r"^prepare: expected a function of a module, or a frozen dataclass of plain values"):
