@@ -2,6 +2,7 @@
 # make figures     the theory figures, simulation on the laws' lines, into runs/theory (PRESET as above)
 # make atlas       where the laws hold, in round spaces and others: hundreds of layers swept, with maps, into runs/sweeps (DEVICE=cuda: more)
 # make calibration how often each null is wrong where nothing is to be found, and what it sees, into runs/null_rates (PRESET as above)
+# make asymmetry   function beside representation, and which similarity predicts what, of untrained experts, into runs/asymmetry (PRESET as above)
 # make cluster-demo a real Dask scheduler with workers on this machine, a sweep on it, and a worker killed midway
 # make test        the tests; make test-slow adds the long ones; make lint runs the linters; make bench times the main job
 # make bits        the tests of bits once more, under other instruction sets, library modes and numbers of threads
@@ -12,7 +13,7 @@ DEVICE ?= cpu
 OUT ?= runs/persistence
 BIN := .venv/bin
 
-.PHONY: reproduce figures atlas calibration cluster-demo test test-slow bits lint format bench clean
+.PHONY: reproduce figures atlas calibration asymmetry cluster-demo test test-slow bits lint format bench clean
 
 reproduce: .venv/installed
 	$(BIN)/python -m experiments persistence --preset $(PRESET) --device $(DEVICE) --out $(OUT)
@@ -25,6 +26,9 @@ atlas: .venv/installed
 
 calibration: .venv/installed
 	$(BIN)/python -m experiments null_rates --preset $(PRESET) --out runs/null_rates
+
+asymmetry: .venv/installed
+	$(BIN)/python -m experiments asymmetry --preset $(PRESET) --out runs/asymmetry
 
 cluster-demo: .venv/installed
 	$(BIN)/python -m experiments.sweeps.cluster

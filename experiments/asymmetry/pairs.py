@@ -87,9 +87,10 @@ def of_pairs(layer: Layer) -> dict[str, Float[np.ndarray, " P"]]:
 
 
 def beyond_experts(values: Float[np.ndarray, " P"], experts: int) -> Float[np.ndarray, " P"]:
-    """What is left of values of pairs, a_i + a_j fitted."""
-    own = sum(np.eye(experts)[at] for at in np.triu_indices(experts, 1))
-    left: Float[np.ndarray, " P"] = values - own @ np.linalg.lstsq(own, values, rcond=None)[0]
+    """What is left of values of pairs, a_i + a_j fitted to those that are there."""
+    i, j = np.triu_indices(experts, 1)
+    own, there = np.eye(experts)[i] + np.eye(experts)[j], ~np.isnan(values)
+    left: Float[np.ndarray, " P"] = values - own @ np.linalg.lstsq(own[there], values[there], rcond=None)[0]
     return left
 
 

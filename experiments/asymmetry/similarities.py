@@ -58,7 +58,9 @@ def correlations(cell: Cell, run: RunSpec) -> dict[str, list[float]]:
         for name, each in found.items():
             values.setdefault(f"{MEAN}{name}", []).append(float(np.nanmean(each)))
         for one, other in combinations(found, 2):
-            rank, error = spearman(found[one], found[other], cell.spec.n_experts)
+            # The part of a pair is held against that of a similarity.
+            first = beyond_experts(found[one], cell.spec.n_experts) if other == OF_PAIR else found[one]
+            rank, error = spearman(first, found[other], cell.spec.n_experts)
             values.setdefault(f"{one} ~ {other}", []).append(rank)
             values.setdefault(f"error {one} ~ {other}", []).append(error)
     return values
@@ -95,8 +97,8 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     own = ", ".join(f"{estimate(r, OWN).mean:.2f} ({r['labels']['design']})" for r in records)
     chance = (LAYER.n_experts - 1) / (LAYER.n_experts * (LAYER.n_experts - 1) / 2 - 1)
     of_pair.notes = [
-        "The same, with the error less a_i + a_j, a part of each of the two experts that is fitted. Of the variance of the error over "
-        f"pairs that part holds {own}; where pairs have no structure it would hold {chance:.2f}."
+        "The same, both less a_i + a_j, a part of each of the two experts that is fitted. Of the variance of the error over pairs that "
+        f"part holds {own}; where pairs have no structure it would hold {chance:.2f}.",
     ]
     spec, run = LAYER, records[0]["run"]
     spread = [
@@ -145,34 +147,42 @@ def _among(record: Record) -> Table:
 
 
 def _draw(records: Sequence[Record], title: str, stem: Path) -> list[Path]:
-    """Left: a row to a similarity, a mark to a design. Right: how similarities rank pairs alike where reading and writing differ."""
+    """A row to a similarity, a mark to a design: the whole error, and that of the pair; and how similarities rank pairs alike where reading
+    and writing differ."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        figure = Figure(figsize=(13, 6), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
-        rows = names(records[0])
-        for at, (record, style) in enumerate(zip(records, STYLES, strict=False)):
-            estimates = [predicts(record, name) for name in rows]
-            y = [len(rows) - 1 - row + 0.3 - 0.15 * at for row in range(len(rows))]
-            left.errorbar([e.mean for e in estimates], y, xerr=[e.sem or 0.0 for e in estimates], label=record["labels"]["design"], **style)
-        for row in range(len(rows) - 1):
-            left.axhline(row + 0.5, color="#cccccc", linewidth=0.6)
-        left.axvline(0, color="#333333", linewidth=1.2)
-        left.set_yticks(range(len(rows)), rows[::-1])
-        left.set_xlim(-0.5, 1.05)
-        left.set_xlabel("rank correlation with how well one replaces the other")
-        left.set_title("what predicts replacement", fontsize=10)
-        left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.1), ncols=3, frameon=False)
+        figure = Figure(figsize=(18, 6.2), layout="constrained")
+        whole, of_pair, right = figure.subplots(1, 3, width_ratios=(1, 0.85, 1.1))
+        _dots(whole, records, LIKENESS, "what replacing one by the other costs", (-0.5, 1.05))
+        _dots(of_pair, records, OF_PAIR, "less what is each expert's own", (-0.25, 1.05))
+        of_pair.set_yticklabels([])
+        handles, labels = whole.get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=9, loc="outside lower left", ncols=len(labels), frameon=False)
         _heat(right, records[-1])
         figure.suptitle(title, fontsize=11)
         return saved(figure, stem)
 
 
+def _dots(axis: Any, records: Sequence[Record], outcome: str, title: str, limits: tuple[float, float]) -> None:
+    rows = names(records[0])
+    for at, (record, style) in enumerate(zip(records, STYLES, strict=False)):
+        estimates = [predicts(record, name, outcome) for name in rows]
+        y = [len(rows) - 1 - row + 0.3 - 0.15 * at for row in range(len(rows))]
+        axis.errorbar([e.mean for e in estimates], y, xerr=[e.sem or 0.0 for e in estimates], label=record["labels"]["design"], **style)
+    for row in range(len(rows) - 1):
+        axis.axhline(row + 0.5, color="#cccccc", linewidth=0.6)
+    axis.axvline(0, color="#333333", linewidth=1.2)
+    axis.set_yticks(range(len(rows)), rows[::-1])
+    axis.set_xlim(*limits)
+    axis.set_xlabel("rank correlation with how well one replaces the other")
+    axis.set_title(title, fontsize=10)
+
+
 def _heat(axis: Any, record: Record) -> None:
-    every = [*names(record), LIKENESS, OF_PAIR]
+    every = [*names(record), LIKENESS]
     table = np.eye(len(every))
     for (i, one), (j, other) in combinations(enumerate(every), 2):
         table[i, j] = table[j, i] = estimate(record, f"{one} ~ {other}").mean

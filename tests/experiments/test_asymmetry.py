@@ -1,7 +1,9 @@
 """The asymmetry of function and representation: pairs' similarities are those of the metrics, untrained experts lie on the laws, related
 ones do not."""
 
+import csv
 from itertools import combinations
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -141,3 +143,37 @@ def test_untrained_experts_lie_on_the_laws_and_upcycled_ones_do_not(made):
         away, error = over((geometry.UPCYCLED,))
         assert away > 5 * error, quantity
     assert geometry.law_of(geometry.INPUTS, geometry.LAYER) is None
+
+
+# Tables that the full presets wrote.
+DATA, PAGE = Path(similarities.__file__).parent / "data", Path(__file__).parents[2] / "docs" / "asymmetry.md"
+
+
+def lines_of_correlations(name) -> list[str]:
+    with open(DATA / f"{name}.csv", newline="") as file:
+        _, *rows = csv.reader(file)
+    return [
+        f"| {row[0]} | {' | '.join(f'{float(m):.2f} ± {float(s):.2f}' for m, s in zip(row[1::2], row[2::2], strict=True))} |"
+        for row in rows
+    ]
+
+
+def lines_of_inputs() -> list[str]:
+    """Of each top-k: routed at temperature 1 and random groups, in round tokens and the others."""
+    with open(DATA / "geometry.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    at = header.index(geometry.INPUTS)
+    cells = {tuple(row[:4]): f"{float(row[at]):.3f} ± {float(row[at + 1]):.3f}".replace("1.000 ± 0.000", "1") for row in rows}
+    lines = []
+    for k in ("1", "2", "4", "8"):
+        values = [
+            cells[inputs, kind, k, t] for inputs in geometry.INPUT_KINDS for kind, t in ((geometry.ROUTED, "1.0"), (geometry.RANDOM, ""))
+        ]
+        lines.append(f"| {k}{' (soft)' if k == '8' else ''} | {' | '.join(values)} |")
+    return lines
+
+
+@pytest.mark.parametrize("lines", [lines_of_correlations("similarities"), lines_of_correlations("similarities_1"), lines_of_inputs()])
+def test_the_kept_tables_are_those_of_the_page(lines):
+    page = PAGE.read_text()
+    assert [line for line in lines if line not in page] == []
