@@ -98,10 +98,10 @@ def sums_of(
     # Like beside like, because neighbours of one init and of one activation are done by one call.
     specs = [request.spec for request in requests]
     order = sorted(range(len(specs)), key=lambda at: (specs[at].init, specs[at].init_correlation, specs[at].activation))
-    # Together those that have the same quantities, which may hang on the router.
+    # Together those that have the same quantities, which may hang on the router; one alone has its own.
     parts: dict[tuple[Quantity, ...], list[int]] = {}
     for at in order:
-        parts.setdefault(selection.of(specs[at]), []).append(at)
+        parts.setdefault(selection.of(specs[at]) if len(specs) > 1 else (), []).append(at)
     layers: dict[int, Sums] = {}
     for part in parts.values():
         asked = [requests[at] for at in part]
