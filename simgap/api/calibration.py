@@ -157,10 +157,10 @@ def compare_all(asked: Sequence[Asked]) -> list[Comparison]:
     means = np.array([one.measured.mean for one in asked], np.float64)
     nulls = np.array([one.null.mean for one in asked], np.float64)
     overlap, both = np.array([one.overlap for one in asked], bool), ~np.isnan(means + nulls)
-    # A ratio to what draws cannot tell from 0 says nothing: of a cosine, of a correlation.
-    drawn = np.array([one.null.kind == "simulated" and (one.null.mean or 0.0) <= 3 * (one.null.sd or 0.0) for one in asked], bool)
+    # A ratio to the mean of draws on both sides of 0 says nothing: of a cosine, of a correlation.
+    signed = np.array([one.null.draws is not None and bool((one.null.draws < 0).any()) for one in asked], bool)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        excess = _known(laws.excess(means, nulls), both & (nulls > 0) & (means >= 0) & (overlap | ~drawn))
+        excess = _known(laws.excess(means, nulls), both & (nulls > 0) & (means >= 0) & ~signed)
         scaled = _known(laws.scaled_excess(means, nulls), both & overlap & (nulls != 1))
         dimension = _known(laws.effective_dimension(means), overlap & (means > 0))
     deviations = [_deviation(one) for one in asked]

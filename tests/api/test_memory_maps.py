@@ -102,9 +102,9 @@ def test_a_file_cut_short_within_its_last_page_while_it_is_read(saved, monkeypat
     name = {"weight_mso": "over_pairs", "token_mso": "token_overlap", "mean_mso": "means_by_routing"}[call]
     inner = getattr(module, name)
 
-    def cut(*given):
+    def cut(*given, **more):
         os.truncate(saved, saved.stat().st_size - 1)
-        return inner(*given)
+        return inner(*given, **more)
 
     monkeypatch.setattr(module, name, cut)
     routing = [np.tile([0, 1], (400, 1))] if call == "mean_mso" else []

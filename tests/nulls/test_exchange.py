@@ -77,7 +77,9 @@ def test_what_lies_beyond_all_draws_says_so():
     several = str(held([40.0, 41.0, 42.0, 43.0, 44.0], draws))
     assert several.endswith("p <= 0.0005 by 20 draws: more than these draws give, at the level 0.001")
     assert str(held([40.0], draws)).startswith("40, its null -0.1324, z ")
-    assert str(held([40.0], draws + 1)).startswith("46.1 times its null, z ")
+    assert str(held([40.0], draws + 10)).startswith("4.05 times its null, z ")
+    # Draws on both sides of 0 have a mean that is no denominator.
+    assert str(held([40.0], draws + 1)).startswith("40, its null 0.8676, z ")
     # No trials are known, but their mean.
     null = Prediction(0.0, 1.0, "simulated", "simulated", "mine", draws=draws)
     assert compare(Estimate(40.0, 0.1, 3, 3), null).p == 2 / 21
