@@ -1,6 +1,7 @@
 """What trials add up to: sums of values and their counts, quantity by quantity and trial by trial, kept so that more may follow."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,13 @@ class Values:
         self.total, self.pairs, self.expected = self.total + other.total, self.pairs + other.pairs, self.expected + other.expected
         for trial, skipped in other.at.items():
             self.skip(trial, skipped)
+
+    def put(self, trial: int, each: Float[np.ndarray, " m"], why: tuple[str, ...]) -> None:
+        """The values of one trial, one to each unit that was expected; NaN for a unit that has none, and why some have none."""
+        there = ~np.isnan(each)
+        self.total[trial], self.pairs[trial], self.expected[trial] = math.fsum(each[there]), there.sum(), len(each)
+        if not there.all():
+            self.skip(trial, Skipped(int((~there).sum()), why))
 
     def skip(self, trial: int, skipped: Skipped) -> None:
         self.at[trial] = self.at.get(trial, Skipped()).plus(skipped)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.cells import Bench, Record
-from experiments.null_rates.other_tokens import D_IN, WIDTH, Layer, balanced, outliers, recorded, relu_experts, routed
+from experiments.null_rates.other_tokens import D_IN, WIDTH, Layer, balanced, counts_of, outliers, recorded, relu_experts, routed
 from experiments.null_rates.whitened import RAW, WHITENED, readings
 from simgap import token_mso
 from simgap.api.other_token import HIDDEN, table_of
@@ -72,9 +72,7 @@ def said(table: PairTable | None, alike: set[tuple[int, int]]) -> dict[str, bool
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
     page = Table("Whether two pairs of copies are found", ["large coordinates", "size", "copies", "own part", "what", "layers", "count"])
-    for record in records:
-        layers = record["values"]["layers"]
-        page.rows += [[*record["labels"]["cell"], name, layers, value] for name, value in record["values"].items() if name != "layers"]
+    page.rows += counts_of(records)
     page.notes = [
         f"{EXPERTS} experts, {TOKENS:,} tokens, k = {TOP_K}, width {WIDTH}. First rows: the two of the highest scores are the copies. "
         f"Copies, others: those with an adjusted p up to {LEVEL:g}."

@@ -193,6 +193,16 @@ def render(records: Sequence[Record], out: Path) -> list[Path]:
     return table_of(records).write(out / "other_tokens")
 
 
+def counts_of(records: Sequence[Record]) -> list[list[Any]]:
+    """A row to each count of each cell: the cell, what is counted, of how many layers, and the count."""
+    return [
+        [*record["labels"]["cell"], name, record["values"]["layers"], value]
+        for record in records
+        for name, value in record["values"].items()
+        if name != "layers"
+    ]
+
+
 def table_of(records: Sequence[Record]) -> Table:
     page = Table(
         "How often other tokens and single pairs are wrong where experts are independent",

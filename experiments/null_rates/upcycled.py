@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.cells import Bench, Record
-from experiments.null_rates.other_tokens import a_pair_stands_out, recorded
+from experiments.null_rates.other_tokens import a_pair_stands_out, counts_of, recorded
 from simgap import explain, token_mso, weight_mso
 from simgap.report.table import Table
 from simgap.theory import mso_p
@@ -93,9 +93,7 @@ def said(design: str, noise: float, layers: int, seed: int) -> dict[str, Any]:
 
 def render(records: Sequence[Record], out: Path) -> list[Path]:
     page = Table("What is said of upcycled experts", ["experts", "noise", "what", "layers", "count, or mean"])
-    for record in records:
-        layers = record["values"]["layers"]
-        page.rows += [[*record["labels"]["cell"], name, layers, value] for name, value in record["values"].items() if name != "layers"]
+    page.rows += counts_of(records)
     page.notes = [
         f"{EXPERTS} SwiGLU experts of {D_FF} units in width {D_MODEL}, copies of one but for noise, {TOKENS:,} tokens, k = {TOP_K}; W_up. "
         f"Counts of p < {LEVEL:g}, other tokens and whitened p < {SECOND_LEVEL:g}; overlaps and own/L2 are means."

@@ -25,7 +25,7 @@ from simgap.quantities import ROUTED, Quantity
 from simgap.seeding import stream
 from simgap.sources import TOKEN_BLOCK, Block, Needs, Source, Work
 from simgap.specs import LayerSpec
-from simgap.sums import Skipped, Values
+from simgap.sums import Values
 
 # An error has no largest value: y may be as small as it likes.
 ORDER, DEFAULT, SIDES, RANGE = 9, False, (ROUTED,), (0.0, float(1 << 40))
@@ -173,10 +173,7 @@ class State:
                 tokens = self.counts[t] if quantity.metric == OWN else np.full(self.counts.shape[1], self.outputs[t])
                 with np.errstate(invalid="ignore", divide="ignore"):
                     each = self.sums[quantity.reading][t] / tokens
-                there = ~np.isnan(each)
-                of.total[t], of.pairs[t], of.expected[t] = math.fsum(each[there]), there.sum(), len(each)
-                if not there.all():
-                    of.skip(t, Skipped(int((~there).sum()), ("an expert without a token that has an output",)))
+                of.put(t, each, ("an expert without a token that has an output",))
         return values
 
 

@@ -102,8 +102,7 @@ def start(source: Source, asked: tuple[Quantity, ...], work: Work) -> State:
     readings = {quantity.reading for quantity in asked}
     most, wanted = most_tokens(source.spec.n_experts), {}
     if "all" in readings:
-        numbers = np.arange(source.tokens)
-        tokens = np.sort(numbers[np.argsort(order(numbers), kind="stable")[:most]])
+        tokens = lowest(source.tokens, most)
         wanted["all"] = [[tokens] * source.spec.n_experts for _ in source.trials]
     if "token" in readings:
         wanted["token"] = [_of_pairs(table, source.spec.n_experts, most) for table in source.indices.cpu().numpy()]
@@ -125,6 +124,11 @@ def _of_pairs(table: Int[np.ndarray, "n k"], n_experts: int, most: int) -> list[
 def order(tokens: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
     """Hashes of tokens' numbers: which tokens are taken does not follow where they stand."""
     return (np.asarray(tokens, np.int64) * 0x9E3779B1 + 0x7F4A7C15) % (1 << 32) * 0x85EBCA6B % (1 << 32)
+
+
+def lowest(count: int, most: int) -> Int[np.ndarray, " m"]:
+    """Of the numbers from 0 to count, the `most` of the lowest hashes, ascending."""
+    return np.sort(np.argsort(order(np.arange(count)), kind="stable")[:most])
 
 
 def _count(values: Values, t: int, value: float, name: str) -> None:

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from simgap.metrics.cka import order
+from simgap.metrics.cka import lowest
+from simgap.metrics.routing import tokens_shared
 from simgap.quantities import ROUTED, Quantity
 from simgap.sources import Block, ExpertMaps, Needs, Source, Work
 from simgap.specs import LayerSpec
-from simgap.sums import Skipped, Values
+from simgap.sums import Values
 
 ORDER, DEFAULT, SIDES, RANGE = 6, False, (ROUTED,), (-float(1 << 40), float(1 << 40))
 READ, SPECTRUM = ("token", "all", "mean"), ("leading", "stable_rank", "effective_rank", "decay")
@@ -89,25 +90,17 @@ class State:
                     cos = trial.cosines_of_means() if reading == "mean" else trial.cosines(reading == "all")
                     for kind, power in (("jacobian_cos", 1), ("jacobian_mso", 2)):
                         if (quantity := Quantity(kind, reading)) in values:
-                            _count(values[quantity], t, cos**power, "a Jacobian of a pair is 0")
+                            values[quantity].put(t, cos**power, ("a Jacobian of a pair is 0",))
             if readings & set(SPECTRUM):
                 spectra = trial.spectra()
                 for at, name in enumerate(SPECTRUM):
                     if (quantity := Quantity("jacobian_spectrum", name)) in values:
-                        _count(values[quantity], t, spectra[:, at], "an expert without tokens or slope")
+                        values[quantity].put(t, spectra[:, at], ("an expert without tokens or slope",))
         return values
 
 
 def start(source: Source, asked: tuple[Quantity, ...], work: Work) -> State:
-    numbers = np.arange(source.tokens)
-    return State(source, asked, work, np.sort(numbers[np.argsort(order(numbers), kind="stable")[:MOST_TOKENS]]))
-
-
-def _count(values: Values, t: int, each: Float[np.ndarray, " m"], why: str) -> None:
-    there = ~np.isnan(each)
-    values.total[t], values.pairs[t], values.expected[t] = math.fsum(each[there]), there.sum(), len(each)
-    if not there.all():
-        values.skip(t, Skipped(int((~there).sum()), (why,)))
+    return State(source, asked, work, lowest(source.tokens, MOST_TOKENS))
 
 
 @dataclass(frozen=True)
@@ -134,7 +127,8 @@ class _Trial:
         meetings, rows = int((active * (active - 1) // 2).sum()), int(active.sum())
         matrices, at_once = 2 if spec.gated else 1, spec.n_experts if every else k
         taken = [np.arange(m) if every else np.flatnonzero((self.indices == e).any(1)) for e in range(spec.n_experts)]
-        met = sum(bool(len(np.intersect1d(a, b, assume_unique=True))) for a, b in combinations(taken, 2))
+        shared = 1 if every else tokens_shared(self.indices[None], spec.n_experts)[0]
+        met = int(np.count_nonzero(np.triu(np.broadcast_to(shared, (spec.n_experts, spec.n_experts)), 1)))
         form = cheapest(met, spec.n_experts, meetings, rows, spec.d_ff, spec.d_model, matrices)
         most = (
             SLOPES // (at_once * matrices * spec.d_ff)
@@ -206,16 +200,14 @@ class _Trial:
         import torch
 
         from simgap.batch_invariant import matmul
-        from simgap.overlaps import gram
+        from simgap.overlaps import cos_of_gram, gram
 
         def mean(e: int) -> Any:
             part = self.mean_part(e)
             return self.x.new_zeros(self.x.shape[1] ** 2) if part is None else matmul(part[0].outer.mT[None], part[1][None]).flatten()
 
         products = gram(torch.stack(list(self.work.task_map(mean, range(self.source.spec.n_experts))))[None], self.work.task_map)[0]
-        i, j = np.triu_indices(len(products), 1)
-        size = products.diagonal().sqrt()
-        return _cosines(products[i, j], size[i] * size[j])
+        return cos_of_gram(products.cpu().numpy())
 
     def spectra(self) -> Float[np.ndarray, "E 4"]:
         """leading, stable_rank, effective_rank and decay of each expert's mean Jacobian; NaN where there is none."""

@@ -17,13 +17,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from simgap.metrics.cka import order
+from simgap.metrics.cka import lowest, order
 from simgap.quantities import ROUTED, Quantity
 from simgap.sources import Block, Needs, Source, Work
 from simgap.specs import LayerSpec
-from simgap.sums import Skipped, Values
+from simgap.sums import Values
 
 ORDER, DEFAULT, SIDES, RANGE = 8, False, (ROUTED,), (-1.0, 1.0)
 OF_WEIGHTS, COS = ("flattened", "neuron_averaged", "neuron_matched"), "expert_cos"
@@ -93,18 +93,20 @@ class State:
         values = {quantity: Values.empty(len(self.source.trials)) for quantity in self.asked}
         for t in range(len(self.source.trials)):
             for quantity in self.asked:
-                _count(values[quantity], t, self._of(quantity, t))
+                values[quantity].put(t, self._of(quantity, t), ("an expert without tokens or direction",))
         return values
 
     def _of(self, quantity: Quantity, t: int) -> Float[np.ndarray, " m"]:
         """A value to each pair, or expert, or one; NaN where there is none."""
         import torch
 
+        from simgap.overlaps import cos_of_gram
+
         if quantity.reading == "neuron_matched":
             pairs = list(combinations(range(self.source.spec.n_experts), 2))
             return np.array(list(self.work.task_map(lambda pair: matched(*(self._units(t, e) for e in pair)), pairs)))
         if quantity.reading == "flattened":
-            return _of_pairs(self._products(t))
+            return cos_of_gram(self._products(t))
         if quantity.reading == "neuron_averaged":
             return _cosines(torch.stack([self._units(t, e).mean(0) for e in range(self.source.spec.n_experts)]))
         if quantity == MEAN_OUTPUT:
@@ -151,7 +153,7 @@ def matched(one: Float[Any, "f m"], other: Float[Any, "g m"]) -> float:
 
     from simgap.batch_invariant import matmul
 
-    some = np.sort(np.argsort(order(np.arange(len(one))), kind="stable")[:MATCHED])
+    some = lowest(len(one), MATCHED)
     sizes = [torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (one[some], other)]
     if not all(bool((size > 0).any()) for size in sizes):
         return math.nan
@@ -201,20 +203,6 @@ def _rows(source: Source) -> Float[Any, "s E d"]:
 
 def _cosines(vectors: Float[Any, "E d"]) -> Float[np.ndarray, " P"]:
     """Of every pair."""
-    from simgap.overlaps import gram
+    from simgap.overlaps import cos_of_gram, gram
 
-    return _of_pairs(gram(vectors[None])[0].cpu().numpy())
-
-
-def _of_pairs(products: Float[np.ndarray, "E E"]) -> Float[np.ndarray, " P"]:
-    at: tuple[Int[np.ndarray, " P"], ...] = np.triu_indices(len(products), 1)
-    size = np.sqrt(products.diagonal())
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where((both := size[at[0]] * size[at[1]]) > 0, np.clip(products[at] / both, -1.0, 1.0), np.nan)
-
-
-def _count(values: Values, t: int, each: Float[np.ndarray, " m"]) -> None:
-    there = ~np.isnan(each)
-    values.total[t], values.pairs[t], values.expected[t] = math.fsum(each[there]), there.sum(), len(each)
-    if not there.all():
-        values.skip(t, Skipped(int((~there).sum()), ("an expert without tokens or direction",)))
+    return cos_of_gram(gram(vectors[None])[0].cpu().numpy())

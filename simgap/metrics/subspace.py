@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from simgap.quantities import ROUTED, SITES, Quantity
 from simgap.sources import Block, Needs, Source, Work, missing_site
 from simgap.specs import LayerSpec
-from simgap.sums import Skipped, Values
+from simgap.sums import NAMED, Values
 
 if TYPE_CHECKING:
     from simgap.overlaps.subspaces import Components, Rows
@@ -141,8 +143,5 @@ def _spectrum(e: int, components: "Components | None", quantity: Quantity) -> fl
 def _count(values: Values, t: int, each: Iterator[float | str]) -> None:
     """Values, or why there is none."""
     found = list(each)
-    there = [value for value in found if not isinstance(value, str)]
-    values.total[t], values.pairs[t], values.expected[t] = math.fsum(there), len(there), len(found)
-    why = list(dict.fromkeys(value for value in found if isinstance(value, str)))
-    if why:
-        values.skip(t, Skipped(len(found) - len(there), tuple(why[:3])))
+    why = tuple(dict.fromkeys(value for value in found if isinstance(value, str)))
+    values.put(t, np.array([math.nan if isinstance(value, str) else value for value in found]), why[:NAMED])

@@ -4,7 +4,7 @@ from simgap.overlaps.lengths import lengths_at
 from simgap.overlaps.mean_vectors import add_sums, is_centred, means_by_routing
 from simgap.overlaps.one_expert import common_mean, entries_of, own_of
 from simgap.overlaps.other_tokens import OtherTokens, other_tokens, size_order
-from simgap.overlaps.pair_overlap import between, cos2_of_gram, gram, gram_of_pieces, pair_cos2, total, waves
+from simgap.overlaps.pair_overlap import between, cos2_of_gram, cos_of_gram, gram, gram_of_pieces, pair_cos2, total, waves
 from simgap.overlaps.pair_tables import cross_gram, over_pairs, over_tables
 from simgap.overlaps.renumbered import OrderSums, order_sums, units_first
 from simgap.overlaps.sign_flips import flipped_overlaps, flipped_token_overlaps, size_sums
@@ -18,6 +18,7 @@ __all__ = [
     "between",
     "common_mean",
     "cos2_of_gram",
+    "cos_of_gram",
     "cross_gram",
     "entries_of",
     "flipped_overlaps",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from simgap.kernels.gram import COLUMNS, TABLES, add_grams
@@ -95,6 +95,14 @@ def cos2_of_gram(
         cos2 /= columns[..., None, :]
         cos2 *= cos2
     return np.minimum(cos2, 1.0, out=cos2)
+
+
+def cos_of_gram(products: Float[np.ndarray, "E E"]) -> Float[np.ndarray, " P"]:
+    """cos of every pair i < j from inner products, signed, in [-1, 1]; NaN where either vector is zero."""
+    at: tuple[Int[np.ndarray, " P"], ...] = np.triu_indices(len(products), 1)
+    size = np.sqrt(products.diagonal())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where((both := size[at[0]] * size[at[1]]) > 0, np.clip(products[at] / both, -1.0, 1.0), np.nan)
 
 
 def pair_cos2(vectors: Float[Tensor, "s E N"], task_map: Map = in_order) -> Float[np.ndarray, "s E E"]:
